@@ -1,0 +1,5 @@
+"""LightRNN for Keras: language models over very large vocabularies."""
+
+from keras_lightrnn.allocation import Allocation
+
+__all__ = ["Allocation"]
