@@ -1,0 +1,6 @@
+"""Layers that replace `Embedding` and `Dense(V, "softmax")` over large vocabularies."""
+
+from keras_lightrnn.layers.two_component_embedding import TwoComponentEmbedding
+from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
+
+__all__ = ["TwoComponentEmbedding", "TwoComponentSoftmax"]

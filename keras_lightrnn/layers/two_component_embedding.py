@@ -1,0 +1,168 @@
+"""Embedding of words by a shared row vector and a shared column vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_lightrnn.layers.initializers import clone_initializer
+from keras_lightrnn.ops import cast_word_ids, interleave_components, mark_invalid_ids
+from keras_lightrnn.word_table import get_word_table, serialize_word_table
+
+_COMBINE = ("interleave", "sum", "concat")
+
+
+@keras.saving.register_keras_serializable("keras_lightrnn")
+class TwoComponentEmbedding(keras.layers.Layer):
+    """Embeds a word as the vector of its row and the vector of its column in a word table.
+
+    `R + C` vectors stand for `V <= R * C` words. A drop-in for `keras.layers.Embedding` with
+    `combine="sum"` or `"concat"`; with `"interleave"` it makes the half-steps of LightRNN.
+
+    Args:
+        word_table: `WordTable` to share, or what makes one: an `Allocation` or an integer
+            vocabulary size.
+        output_dim: Integer `D`, the size of each shared vector.
+        combine: What becomes of the two vectors of a word.
+            `"interleave"` (default): a window of `T + 1` words becomes the `2T` half-steps
+            `c_0 r_1 c_1 r_2 ... c_{T-1} r_T`, `(B, T + 1) -> (B, 2T, D)`;
+            `"sum"`: `(...) -> (..., D)`; `"concat"`: row then column, `(...) -> (..., 2D)`.
+        embeddings_initializer: Initializer of both tables of vectors.
+        embeddings_regularizer: Regularizer of both.
+        embeddings_constraint: Constraint of both.
+        mask_zero: Boolean, whether word 0 is padding. With `"interleave"` a half-step is
+            masked when its own word is padding.
+        **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
+
+    Call arguments:
+        words: Word ids in `[0, V)`; `(B, T + 1)` to interleave, of any shape otherwise.
+
+    Returns:
+        Tensor of the compute dtype, shaped as `combine` says. NaN for an id outside
+        `[0, V)` where the backend cannot raise (compiled code).
+
+    Raises:
+        ValueError: for an unknown `combine`, a size that is not a positive integer, or a
+            window of fewer than two words to interleave.
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = TwoComponentEmbedding(10_000, 16)
+    >>> layer(np.array([[3, 1, 4, 1, 5]])).shape
+    (1, 8, 16)
+    >>> layer.count_params()  # 100 rows and 100 columns, and the table's 10,000 cells
+    13200
+    >>> tuple(TwoComponentEmbedding(10_000, 16, combine="sum")(np.array([[3, 1, 4]])).shape)
+    (1, 3, 16)
+
+    Reference:
+        Li et al., "LightRNN", NIPS 2016, [arXiv:1610.09893](https://arxiv.org/abs/1610.09893).
+    """
+
+    def __init__(
+        self,
+        word_table: Any,
+        output_dim: int,
+        combine: str = "interleave",
+        embeddings_initializer: Any = "uniform",
+        embeddings_regularizer: Any = None,
+        embeddings_constraint: Any = None,
+        mask_zero: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(output_dim, bool) or not isinstance(output_dim, int) or output_dim < 1:
+            raise ValueError(
+                f"`output_dim` must be a positive integer. Received: output_dim={output_dim!r}."
+            )
+        if combine not in _COMBINE:
+            raise ValueError(f"`combine` must be one of {_COMBINE}. Received: combine={combine!r}.")
+        super().__init__(**kwargs)
+        self.word_table = get_word_table(word_table)
+        self.output_dim = output_dim
+        self.combine = combine
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
+        self.embeddings_constraint = keras.constraints.get(embeddings_constraint)
+        self.mask_zero = mask_zero
+        self.supports_masking = mask_zero
+        self.autocast = False  # word ids must never be rounded to a float type
+
+    def build(self, input_shape: Any = None) -> None:
+        for name, size in (
+            ("row_embeddings", self.word_table.num_rows),
+            ("column_embeddings", self.word_table.num_columns),
+        ):
+            weight = self.add_weight(
+                name=name,
+                shape=(size, self.output_dim),
+                initializer=clone_initializer(self.embeddings_initializer),
+                regularizer=self.embeddings_regularizer,
+                constraint=self.embeddings_constraint,
+            )
+            setattr(self, name, weight)
+        self.built = True
+
+    def call(self, words: Any) -> Any:
+        words = cast_word_ids(words)
+        rows, columns = self.embed_components(words)
+        if self.combine == "interleave":
+            return interleave_components(rows, columns)
+        if self.combine == "sum":
+            return rows + columns
+        return ops.concatenate([rows, columns], axis=-1)
+
+    def embed_components(self, words: Any) -> tuple[Any, Any]:
+        """Return the row vectors and the column vectors of words, `(..., D)` each."""
+        cells = self.word_table(words)
+        num_columns = self.word_table.num_columns
+        invalid = ops.expand_dims(mark_invalid_ids(words, self.word_table.vocabulary_size), -1)
+        invalid = ops.cast(invalid, self.compute_dtype)
+        return tuple(
+            ops.take(ops.cast(table, self.compute_dtype), index, axis=0) + invalid
+            for table, index in (
+                (self.row_embeddings, cells // num_columns),
+                (self.column_embeddings, cells % num_columns),
+            )
+        )
+
+    def compute_mask(self, words: Any, mask: Any = None) -> Any:
+        if not self.mask_zero:
+            return None
+        is_word = ops.not_equal(words, 0)
+        if self.combine != "interleave":
+            return is_word
+        half_steps = interleave_components(is_word[..., None], is_word[..., None])
+        return ops.squeeze(half_steps, -1)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        if self.combine == "interleave":
+            if len(input_shape) != 2 or (input_shape[1] is not None and input_shape[1] < 2):
+                raise ValueError(
+                    'With combine="interleave" the words must be windows (B, T + 1) of at least '
+                    f"two words. Received: shape {tuple(input_shape)}. Give longer windows, or "
+                    'use combine="sum" or "concat" for words on their own.'
+                )
+            batch_size, length = input_shape
+            return batch_size, None if length is None else 2 * (length - 1), self.output_dim
+        size = self.output_dim if self.combine == "sum" else 2 * self.output_dim
+        return *input_shape, size
+
+    def compute_output_spec(self, words: Any) -> keras.KerasTensor:
+        shape = self.compute_output_shape(words.shape)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "word_table": serialize_word_table(self.word_table),
+            "output_dim": self.output_dim,
+            "combine": self.combine,
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
+            "embeddings_constraint": keras.constraints.serialize(self.embeddings_constraint),
+            "mask_zero": self.mask_zero,
+        }
+

@@ -1,0 +1,308 @@
+"""Softmax over a large vocabulary in two small steps: the row, then the column in that row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lightrnn.layers.initializers import clone_initializer
+from keras_lightrnn.ops import (
+    cast_word_ids,
+    compute_bias_table,
+    compute_word_log_probs,
+    mark_invalid_ids,
+    split_half_steps,
+)
+from keras_lightrnn.word_table import get_word_table, serialize_word_table
+
+_WORD_BIAS = (None, "counts", "trainable")
+
+
+@keras.saving.register_keras_serializable("keras_lightrnn")
+class TwoComponentSoftmax(keras.layers.Layer):
+    """Predicts the next word by its row, then by its column given the row.
+
+        log P(w) = log softmax(h^c · row_kernel^T + row_bias)[row(w)]
+                 + log softmax(h^r · column_kernel^T + column_bias)[column(w)]
+
+    Two softmaxes of `R` and `C` classes replace one of `V`. Empty cells and empty rows have no
+    probability. Logits and probabilities are float32 under every dtype policy.
+
+    The word bias gives back what a full softmax has and two component softmaxes lack, one
+    scalar a word. With `b[w]` the log of the word's share of the corpus, `b` is added to the
+    column logits of the word's cell, and the log of its row's total share to the row logits:
+    with zero kernels and biases the layer predicts the unigram distribution exactly, wherever
+    the words lie, and a word that moves takes its bias along.
+
+    Args:
+        word_table: `WordTable` to share with the embedding, or what makes one: an
+            `Allocation` or an integer vocabulary size.
+        use_bias: Boolean, whether rows and columns have a bias.
+        word_bias: `None` (as published), `"counts"` (fixed, see `assign_word_counts`) or
+            `"trainable"` (the same start, then trained). All zero until counts are assigned,
+            which is the uniform distribution.
+        kernel_initializer, bias_initializer: Initializers of both kernels and both biases.
+        kernel_regularizer, bias_regularizer: Regularizers of both.
+        kernel_constraint, bias_constraint: Constraints of both.
+        **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
+
+    Call arguments:
+        half_steps: Hidden half-steps `(B, 2T, H)`: those at even places, after the columns of
+            the words `0..T-1`, predict rows; those at odd places, after the rows of the words
+            `1..T`, predict columns. `TwoComponentEmbedding` orders its output so.
+        targets: Word ids `(B, T)` to predict, the words `1..T` of the window.
+
+    Returns:
+        Log-probabilities of the targets in nats, `(B, T)` float32. NaN for an id outside
+        `[0, V)` where the backend cannot raise (compiled code).
+
+    Raises:
+        ValueError: for an unknown `word_bias`, or half-steps and targets that disagree.
+
+    Example:
+
+    >>> layer = TwoComponentSoftmax(12, word_bias="counts", kernel_initializer="zeros")
+    >>> half_steps, targets = np.zeros((1, 6, 8)), np.array([[3, 7, 1]])
+    >>> log_probs = layer(half_steps, targets)
+    >>> [round(float(np.exp(x)), 4) for x in np.asarray(log_probs)[0]]
+    [0.0833, 0.0833, 0.0833]
+    >>> layer.assign_word_counts(np.arange(12))
+    >>> [round(float(np.exp(x)), 4) for x in np.asarray(layer(half_steps, targets))[0]]
+    [0.0441, 0.0956, 0.0147]
+
+    Reference:
+        Li et al., "LightRNN", NIPS 2016, [arXiv:1610.09893](https://arxiv.org/abs/1610.09893).
+    """
+
+    def __init__(
+        self,
+        word_table: Any,
+        use_bias: bool = True,
+        word_bias: str | None = None,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if word_bias not in _WORD_BIAS:
+            raise ValueError(
+                f"`word_bias` must be one of {_WORD_BIAS}. Received: word_bias={word_bias!r}."
+            )
+        super().__init__(**kwargs)
+        self.word_table = get_word_table(word_table)
+        self.use_bias = use_bias
+        self.word_bias = word_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.supports_masking = True
+        self.autocast = False  # word ids must never be rounded to a float type
+        # Called with (column half-steps, row half-steps, targets) in training; see `observe`.
+        self._observers: list[Any] = []
+        self._word_bias = None
+        if word_bias is not None:
+            # Made at once, so that counts can be assigned before the first call.
+            self._word_bias = self.add_weight(
+                name="word_bias",
+                shape=(self.word_table.vocabulary_size,),
+                dtype="float32",
+                initializer="zeros",
+                trainable=word_bias == "trainable",
+            )
+
+    def build(self, half_steps_shape: Any, targets_shape: Any = None) -> None:
+        units = half_steps_shape[-1]
+        if units is None:
+            raise ValueError(
+                "The last axis of the half-steps must be known. Received: "
+                f"half_steps.shape={tuple(half_steps_shape)}."
+            )
+        self.row_bias = self.column_bias = None
+        for name, size in (
+            ("row", self.word_table.num_rows),
+            ("column", self.word_table.num_columns),
+        ):
+            kernel = self.add_weight(
+                name=f"{name}_kernel",
+                shape=(size, units),
+                initializer=clone_initializer(self.kernel_initializer),
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+            )
+            setattr(self, f"{name}_kernel", kernel)
+            if self.use_bias:
+                bias = self.add_weight(
+                    name=f"{name}_bias",
+                    shape=(size,),
+                    initializer=clone_initializer(self.bias_initializer),
+                    regularizer=self.bias_regularizer,
+                    constraint=self.bias_constraint,
+                )
+                setattr(self, f"{name}_bias", bias)
+        self.built = True
+
+    def assign_word_counts(self, counts: Any) -> None:
+        """Set the word bias to the log share of each word in the corpus.
+
+        Args:
+            counts: `(V,)` occurrences of each word, not negative. A word that never occurs
+                counts as half an occurrence, so that it keeps some probability.
+
+        Raises:
+            ValueError: if the layer has no word bias, or the counts have another shape, are
+                negative, not finite, or all zero.
+        """
+        if self._word_bias is None:
+            raise ValueError(
+                "Word counts need a layer with a word bias. Received: word_bias=None. Make it "
+                'with word_bias="counts" or "trainable".'
+            )
+        counts = np.asarray(counts, np.float64)
+        size = self.word_table.vocabulary_size
+        if counts.shape != (size,):
+            raise ValueError(
+                f"`counts` must hold one number for each of the {size} words. Received: "
+                f"counts.shape={counts.shape}."
+            )
+        if not np.isfinite(counts).all() or (counts < 0).any() or not counts.any():
+            raise ValueError(
+                "`counts` must be finite, not negative, and not all zero. Received: "
+                f"min={counts.min()}, max={counts.max()}."
+            )
+        smoothed = np.where(counts > 0, counts, 0.5)
+        self._word_bias.assign(np.log(smoothed / smoothed.sum()).astype(np.float32))
+
+    def observe(self, observer: Any) -> None:
+        """Have `observer(column_half_steps, row_half_steps, targets)` called in training.
+
+        A `keras.layers.Layer` whose variables are to be part of the training state. The
+        model's train function must be made anew afterwards.
+        """
+        # A built layer refuses new state; the tracker is opened for just this change, as
+        # Keras does for LoRA and quantisation.
+        self._tracker.unlock()
+        self._observers.append(observer)
+        self._tracker.lock()
+
+    def stop_observing(self, observer: Any) -> None:
+        """Undo `observe`."""
+        self._tracker.unlock()
+        self._observers.remove(observer)
+        self._tracker.lock()
+
+    def call(self, half_steps: Any, targets: Any, training: bool | None = None) -> Any:
+        targets = cast_word_ids(targets)
+        column_half_steps, row_half_steps = split_half_steps(half_steps)  # (B, T, H) each
+        if training:
+            for observer in self._observers:
+                observer(column_half_steps, row_half_steps, targets)
+        cells = self.word_table(targets)  # (B, T)
+        bias_table = self.compute_bias_table()
+        rows = cells // self.word_table.num_columns
+        log_probs = compute_word_log_probs(
+            self.compute_row_logits(column_half_steps, bias_table),
+            self.compute_column_logits(row_half_steps, rows, bias_table),
+            cells,
+        )
+        return log_probs + mark_invalid_ids(targets, self.word_table.vocabulary_size)
+
+    def compute_bias_table(self) -> Any:
+        """Return what each cell adds to its column logit, `(R, C)`; `None` if nothing.
+
+        That is the word bias, and `EMPTY_CELL_LOGIT` in empty cells.
+        """
+        table = self.word_table
+        if self._word_bias is None:
+            if table.vocabulary_size == table.num_rows * table.num_columns:
+                return None
+            word_bias = ops.zeros((table.vocabulary_size,), "float32")
+        else:
+            word_bias = ops.convert_to_tensor(self._word_bias)
+        return compute_bias_table(
+            word_bias, ops.convert_to_tensor(table.cells), table.num_rows, table.num_columns
+        )
+
+    def compute_row_logits(self, column_half_steps: Any, bias_table: Any) -> Any:
+        """Return the logits of all rows after column half-steps, `(..., H) -> (..., R)`.
+
+        Args:
+            column_half_steps: `(..., H)`.
+            bias_table: What `compute_bias_table` returns.
+        """
+        logits = self._project(column_half_steps, self.row_kernel, self.row_bias)
+        if bias_table is None:
+            return logits
+        if self._word_bias is None:
+            # Only whether there is any word counts: a row is no likelier for holding more.
+            return logits + ops.max(bias_table, axis=1)
+        return logits + ops.logsumexp(bias_table, axis=1)
+
+    def compute_column_logits(self, row_half_steps: Any, rows: Any, bias_table: Any) -> Any:
+        """Return the logits of all columns given rows, `(..., H), (...) -> (..., C)`.
+
+        Args:
+            row_half_steps: `(..., H)`.
+            rows: `(...)` int32, the row that each half-step has read.
+            bias_table: What `compute_bias_table` returns.
+        """
+        logits = self._project(row_half_steps, self.column_kernel, self.column_bias)
+        return logits if bias_table is None else logits + ops.take(bias_table, rows, axis=0)
+
+    def _project(self, half_steps: Any, kernel: Any, bias: Any) -> Any:
+        half_steps = ops.cast(half_steps, self.compute_dtype)
+        kernel = ops.cast(kernel, self.compute_dtype)
+        logits = ops.cast(ops.matmul(half_steps, ops.transpose(kernel)), "float32")
+        return logits if bias is None else logits + ops.cast(bias, "float32")
+
+    def compute_mask(self, half_steps: Any, targets: Any = None, mask: Any = None) -> Any:
+        if mask is None:
+            return None
+        column_mask, row_mask = split_half_steps(mask)
+        return ops.logical_and(column_mask, row_mask)
+
+    def compute_output_shape(self, half_steps_shape: Any, targets_shape: Any) -> Any:
+        length = half_steps_shape[1]
+        if len(half_steps_shape) != 3 or len(targets_shape) != 2:
+            expected = False
+        else:
+            expected = None in (length, targets_shape[1]) or length == 2 * targets_shape[1]
+        if not expected:
+            raise ValueError(
+                "Targets (B, T) need half-steps (B, 2T, H). Received: "
+                f"half_steps.shape={tuple(half_steps_shape)}, "
+                f"targets.shape={tuple(targets_shape)}. "
+                "The targets of a window (B, T + 1) are its words from the second on."
+            )
+        return tuple(targets_shape)
+
+    def compute_output_spec(
+        self, half_steps: Any, targets: Any, training: bool | None = None
+    ) -> keras.KerasTensor:
+        shape = self.compute_output_shape(half_steps.shape, targets.shape)
+        return keras.KerasTensor(shape, dtype="float32")
+
+    def get_config(self) -> dict[str, Any]:
+        config = {
+            **super().get_config(),
+            "word_table": serialize_word_table(self.word_table),
+            "use_bias": self.use_bias,
+            "word_bias": self.word_bias,
+        }
+        for kind, module in (
+            ("initializer", keras.initializers),
+            ("regularizer", keras.regularizers),
+            ("constraint", keras.constraints),
+        ):
+            for weight in ("kernel", "bias"):
+                name = f"{weight}_{kind}"
+                config[name] = module.serialize(getattr(self, name))
+        return config

@@ -1,0 +1,19 @@
+"""Pure tensor functions of LightRNN, without variables, on every Keras backend."""
+
+from keras_lightrnn.ops.half_steps import interleave_components, split_half_steps
+from keras_lightrnn.ops.log_probs import (
+    EMPTY_CELL_LOGIT,
+    compute_bias_table,
+    compute_word_log_probs,
+)
+from keras_lightrnn.ops.word_ids import cast_word_ids, mark_invalid_ids
+
+__all__ = [
+    "EMPTY_CELL_LOGIT",
+    "cast_word_ids",
+    "compute_bias_table",
+    "compute_word_log_probs",
+    "interleave_components",
+    "mark_invalid_ids",
+    "split_half_steps",
+]

@@ -1,0 +1,37 @@
+"""The sequence of half-steps of a window of words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+
+def interleave_components(row_vectors: Any, column_vectors: Any) -> Any:
+    """Order the components of a window as half-steps `c_0 r_1 c_1 r_2 ... c_{T-1} r_T`.
+
+    Args:
+        row_vectors: Row components of the words `0..T`, `(B, T + 1, D)`.
+        column_vectors: Column components of the same words, `(B, T + 1, D)`.
+
+    Returns:
+        Half-steps `(B, 2T, D)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> rows, columns = np.array([[[0], [2], [4]]]), np.array([[[1], [3], [5]]])
+    >>> [int(x) for x in np.asarray(interleave_components(rows, columns)).ravel()]
+    [1, 2, 3, 4]
+    """
+    pairs = ops.stack([column_vectors[:, :-1], row_vectors[:, 1:]], axis=2)  # (B, T, 2, D)
+    shape = ops.shape(pairs)
+    return ops.reshape(pairs, (shape[0], -1, shape[3]))  # (B, 2T, D)
+
+
+def split_half_steps(half_steps: Any) -> tuple[Any, Any]:
+    """Split half-steps `(B, 2T, H)` into column half-steps and row half-steps, `(B, T, H)` each.
+
+    The column half-steps (even) predict rows, the row half-steps (odd) predict columns.
+    """
+    return half_steps[:, 0::2], half_steps[:, 1::2]

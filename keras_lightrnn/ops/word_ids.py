@@ -1,0 +1,53 @@
+"""Word ids as tensors: their type, and what happens to those outside the vocabulary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def cast_word_ids(words: Any) -> Any:
+    """Return `words` as int32 or int64, casting when they arrive as floats.
+
+    Keras hands float32 to a layer when it builds a model on the mean of the replicas'
+    batches, or traces a default signature.
+    """
+    words = ops.convert_to_tensor(words)
+    if keras.backend.standardize_dtype(words.dtype) not in ("int32", "int64"):
+        words = ops.cast(words, "int32")
+    return words
+
+
+def check_word_ids(words: Any, vocabulary_size: int) -> None:
+    """Raise `ValueError` if a NumPy array or list holds ids outside `[0, V)`.
+
+    Example:
+
+    >>> check_word_ids([[0, 7]], vocabulary_size=5)
+    Traceback (most recent call last):
+        ...
+    ValueError: Word ids must lie in [0, 5). Received: the id 7 at position (0, 1) (1 of 2 ids lie \
+outside). Map unknown words to the id of `<unk>`, or make the vocabulary larger.
+    """
+    words = np.asarray(words)
+    outside = (words < 0) | (words >= vocabulary_size)
+    if outside.any():
+        position = tuple(int(i) for i in np.argwhere(outside)[0])
+        raise ValueError(
+            f"Word ids must lie in [0, {vocabulary_size}). Received: the id {words[position]} at "
+            f"position {position} ({int(outside.sum())} of {words.size} ids lie outside). "
+            "Map unknown words to the id of `<unk>`, or make the vocabulary larger."
+        )
+
+
+def mark_invalid_ids(words: Any, vocabulary_size: int) -> Any:
+    """Return 0.0 where an id lies in `[0, V)` and NaN where it does not, as float32.
+
+    Added to what is computed from the ids it makes a wrong id loud where nothing can be
+    raised: compiled code clamps indices in silence.
+    """
+    valid = ops.logical_and(words >= 0, words < vocabulary_size)
+    return ops.where(valid, 0.0, float("nan"))

@@ -1,0 +1,160 @@
+"""The table of words as a Keras layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lightrnn.allocation import Allocation
+from keras_lightrnn.ops.word_ids import cast_word_ids
+
+
+@keras.saving.register_keras_serializable("keras_lightrnn")
+class WordTable(keras.layers.Layer):
+    """The `R x C` table that layers share: it owns the one int32 variable, the cell of each word.
+
+    Give one `WordTable` to every layer of a model. An allocation assigned to it takes effect
+    in every compiled function at its next call. It is saved as a weight, and a saved model
+    that shares a table between layers loads with one table.
+
+    Args:
+        allocation: An `Allocation`; or an integer vocabulary size `V` for
+            `Allocation.by_frequency(V)`; or a dictionary with `vocabulary_size`, `num_rows`
+            and `num_columns`, as `get_config` writes it.
+        **kwargs: `name` of the layer.
+
+    Call arguments:
+        words: Word ids `(...)`, integers in `[0, V)`.
+
+    Returns:
+        Cells `(...)`, int32: `row * num_columns + column`.
+
+    Raises:
+        InvalidArgumentError, IndexError: for an id outside `[0, V)`, as the backend's gather
+            raises it. Compiled code (XLA, JAX) cannot raise; the package's layers return NaN
+            for such ids there.
+
+    Example:
+
+    >>> table = WordTable(Allocation([4, 0, 2], num_rows=2, num_columns=3))
+    >>> np.asarray(table(np.array([0, 2]))).tolist()
+    [4, 2]
+    >>> table.assign(Allocation([0, 1, 2], num_rows=2, num_columns=3))
+    >>> np.asarray(table(np.array([0, 2]))).tolist()
+    [0, 2]
+    """
+
+    def __init__(self, allocation: Allocation | int | dict[str, int], **kwargs: Any) -> None:
+        kwargs.pop("dtype", None)  # cells are integers under every policy
+        kwargs.pop("trainable", None)
+        super().__init__(dtype="float32", trainable=False, **kwargs)
+        if isinstance(allocation, dict):
+            allocation = Allocation.by_frequency(**allocation)
+        elif not isinstance(allocation, Allocation):
+            allocation = Allocation.by_frequency(allocation)
+        self.autocast = False
+        self.supports_masking = True
+        self.vocabulary_size = allocation.vocabulary_size
+        self.num_rows = allocation.num_rows
+        self.num_columns = allocation.num_columns
+        # Only the first replica's value counts: replicas must never hold different tables.
+        self.cells = self.add_weight(
+            name="cells",
+            shape=(self.vocabulary_size,),
+            dtype="int32",
+            initializer=lambda shape, dtype: ops.convert_to_tensor(allocation.cells, dtype),
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+        self.built = True
+
+    def build(self, input_shape: Any = None) -> None:
+        """The variable exists from the start: an allocation can be read and assigned at once."""
+
+    @property
+    def table_shape(self) -> tuple[int, int]:
+        """Table shape `(R, C)`."""
+        return self.num_rows, self.num_columns
+
+    @property
+    def allocation(self) -> Allocation:
+        """The allocation that the table holds now, as an `Allocation`."""
+        cells = keras.ops.convert_to_numpy(self.cells)
+        return Allocation(cells, self.num_rows, self.num_columns)
+
+    def assign(self, allocation: Allocation) -> None:
+        """Install another allocation of the same words and table shape.
+
+        Call it between steps (a callback does), never from inside a training step.
+
+        Raises:
+            ValueError: if the vocabulary size or the table shape differs.
+        """
+        if not isinstance(allocation, Allocation):
+            raise TypeError(
+                f"`allocation` must be an `Allocation`. Received: allocation={allocation!r} "
+                f"(of type {type(allocation).__name__}). Wrap cells as `Allocation(cells, R, C)`."
+            )
+        received = (allocation.vocabulary_size, *allocation.shape)
+        if received != (self.vocabulary_size, *self.table_shape):
+            raise ValueError(
+                "An allocation must fit the table that it is assigned to: vocabulary_size="
+                f"{self.vocabulary_size}, num_rows={self.num_rows}, num_columns={self.num_columns}."
+                f" Received: {allocation!r}. Make a new model for another vocabulary or shape."
+            )
+        self.cells.assign(allocation.cells)
+
+    def call(self, words: Any) -> Any:
+        words = cast_word_ids(words)
+        return ops.take(self.cells, words, axis=0)
+
+    def compute_output_spec(self, words: Any) -> keras.KerasTensor:
+        return keras.KerasTensor(words.shape, dtype="int32")
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        # The cells themselves travel as a weight: ten million of them are no business of JSON.
+        return {
+            "name": self.name,
+            "allocation": {
+                "vocabulary_size": self.vocabulary_size,
+                "num_rows": self.num_rows,
+                "num_columns": self.num_columns,
+            },
+        }
+
+    def load_own_variables(self, store: Any) -> None:
+        # Checked before it is assigned, so that a damaged file leaves the table as it was.
+        allocation = Allocation(np.asarray(store["0"]), self.num_rows, self.num_columns)
+        self.assign(allocation)
+
+
+def get_word_table(word_table: Any) -> WordTable:
+    """Return a `WordTable` from one, from its serialised config, or from what makes one.
+
+    Example:
+
+    >>> get_word_table(10).table_shape
+    (3, 4)
+    """
+    if isinstance(word_table, WordTable):
+        return word_table
+    if isinstance(word_table, dict) and "class_name" in word_table:
+        return keras.saving.deserialize_keras_object(word_table)
+    return WordTable(word_table)
+
+
+def serialize_word_table(word_table: WordTable) -> dict[str, Any]:
+    """Serialise a table for a layer's config so that layers that share it still do when loaded.
+
+    Keras numbers shared objects only after it has copied the first config that holds one; an
+    id of our own, the same in every config, makes the loaded layers meet again.
+    """
+    config = keras.saving.serialize_keras_object(word_table)
+    config["shared_object_id"] = f"keras_lightrnn/{word_table.name}"
+    return config
