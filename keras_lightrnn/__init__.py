@@ -1,5 +1,56 @@
-"""LightRNN for Keras: language models over very large vocabularies."""
+"""LightRNN for Keras: language models over very large vocabularies.
+
+`Allocation`, `assignment` and `data.Vocabulary` need NumPy, SciPy and Numba alone. The rest
+needs Keras with a backend, and is there when `import keras` works.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from keras_lightrnn.allocation import Allocation
 
-__all__ = ["Allocation"]
+if TYPE_CHECKING:
+    from keras_lightrnn import assignment, callbacks, data, layers, losses, metrics
+    from keras_lightrnn.models import LightRNNModel
+    from keras_lightrnn.word_table import WordTable
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Allocation",
+    "LightRNNModel",
+    "WordTable",
+    "assignment",
+    "callbacks",
+    "data",
+    "layers",
+    "losses",
+    "metrics",
+]
+
+# Read on first use: what trains no model need not wait for TensorFlow Datasets or Numba.
+_LAZY_MODULES = ("assignment", "data")
+_no_keras: ImportError | None = None
+
+try:
+    import keras as _keras  # noqa: F401
+except ImportError as error:  # no Keras, or no backend for it
+    _no_keras = error
+else:
+    # At once and not on first use: `keras.saving.load_model` finds classes that are registered.
+    from keras_lightrnn import callbacks, layers, losses, metrics
+    from keras_lightrnn.models import LightRNNModel
+    from keras_lightrnn.word_table import WordTable
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_MODULES:
+        return import_module(f"keras_lightrnn.{name}")
+    if name in __all__ and _no_keras is not None:
+        raise ImportError(
+            f"`keras_lightrnn.{name}` needs Keras 3 and a backend for it. Received: "
+            f"{_no_keras}. Install one, for example `pip install tensorflow`."
+        ) from _no_keras
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

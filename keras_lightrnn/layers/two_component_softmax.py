@@ -181,6 +181,11 @@ class TwoComponentSoftmax(keras.layers.Layer):
         smoothed = np.where(counts > 0, counts, 0.5)
         self._word_bias.assign(np.log(smoothed / smoothed.sum()).astype(np.float32))
 
+    @property
+    def word_bias_values(self) -> Any:
+        """The `(V,)` weight of log shares; `None` without a word bias."""
+        return self._word_bias
+
     def observe(self, observer: Any) -> None:
         """Have `observer(column_half_steps, row_half_steps, targets)` called in training.
 
@@ -256,6 +261,27 @@ class TwoComponentSoftmax(keras.layers.Layer):
         """
         logits = self._project(row_half_steps, self.column_kernel, self.column_bias)
         return logits if bias_table is None else logits + ops.take(bias_table, rows, axis=0)
+
+    def compute_word_distribution(self, column_half_steps: Any, row_half_steps: Any) -> Any:
+        """Return the log-probabilities of all words from a state.
+
+        Args:
+            column_half_steps: `(..., H)`, after the column of the last word.
+            row_half_steps: `(..., R, H)`, after each row that might follow.
+
+        Returns:
+            `(..., V)` float32; its exponentials sum to 1.
+        """
+        bias_table = self.compute_bias_table()
+        rows = ops.arange(self.word_table.num_rows)
+        row_log_probs = ops.log_softmax(self.compute_row_logits(column_half_steps, bias_table))
+        column_log_probs = ops.log_softmax(
+            self.compute_column_logits(row_half_steps, rows, bias_table)
+        )
+        joint = ops.expand_dims(row_log_probs, -1) + column_log_probs  # (..., R, C)
+        num_cells = self.word_table.num_rows * self.word_table.num_columns
+        joint = ops.reshape(joint, (*ops.shape(joint)[:-2], num_cells))
+        return ops.take(joint, ops.convert_to_tensor(self.word_table.cells), axis=-1)
 
     def _project(self, half_steps: Any, kernel: Any, bias: Any) -> Any:
         half_steps = ops.cast(half_steps, self.compute_dtype)

@@ -1,0 +1,5 @@
+"""Whole language models."""
+
+from keras_lightrnn.models.light_rnn_model import LightRNNModel
+
+__all__ = ["LightRNNModel"]

@@ -1,0 +1,62 @@
+"""Recurrent state that lives from one window to the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class CarriedState(keras.layers.Layer):
+    """Holds the state of a recurrent stack between calls, `(B, H)` each, outside the saved weights.
+
+    Each replica has its own: the rows of its share of the batch.
+
+    Args:
+        batch_size: Integer `B`, fixed.
+        state_sizes: For each layer, the sizes `H` of its states.
+    """
+
+    def __init__(self, batch_size: int, state_sizes: list[list[int]], **kwargs: Any) -> None:
+        super().__init__(trainable=False, **kwargs)
+        self.batch_size = batch_size
+        self.states = [
+            [
+                keras.Variable(
+                    "zeros",
+                    shape=(batch_size, size),
+                    dtype=self.compute_dtype,
+                    trainable=False,
+                    aggregation="sum",
+                    synchronization="on_read",
+                    name=f"state_{layer}_{index}",
+                )
+                for index, size in enumerate(sizes)
+            ]
+            for layer, sizes in enumerate(state_sizes)
+        ]
+        self.built = True
+
+    def read(self) -> list[list[Any]]:
+        """Return the states as tensors, by layer."""
+        # Copies: PyTorch writes variables in place, and the backward pass needs the old values.
+        return [[ops.copy(state) for state in states] for states in self.states]
+
+    def write(self, new_states: list[list[Any]]) -> None:
+        """Keep `new_states` for the next call."""
+        for states, values in zip(self.states, new_states, strict=True):
+            for state, value in zip(states, values, strict=True):
+                state.assign(ops.stop_gradient(value))
+
+    def reset(self) -> None:
+        """Set every state to zero."""
+        for states in self.states:
+            for state in states:
+                state.assign(ops.zeros(state.shape, state.dtype))
+
+    def save_own_variables(self, store: Any) -> None:
+        """Nothing: the state belongs to a stream of text, not to the model."""
+
+    def load_own_variables(self, store: Any) -> None:
+        """Nothing: see `save_own_variables`."""

@@ -1,0 +1,257 @@
+"""Exact scoring, search and sampling of words with a `LightRNNModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from keras import ops
+
+from keras_lightrnn.ops import interleave_components
+from keras_lightrnn.ops.word_ids import check_word_ids
+
+if TYPE_CHECKING:
+    from keras_lightrnn.models.light_rnn_model import LightRNNModel
+
+_ROWS_AT_ONCE = 16
+
+
+def score(model: LightRNNModel, words: Any, batch_size: int) -> np.ndarray:
+    words, is_batch = _prepare(model, words, "words", at_least=2)
+    run = model.compile_inference(_score_windows)
+    log_probs = np.concatenate(
+        [
+            ops.convert_to_numpy(run(ops.convert_to_tensor(words[start : start + batch_size])))
+            for start in range(0, len(words), batch_size)
+        ]
+    )
+    return log_probs if is_batch else log_probs[0]
+
+
+def word_log_probs(model: LightRNNModel, prefix: Any) -> np.ndarray:
+    prefix, is_batch = _prepare(model, prefix, "prefix")
+    log_probs = np.stack([_Search(model, words).all_words() for words in prefix])
+    return log_probs if is_batch else log_probs[0]
+
+
+def next_words(model: LightRNNModel, prefix: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+    check_k("k", k, model.word_table.vocabulary_size)
+    prefix, is_batch = _prepare(model, prefix, "prefix")
+    results = [_Search(model, words).best_words(k) for words in prefix]
+    words, log_probs = (np.stack(parts) for parts in zip(*results, strict=True))
+    return (words, log_probs) if is_batch else (words[0], log_probs[0])
+
+
+def generate(
+    model: LightRNNModel,
+    prefix: Any,
+    length: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+) -> np.ndarray:
+    if not np.isfinite(temperature) or temperature < 0:
+        raise ValueError(
+            f"`temperature` must be finite and not negative. Received: temperature={temperature}."
+        )
+    if top_k is not None:
+        check_k("top_k", top_k, model.word_table.vocabulary_size)
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"`top_p` must lie in (0, 1]. Received: top_p={top_p}.")
+    if length < 1:
+        raise ValueError(f"`length` must be a positive integer. Received: length={length}.")
+    prefix, is_batch = _prepare(model, prefix, "prefix")
+    if is_batch:
+        raise ValueError(
+            f"`prefix` must be one sequence of word ids. Received: prefix.shape={prefix.shape}. "
+            "Call `generate` once for each sequence."
+        )
+    generator = np.random.default_rng(seed)
+    search = _Search(model, prefix[0])
+    sampled = []
+    for _ in range(length):
+        truncate = top_p
+        if temperature == 0:
+            words, log_probs = search.best_words(1)
+        elif top_k is not None:
+            words, log_probs = search.best_words(top_k)
+        elif top_p is not None and temperature == 1:
+            words, log_probs = search.nucleus(top_p)
+            truncate = None  # it is the nucleus of all words already
+        elif top_p is not None or temperature != 1:
+            words, log_probs = np.arange(model.word_table.vocabulary_size), search.all_words()
+        else:
+            # Row, then column in it, is a sample of the joint distribution.
+            row = _sample(generator, np.exp(search.row_log_probs))
+            words, log_probs = search.words_in_rows(np.array([row]))
+        weights = np.exp((log_probs - log_probs.max()) / max(temperature, 1e-6))
+        if truncate is not None:
+            words, weights = _keep_nucleus(words, weights, truncate)
+        word = int(words[_sample(generator, weights)])
+        sampled.append(word)
+        search = search.follow(word)
+    return np.array(sampled, np.int32)
+
+
+class _Search:
+    """The distribution after a prefix: over rows at once, over words row by row."""
+
+    def __init__(self, model: LightRNNModel, prefix: np.ndarray, start: Any = None) -> None:
+        self.model = model
+        self.words = model.word_table.allocation.words if start is None else start.words
+        if start is None:
+            run, args = model.compile_inference(_read_prefix), ()
+        else:
+            run, args = model.compile_inference(_read_word), (start.states,)
+        row_log_probs, self.states = run(ops.convert_to_tensor(prefix[None]), *args)
+        self.row_log_probs = ops.convert_to_numpy(row_log_probs)[0].astype(np.float64)
+        self.num_expanded = 0
+
+    def follow(self, word: int) -> _Search:
+        """Return the search after one more word."""
+        return _Search(self.model, np.array([word], np.int32), start=self)
+
+    def words_in_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the words of some rows and their log-probabilities."""
+        self.num_expanded += len(rows)
+        # Always the same number of rows, so that one compiled function serves.
+        padded = np.zeros(_ROWS_AT_ONCE, np.int32)
+        padded[: len(rows)] = rows
+        run = self.model.compile_inference(_expand_rows)
+        columns = ops.convert_to_numpy(run(ops.convert_to_tensor(padded), self.states))
+        joint = self.row_log_probs[rows][:, None] + columns[: len(rows)]
+        words = self.words[rows]
+        occupied = words >= 0
+        return words[occupied], joint[occupied]
+
+    def by_row(self) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+        """Yield words, log-probabilities, and a bound on every word still to come."""
+        order = np.argsort(-self.row_log_probs, kind="stable")
+        for start in range(0, len(order), _ROWS_AT_ONCE):
+            rest = start + _ROWS_AT_ONCE
+            bound = self.row_log_probs[order[rest]] if rest < len(order) else -np.inf
+            yield *self.words_in_rows(order[start:rest]), bound
+
+    def all_words(self) -> np.ndarray:
+        log_probs = np.empty(self.model.word_table.vocabulary_size)
+        for words, values, _ in self.by_row():
+            log_probs[words] = values
+        return log_probs
+
+    def best_words(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        words, log_probs = np.empty(0, np.int32), np.empty(0)
+        for more_words, more_log_probs, bound in self.by_row():
+            words, log_probs = _sort(
+                np.concatenate([words, more_words]), np.concatenate([log_probs, more_log_probs])
+            )
+            words, log_probs = words[:k], log_probs[:k]
+            if len(words) == k and log_probs[-1] >= bound:
+                break
+        return words, log_probs
+
+    def nucleus(self, top_p: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return at least the fewest words that reach `top_p`, best first."""
+        words, log_probs = np.empty(0, np.int32), np.empty(0)
+        for more_words, more_log_probs, bound in self.by_row():
+            words, log_probs = _sort(
+                np.concatenate([words, more_words]), np.concatenate([log_probs, more_log_probs])
+            )
+            # Words above the bound are in their final order.
+            sure = np.exp(log_probs[log_probs >= bound])
+            if sure.sum() >= top_p:
+                size = int(np.searchsorted(np.cumsum(sure), top_p)) + 1
+                return words[:size], log_probs[:size]
+        return words, log_probs
+
+
+# Compiled functions of a model and tensors.
+
+
+def _score_windows(model: LightRNNModel, words: Any) -> Any:
+    half_steps, _ = model.run_recurrence(model.embedding(words), training=False)
+    return model.softmax(half_steps, words[:, 1:], training=False)
+
+
+def _read_prefix(model: LightRNNModel, prefix: Any) -> tuple[Any, Any]:
+    rows, columns = model.embedding.embed_components(prefix)  # (1, N, D) each
+    half_steps = ops.concatenate(
+        [interleave_components(rows, columns), columns[:, -1:]], axis=1
+    )  # (1, 2N - 1, D)
+    return _predict_rows(model, half_steps, None)
+
+
+def _read_word(model: LightRNNModel, word: Any, states: Any) -> tuple[Any, Any]:
+    rows, columns = model.embedding.embed_components(word)  # (1, 1, D) each
+    return _predict_rows(model, ops.concatenate([rows, columns], axis=1), states)
+
+
+def _predict_rows(model: LightRNNModel, half_steps: Any, states: Any) -> tuple[Any, Any]:
+    hidden, states = model.run_recurrence(half_steps, states, training=False)
+    bias_table = model.softmax.compute_bias_table()
+    logits = model.softmax.compute_row_logits(hidden[:, -1], bias_table)  # (1, R)
+    return ops.log_softmax(logits), states
+
+
+def _expand_rows(model: LightRNNModel, rows: Any, states: Any) -> Any:
+    num_rows = ops.shape(rows)[0]
+    vectors = ops.take(model.embedding.row_embeddings, rows, axis=0)[:, None]  # (n, 1, D)
+    vectors = ops.cast(vectors, model.compute_dtype)
+    states = [[ops.repeat(state, num_rows, axis=0) for state in layer] for layer in states]
+    hidden, _ = model.run_recurrence(vectors, states, training=False)
+    bias_table = model.softmax.compute_bias_table()
+    logits = model.softmax.compute_column_logits(hidden[:, 0], rows, bias_table)  # (n, C)
+    return ops.log_softmax(logits)
+
+
+# Small things.
+
+
+def _prepare(
+    model: LightRNNModel, words: Any, name: str, at_least: int = 1
+) -> tuple[np.ndarray, bool]:
+    words = np.asarray(words)
+    if words.ndim not in (1, 2) or words.size == 0 or words.shape[-1] < at_least:
+        raise ValueError(
+            f"`{name}` must hold at least {at_least} word id(s), as (N,) or (B, N). Received: "
+            f"{name}.shape={words.shape}."
+        )
+    if not np.issubdtype(words.dtype, np.integer):
+        raise TypeError(
+            f"`{name}` must hold integer word ids. Received: {name}.dtype={words.dtype}. Encode "
+            "text with `Vocabulary.encode` first."
+        )
+    check_word_ids(words, model.word_table.vocabulary_size)
+    if not model.built:
+        if model.stateful:
+            raise ValueError(
+                "A stateful model must be built, by `fit` or `model.build((batch_size, "
+                "sequence_length + 1))`, before it is used. Received: a model that is not built."
+            )
+        model.build((None, None))
+    return np.atleast_2d(words).astype(np.int32), words.ndim == 2
+
+
+def check_k(name: str, k: int, vocabulary_size: int) -> None:
+    """Raise `ValueError` unless `1 <= k <= V`."""
+    if not 1 <= k <= vocabulary_size:
+        raise ValueError(f"`{name}` must lie in [1, {vocabulary_size}]. Received: {name}={k}.")
+
+
+def _sort(words: np.ndarray, log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.lexsort((words, -log_probs))  # equal log-probabilities: the lesser id first
+    return words[order], log_probs[order]
+
+
+def _keep_nucleus(
+    words: np.ndarray, weights: np.ndarray, top_p: float
+) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(-weights, kind="stable")
+    reached = np.cumsum(weights[order]) / weights.sum()
+    kept = order[: int(np.searchsorted(reached, top_p)) + 1]
+    return words[kept], weights[kept]
+
+
+def _sample(generator: np.random.Generator, weights: np.ndarray) -> int:
+    return int(generator.choice(len(weights), p=weights / weights.sum()))

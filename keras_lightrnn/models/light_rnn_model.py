@@ -1,0 +1,427 @@
+"""The LightRNN language model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.losses import NegativeLogLikelihood
+from keras_lightrnn.metrics import Perplexity
+from keras_lightrnn.models import decoding
+from keras_lightrnn.models.carried_state import CarriedState
+from keras_lightrnn.models.inference import compile_inference
+from keras_lightrnn.ops.word_ids import cast_word_ids, check_word_ids
+from keras_lightrnn.word_table import get_word_table, serialize_word_table
+
+_RECURRENCES: dict[str, tuple[type[keras.layers.RNN], int]] = {
+    # name: layer, number of states
+    "lstm": (keras.layers.LSTM, 2),
+    "gru": (keras.layers.GRU, 1),
+    "rnn": (keras.layers.SimpleRNN, 1),
+}
+
+
+@keras.saving.register_keras_serializable("keras_lightrnn")
+class LightRNNModel(keras.Model):
+    """Recurrent language model over a large vocabulary, with `2 sqrt(V)` vectors for `V` words.
+
+    A window of `T + 1` words becomes `2T` half-steps `c_0 r_1 c_1 r_2 ... c_{T-1} r_T` of one
+    recurrence. After the column of word `t - 1` it predicts the row of word `t`; after that row,
+    its column.
+
+    Args:
+        word_table: `WordTable`, `Allocation`, or integer vocabulary size `V`.
+        embedding_dim: Integer `D`, the size of each shared input vector.
+        units: Integer `H`, the units of each recurrent layer.
+        num_layers: Integer, how many recurrent layers.
+        recurrence: `"lstm"`, `"gru"` or `"rnn"`; the same weights serve both half-steps.
+        dropout: Float in `[0, 1)`, of the inputs of every recurrent layer and of the last
+            one's outputs, never of the recurrence.
+        stateful: Boolean, whether a window starts in the state in which the one before it in
+            the same place of the batch ended. Needs windows of a fixed batch size. The state
+            is zero at the start of every epoch, evaluation and prediction.
+        word_bias: `None`, `"counts"` or `"trainable"`, see `TwoComponentSoftmax`. With it,
+            call `assign_word_counts` before `fit`.
+        mask_zero: Boolean, whether word 0 is padding.
+        **kwargs: `name` and `dtype` (a dtype policy that reaches every layer).
+
+    Call arguments:
+        words: Windows of word ids `(B, T + 1)` in `[0, V)`.
+        training: Boolean, whether dropout is applied.
+
+    Returns:
+        Log-probabilities in nats of the words `1..T` of each window, `(B, T)` float32.
+
+    Example:
+
+    >>> model = LightRNNModel(50, embedding_dim=8, units=8)
+    >>> model.compile("adam")
+    >>> windows = np.random.default_rng(0).integers(50, size=(64, 6))
+    >>> history = model.fit(windows, epochs=2, verbose=0)
+    >>> sorted(history.history)
+    ['loss', 'perplexity']
+    >>> model.score(windows[0]).shape
+    (5,)
+    >>> words, log_probs = model.next_words([3, 1, 4], k=5)
+    >>> words.shape, bool((np.diff(log_probs) <= 0).all())
+    ((5,), True)
+    >>> model.generate([3, 1, 4], length=7, seed=0).shape
+    (7,)
+
+    Reference:
+        Li et al., "LightRNN", NIPS 2016, [arXiv:1610.09893](https://arxiv.org/abs/1610.09893).
+    """
+
+    def __init__(
+        self,
+        word_table: Any,
+        embedding_dim: int = 256,
+        units: int = 256,
+        num_layers: int = 1,
+        recurrence: str = "lstm",
+        dropout: float = 0.0,
+        stateful: bool = False,
+        word_bias: str | None = None,
+        mask_zero: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        for name, value in (("units", units), ("num_layers", num_layers)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
+        if recurrence not in _RECURRENCES:
+            raise ValueError(
+                f"`recurrence` must be one of {sorted(_RECURRENCES)}. Received: "
+                f"recurrence={recurrence!r}."
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must lie in [0, 1). Received: dropout={dropout}.")
+        super().__init__(**kwargs)
+        self.word_table = get_word_table(word_table)
+        self.embedding_dim = embedding_dim
+        self.units = units
+        self.num_layers = num_layers
+        self.recurrence = recurrence
+        self.dropout = dropout
+        self.stateful = stateful
+        self.word_bias = word_bias
+        self.mask_zero = mask_zero
+
+        policy = self.dtype_policy  # Keras hands it to no sublayer by itself
+        self.embedding = TwoComponentEmbedding(
+            self.word_table, embedding_dim, mask_zero=mask_zero, dtype=policy, name="embedding"
+        )
+        layer_class, self._num_states = _RECURRENCES[recurrence]
+        self.recurrent_layers = [
+            layer_class(
+                units,
+                return_sequences=True,
+                return_state=True,
+                dtype=policy,
+                name=f"{recurrence}_{index}",
+            )
+            for index in range(num_layers)
+        ]
+        self.dropout_layers = [
+            keras.layers.Dropout(dropout, dtype=policy, name=f"dropout_{index}")
+            for index in range(num_layers + 1)
+        ]
+        self.softmax = TwoComponentSoftmax(
+            self.word_table, word_bias=word_bias, dtype=policy, name="softmax"
+        )
+        self.carried_state: CarriedState | None = None
+        self._inference: dict[str, Callable[..., Any]] = {}
+
+    def build(self, input_shape: Any = None) -> None:
+        # Everything is built here and not by a first call, because Keras may make that call
+        # with the mean of integer batches.
+        batch_size = None if input_shape is None else input_shape[0]
+        if self.stateful:
+            if batch_size is None:
+                raise ValueError(
+                    "A stateful model needs windows of a fixed batch size. Received: input_shape="
+                    f"{input_shape}. Call `model.build((batch_size, sequence_length + 1))`, or "
+                    "use a dataset with static shapes, as `token_windows` makes."
+                )
+            sizes = [[self.units] * self._num_states for _ in self.recurrent_layers]
+            self.carried_state = CarriedState(
+                batch_size, sizes, dtype=self.dtype_policy, name="carried_state"
+            )
+        self.embedding.build((None, None))
+        size = self.embedding_dim
+        for layer in self.recurrent_layers:
+            layer.build((None, None, size))
+            size = self.units
+        self.softmax.build((None, None, size), (None, None))
+        self.built = True
+
+    # Training and evaluation.
+
+    def call(self, words: Any, training: bool | None = None) -> Any:
+        words = cast_word_ids(words)
+        half_steps = self.embedding(words)  # (B, 2T, D)
+        initial_states = None
+        if self.carried_state is not None:
+            self._check_batch_size(words)
+            initial_states = self.carried_state.read()
+        half_steps, states = self.run_recurrence(half_steps, initial_states, training)
+        if self.carried_state is not None:
+            self.carried_state.write(states)
+        return self.softmax(half_steps, words[:, 1:], training=training)  # (B, T)
+
+    def run_recurrence(
+        self, half_steps: Any, states: list[list[Any]] | None = None, training: bool | None = None
+    ) -> tuple[Any, list[list[Any]]]:
+        """Run the recurrent layers over half-steps.
+
+        Args:
+            half_steps: `(B, L, D)` input vectors of `L` half-steps.
+            states: By layer, its states `(B, H)`; `None` for zeros.
+            training: Boolean, whether dropout is applied.
+
+        Returns:
+            Hidden half-steps `(B, L, H)`, and the states after the last one.
+        """
+        mask = getattr(half_steps, "_keras_mask", None)
+        new_states = []
+        for index, layer in enumerate(self.recurrent_layers):
+            half_steps = self.dropout_layers[index](half_steps, training=training)
+            initial = None if states is None else states[index]
+            half_steps, *state = layer(
+                half_steps, initial_state=initial, mask=mask, training=training
+            )
+            new_states.append(state)
+        half_steps = self.dropout_layers[-1](half_steps, training=training)
+        return half_steps, new_states
+
+    def _check_batch_size(self, words: Any) -> None:
+        batch_size = words.shape[0]
+        if self.carried_state is not None and batch_size not in (
+            None,
+            self.carried_state.batch_size,
+        ):
+            raise ValueError(
+                "A stateful model takes windows of the batch size that it was built for: "
+                f"{self.carried_state.batch_size}. Received: words.shape={tuple(words.shape)}. "
+                "Make windows of that batch size, or score them with `score`, which carries "
+                "no state from call to call."
+            )
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        batch_size, length = input_shape
+        return batch_size, None if length is None else length - 1
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        loss: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configure training, as `keras.Model.compile`.
+
+        The loss is the negative log-likelihood in nats a word, and `perplexity` is always
+        among the metrics. What is given here replaces the loss and adds to the metrics.
+        """
+        super().compile(
+            optimizer=optimizer,
+            loss=NegativeLogLikelihood() if loss is None else loss,
+            weighted_metrics=[Perplexity(), *(weighted_metrics or [])],
+            **kwargs,
+        )
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        # What was saved holds the default loss and metric already.
+        super().compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        y = x[:, 1:] if y is None else y
+        return super().compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
+        )
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        y = x[:, 1:] if y is None else y
+        return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Train on windows of word ids, as `keras.Model.fit`.
+
+        Args:
+            *args: `x` is an array of windows `(N, T + 1)`, or a dataset of `(windows,)`,
+                `(windows, targets)` or `(windows, targets, sample_weight)`. The targets may be
+                left out: a window holds its own.
+            **kwargs: As in `keras.Model.fit`.
+
+        Raises:
+            ValueError: if an array holds ids outside `[0, V)`, windows of fewer than two
+                words, or nothing; or if the word bias was never given its counts.
+        """
+        if self.word_bias is not None and not np.any(
+            ops.convert_to_numpy(self.softmax.word_bias_values)
+        ):
+            raise ValueError(
+                "A word bias starts from the counts of the words. Received: "
+                f"word_bias={self.word_bias!r}, and no counts. Call "
+                "`model.assign_word_counts(counts)` before `fit`."
+            )
+        return self._run("fit", args, kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate on windows of word ids, as `keras.Model.evaluate`; see `fit`."""
+        return self._run("evaluate", args, kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the log-probabilities of windows, `(N, T)`, as `keras.Model.predict`."""
+        return self._run("predict", args, kwargs)
+
+    def _run(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        parent = getattr(super(), method)
+        arguments = inspect.signature(parent).bind(*args, **kwargs).arguments
+        # What `bind` gathers of keyword arguments is theirs again.
+        arguments.update(arguments.pop("kwargs", {}))
+        windows = arguments.get("x")
+        if isinstance(windows, (np.ndarray, list)):
+            arguments["x"] = self._check_windows(windows, "x")
+        validation = arguments.get("validation_data")
+        if isinstance(validation, (tuple, list)) and isinstance(validation[0], np.ndarray):
+            self._check_windows(validation[0], "validation_data")
+        callbacks = arguments.get("callbacks")
+        if self.stateful and not isinstance(callbacks, keras.callbacks.CallbackList):
+            given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+            arguments["callbacks"] = [_StateReset(), *(c for c in given if c is not None)]
+        return parent(**arguments)
+
+    def _check_windows(self, windows: Any, name: str) -> np.ndarray:
+        windows = np.asarray(windows)
+        if windows.ndim != 2 or windows.shape[0] == 0 or windows.shape[1] < 2:
+            raise ValueError(
+                f"`{name}` must hold windows of word ids (N, T + 1), at least one, of at least two "
+                f"words: a word is predicted from those before it. Received: {name}.shape="
+                f"{windows.shape}."
+            )
+        check_word_ids(windows, self.word_table.vocabulary_size)
+        return windows
+
+    def reset_states(self) -> None:
+        """Set the carried state of a stateful model to zero."""
+        if self.carried_state is not None:
+            self.carried_state.reset()
+
+    def assign_word_counts(self, counts: Any) -> None:
+        """Set the word bias from the corpus; see `TwoComponentSoftmax.assign_word_counts`."""
+        self.softmax.assign_word_counts(counts)
+
+    # Using the trained model. These start from the zero state and leave the carried one alone.
+
+    def score(self, words: Any, batch_size: int = 32) -> np.ndarray:
+        """Return the log-probability of every word but the first, given those before it.
+
+        Args:
+            words: Word ids `(N,)`, or sequences of one length `(B, N)`, `N >= 2`.
+            batch_size: Integer, sequences scored at a time.
+
+        Returns:
+            `(N - 1,)` or `(B, N - 1)` float32, in nats.
+        """
+        return decoding.score(self, words, batch_size)
+
+    def word_log_probs(self, prefix: Any) -> np.ndarray:
+        """Return the log-probabilities of all words to follow a prefix, `(V,)` or `(B, V)`.
+
+        This takes a half-step for every row; `next_words` finds the best ones with few.
+        """
+        return decoding.word_log_probs(self, prefix)
+
+    def next_words(self, prefix: Any, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+        """Return the `k` likeliest words to follow a prefix, exactly, and their log-probabilities.
+
+        Rows are taken in falling order of probability until no further row can hold a better
+        word.
+
+        Args:
+            prefix: Word ids `(N,)`, or prefixes of one length `(B, N)`, `N >= 1`.
+            k: Integer in `[1, V]`.
+
+        Returns:
+            Word ids and log-probabilities in nats, `(k,)` or `(B, k)` each, best first.
+        """
+        return decoding.next_words(self, prefix, k)
+
+    def generate(
+        self,
+        prefix: Any,
+        length: int = 20,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> np.ndarray:
+        """Sample a continuation.
+
+        Args:
+            prefix: Word ids `(N,)`, `N >= 1`.
+            length: Integer, how many words to sample.
+            temperature: Float; log-probabilities are divided by it. 0 takes the best word.
+            top_k: Sample among the `k` likeliest words only.
+            top_p: Sample among the fewest words that together reach this probability, after
+                temperature and `top_k`.
+            seed: Integer for the same words again.
+
+        Returns:
+            The sampled word ids `(length,)`, without the prefix.
+        """
+        return decoding.generate(self, prefix, length, temperature, top_k, top_p, seed)
+
+    def compile_inference(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of this model compiled for inference, kept from call to call."""
+        name = function.__name__
+        if name not in self._inference:
+
+            def bound(*args: Any) -> Any:
+                return function(self, *args)
+
+            self._inference[name] = compile_inference(self, bound)
+        return self._inference[name]
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "word_table": serialize_word_table(self.word_table),
+            "embedding_dim": self.embedding_dim,
+            "units": self.units,
+            "num_layers": self.num_layers,
+            "recurrence": self.recurrence,
+            "dropout": self.dropout,
+            "stateful": self.stateful,
+            "word_bias": self.word_bias,
+            "mask_zero": self.mask_zero,
+        }
+
+
+class _StateReset(keras.callbacks.Callback):
+    """Starts every pass over a stream of text in the zero state."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.model.reset_states()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self.model.reset_states()
+
+    def on_predict_begin(self, logs: Any = None) -> None:
+        self.model.reset_states()
