@@ -1,0 +1,17 @@
+"""Text, vocabularies, windows of word ids, and data sets."""
+
+from keras_lightrnn.data.python_docstrings import PythonDocstrings
+from keras_lightrnn.data.text import read_lines
+from keras_lightrnn.data.tfds_text import from_tfds, tfds_lines
+from keras_lightrnn.data.vocabulary import Vocabulary
+from keras_lightrnn.data.windows import contiguous_windows, token_windows
+
+__all__ = [
+    "PythonDocstrings",
+    "Vocabulary",
+    "contiguous_windows",
+    "from_tfds",
+    "read_lines",
+    "tfds_lines",
+    "token_windows",
+]

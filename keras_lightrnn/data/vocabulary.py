@@ -1,0 +1,377 @@
+"""Words and their ids."""
+
+from __future__ import annotations
+
+import array
+import collections
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+class Vocabulary:
+    """An immutable list of words; the id of a word is its place in the list.
+
+    `from_lines` gives ids in falling order of frequency. The unknown word and the end word
+    are always in the list, so that every text can be encoded. They are words like any
+    other: a text that already contains `<unk>`, as the Penn Treebank does, means this one.
+
+    Args:
+        words: Iterable of distinct strings without white space, one for each id.
+        counts: `(V,)` occurrences of each word, or `None` where they are not known.
+        unknown: String, the word that stands for all words outside of the vocabulary.
+        end: String, the word that ends every line.
+
+    Attributes:
+        words: Tuple of `V` strings.
+        counts: `(V,)` int64, read-only, or `None`.
+        unknown, end: The two special words.
+        unknown_id, end_id: Their ids.
+
+    Raises:
+        TypeError: if a word is not a string or the counts are not integers.
+        ValueError: if a word is empty, has white space in it or comes twice, if the unknown
+            or the end word is missing, or the counts do not fit the words.
+
+    Example:
+
+    >>> vocabulary = Vocabulary.from_lines(["the cat sat", "the dog sat", "the end"])
+    >>> vocabulary.words
+    ('<eos>', 'the', 'sat', 'cat', 'dog', 'end', '<unk>')
+    >>> vocabulary.counts.tolist()
+    [3, 3, 2, 1, 1, 1, 0]
+    >>> vocabulary.encode("the bird sat")
+    array([1, 6, 2, 0], dtype=int32)
+    >>> vocabulary.decode([1, 6, 2, 0])
+    'the <unk> sat <eos>'
+    """
+
+    __slots__ = ("_counts", "_end", "_ids", "_unknown", "_words")
+
+    def __init__(
+        self,
+        words: Iterable[str],
+        counts: Any = None,
+        unknown: str = "<unk>",
+        end: str = "<eos>",
+    ) -> None:
+        if isinstance(words, str):
+            raise TypeError(
+                "`words` must be an iterable of strings, not one string. Received: "
+                f"words={words[:40]!r}. Split it first."
+            )
+        self._words = tuple(words)
+        self._ids: dict[str, int] = {}
+        for position, word in enumerate(self._words):
+            if not isinstance(word, str):
+                raise TypeError(
+                    "Every word must be a string. Received: "
+                    f"words[{position}]={word!r} (of type {type(word).__name__})."
+                )
+            if word.split() != [word]:
+                raise ValueError(
+                    "A word must be a string that is not empty and has no white space in it. "
+                    f"Received: words[{position}]={word!r}."
+                )
+            first = self._ids.setdefault(word, position)
+            if first != position:
+                raise ValueError(
+                    f"No word may come twice. Received: words[{first}] and words[{position}] are "
+                    f"both {word!r}. Remove one of them."
+                )
+        for name, special in (("unknown", unknown), ("end", end)):
+            if special not in self._ids:
+                raise ValueError(
+                    f"The `{name}` word must be one of the words. Received: {name}={special!r}, "
+                    f"which is not among the {len(self._words)} words. Add it, or name the word "
+                    f"that plays this part with `{name}=...`."
+                )
+        if unknown == end:
+            raise ValueError(
+                "The `unknown` and the `end` word must differ. Received: "
+                f"unknown={unknown!r}, end={end!r}."
+            )
+        self._unknown = unknown
+        self._end = end
+        self._counts = None if counts is None else _check_counts(counts, len(self._words))
+
+    @classmethod
+    def from_lines(
+        cls,
+        lines: Iterable[str],
+        min_count: int = 1,
+        max_size: int | None = None,
+        unknown: str = "<unk>",
+        end: str = "<eos>",
+        max_entries: int = 4_000_000,
+    ) -> Vocabulary:
+        """Count the words of a stream of text, and keep the frequent ones.
+
+        Words are what white space separates; the end of each line counts as one `end`.
+        Occurrences of words that are not kept count under `unknown`, so that the counts
+        always add up to the length of the encoded text. Words come in falling order of
+        frequency, equally frequent ones in alphabetical order.
+
+        No more than `max_entries` distinct words are held at a time: beyond that the rarer
+        half is forgotten, its occurrences counted under `unknown`. Up to that many distinct
+        words the counts are exact; beyond it the counts of rare words are too low.
+
+        Args:
+            lines: Iterable of strings, read once.
+            min_count: Integer, the least occurrences with which a word is kept.
+            max_size: Integer, the greatest size of the vocabulary, the two special words
+                among it, or `None` for no bound.
+            unknown: String, see the class.
+            end: String, see the class.
+            max_entries: Integer, how many distinct words are held while counting.
+
+        Returns:
+            A `Vocabulary` with counts.
+
+        Raises:
+            ValueError: if there is no line, or a bound is too small to hold any word.
+
+        Example:
+
+        >>> Vocabulary.from_lines(["a b a c", "a b"], min_count=2).words
+        ('a', '<eos>', 'b', '<unk>')
+        """
+        if isinstance(lines, str):
+            raise TypeError(
+                "`lines` must be an iterable of lines, not one string. Received: "
+                f"lines={lines[:40]!r}. Use `lines.splitlines()`."
+            )
+        for name, value, least in (
+            ("min_count", min_count, 1),
+            ("max_size", 3 if max_size is None else max_size, 3),
+            ("max_entries", max_entries, 3),
+        ):
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}. Received: {name}={value}.")
+
+        counter: collections.Counter[str] = collections.Counter()
+        num_lines = num_forgotten = 0
+        for line in lines:
+            counter.update(line.split())
+            num_lines += 1
+            if len(counter) > max_entries:
+                num_forgotten += _forget_rare(counter, max_entries // 2)
+        if num_lines == 0:
+            raise ValueError(
+                "A vocabulary needs at least one line of text. Received: lines without any line. "
+                "If `lines` is a generator, it may have been read to its end before."
+            )
+
+        special = {unknown: counter.pop(unknown, 0), end: counter.pop(end, 0) + num_lines}
+        kept = sorted(
+            ((word, count) for word, count in counter.items() if count >= min_count),
+            key=lambda item: (-item[1], item[0]),
+        )
+        if max_size is not None:
+            kept = kept[: max_size - len(special)]
+        dropped = counter.total() - sum(count for _, count in kept)
+        special[unknown] += dropped + num_forgotten
+        ranked = sorted([*kept, *special.items()], key=lambda item: (-item[1], item[0]))
+        return cls(
+            (word for word, _ in ranked),
+            np.fromiter((count for _, count in ranked), np.int64, len(ranked)),
+            unknown,
+            end,
+        )
+
+    # What it says.
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self._words
+
+    @property
+    def counts(self) -> np.ndarray | None:
+        return self._counts
+
+    @property
+    def unknown(self) -> str:
+        return self._unknown
+
+    @property
+    def end(self) -> str:
+        return self._end
+
+    @property
+    def unknown_id(self) -> int:
+        return self._ids[self._unknown]
+
+    @property
+    def end_id(self) -> int:
+        return self._ids[self._end]
+
+    def id_of(self, word: str) -> int:
+        """Return the id of a word, which is `unknown_id` if it is not in the vocabulary."""
+        return self._ids.get(word, self.unknown_id)
+
+    def encode(self, line: str) -> np.ndarray:
+        """Return the ids of the words of one line, `(N + 1,)` int32, ending with `end_id`."""
+        return self.encode_lines([line])
+
+    def encode_lines(self, lines: Iterable[str]) -> np.ndarray:
+        """Return the ids of many lines as one stream, `(N,)` int32.
+
+        Every line ends with `end_id`. The lines are read once.
+
+        Example:
+
+        >>> vocabulary = Vocabulary(["<eos>", "<unk>", "a", "b"])
+        >>> vocabulary.encode_lines(["a b", "b"])
+        array([2, 3, 0, 3, 0], dtype=int32)
+        """
+        if isinstance(lines, str):
+            raise TypeError(
+                "`lines` must be an iterable of lines, not one string. Received: "
+                f"lines={lines[:40]!r}. Use `encode` for a single line."
+            )
+        get, unknown_id, end_id = self._ids.get, self.unknown_id, self.end_id
+        ids = array.array("i")  # four bytes an id, where a list would take forty
+        for line in lines:
+            ids.extend([get(word, unknown_id) for word in line.split()])
+            ids.append(end_id)
+        return np.array(ids, np.int32)
+
+    def decode(self, ids: Any) -> str:
+        """Return the words of a vector of ids, separated by blanks.
+
+        Raises:
+            TypeError: if the ids are not integers.
+            ValueError: if an id lies outside of the vocabulary.
+        """
+        ids = np.asarray(ids)
+        if ids.size == 0:
+            return ""
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+            raise TypeError(
+                "`ids` must be a vector of integers. Received: "
+                f"ids.shape={ids.shape}, ids.dtype={ids.dtype}. Decode a matrix row by row."
+            )
+        outside = np.flatnonzero((ids < 0) | (ids >= len(self)))
+        if outside.size:
+            raise ValueError(
+                f"Every id must lie in [0, {len(self)}). Received: "
+                f"ids[{outside[0]}]={ids[outside[0]]}."
+            )
+        return " ".join([self._words[i] for i in ids])
+
+    # One file.
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the words to a plain text file, UTF-8, one word a line in order of id.
+
+        Counts are not saved. The file is written under a temporary name and renamed, so
+        that an earlier one survives a failure.
+        """
+        path = os.fspath(path)
+        temporary = f"{path}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+                file.writelines(f"{word}\n" for word in self._words)
+            os.replace(temporary, path)
+        finally:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], unknown: str = "<unk>", end: str = "<eos>"
+    ) -> Vocabulary:
+        """Read a text file with one word a line, as `save` writes it.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is empty or not UTF-8, if a line is empty, has several
+                words or repeats a word (the message names word and lines), or if the
+                unknown or the end word is missing.
+        """
+        path = os.fspath(path)
+        with open(path, "rb") as file:
+            data = file.read()
+        try:
+            lines = data.decode("utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                "A vocabulary file must be UTF-8 text. Received: "
+                f"path={path!r}, whose line {data.count(bytes([10]), 0, error.start) + 1} has byte "
+                f"0x{data[error.start]:02x} at offset {error.start}. Convert the file to UTF-8."
+            ) from error
+        if lines[-1] == "":
+            lines.pop()  # what follows the last end of line
+        if not lines:
+            raise ValueError(
+                f"A vocabulary file must hold one word a line. Received: path={path!r}, which is "
+                "empty."
+            )
+        first_lines: dict[str, int] = {}
+        for number, line in enumerate(lines, 1):
+            word = line.removesuffix("\r")
+            if word.split() != [word]:
+                raise ValueError(
+                    "Every line of a vocabulary file must hold one word, without blanks. Received: "
+                    f"path={path!r}, line {number}: {word!r}. Remove or correct the line."
+                )
+            first = first_lines.setdefault(word, number)
+            if first != number:
+                raise ValueError(
+                    "No word may come twice in a vocabulary file. Received: "
+                    f"path={path!r}, word {word!r} on lines {first} and {number}. Remove one."
+                )
+        try:
+            return cls(first_lines, unknown=unknown, end=end)
+        except ValueError as error:
+            raise ValueError(f"{error} The words were read from path={path!r}.") from error
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._ids
+
+    def __eq__(self, other: object) -> bool:
+        """Compare words and special words; counts do not matter."""
+        if not isinstance(other, Vocabulary):
+            return NotImplemented
+        return (self._words, self._unknown, self._end) == (
+            other._words,
+            other._unknown,
+            other._end,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self._words, self._unknown, self._end))
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} words, unknown={self._unknown!r}, end={self._end!r})"
+
+
+def _forget_rare(counter: collections.Counter[str], size: int) -> int:
+    """Remove the rarest words until at most `size` are left; return their occurrences."""
+    counts = np.fromiter(counter.values(), np.int64, len(counter))
+    # Words as rare as the first that must go all go, so that none is favoured for its place.
+    threshold = np.partition(counts, counts.size - size - 1)[counts.size - size - 1]
+    rare = [word for word, count in counter.items() if count <= threshold]
+    return sum(counter.pop(word) for word in rare)
+
+
+def _check_counts(counts: Any, size: int) -> np.ndarray:
+    counts = np.asarray(counts)
+    if counts.shape != (size,):
+        raise ValueError(
+            "`counts` must hold one number for each word. Received: "
+            f"counts.shape={counts.shape} for {size} words."
+        )
+    if not np.issubdtype(counts.dtype, np.integer):
+        raise TypeError(f"`counts` must hold integers. Received: counts.dtype={counts.dtype}.")
+    if counts.min() < 0:
+        word = int(counts.argmin())
+        raise ValueError(f"Counts cannot be negative. Received: counts[{word}]={counts[word]}.")
+    counts = counts.astype(np.int64)  # a copy: the caller's array may change
+    counts.flags.writeable = False
+    return counts

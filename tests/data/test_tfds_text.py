@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from keras_lightrnn.data import Vocabulary, from_tfds, tfds_lines, token_windows
+
+TEXTS = ["The cat sat", "the dog sat\n\nthe end\n", "a bird"]
+LINES = ["The cat sat", "the dog sat", "the end", "a bird"]
+
+
+@pytest.fixture
+def mock_text():
+    """Let every data set consist of TEXTS; the list returned grows with every reading."""
+    readings = []
+
+    def as_dataset(self, *args, **kwargs):
+        readings.append(self.name)
+        features = {
+            key: tf.constant(TEXTS) if key == "text" else tf.zeros(len(TEXTS), tf.int64)
+            for key in self.info.features
+        }
+        return tf.data.Dataset.from_tensor_slices(features)
+
+    with tfds.testing.mock_data(as_dataset_fn=as_dataset):
+        yield readings
+
+
+@pytest.mark.parametrize("name", ["lm1b", "imdb_reviews", "wiki40b/en", "tiny_shakespeare"])
+def test_any_text_dataset(tmp_path, mock_text, name):
+    assert list(tfds_lines(name, data_dir=tmp_path)) == LINES
+    ids, vocabulary = from_tfds(name, data_dir=tmp_path, cache_dir=tmp_path / "cache")
+    assert isinstance(ids, np.memmap)
+    assert ids.dtype == np.int32
+    assert np.array_equal(ids, vocabulary.encode_lines(LINES))
+    assert vocabulary.words == Vocabulary.from_lines(LINES).words
+    assert vocabulary.counts.tolist() == Vocabulary.from_lines(LINES).counts.tolist()
+    assert len(token_windows(ids, 2, 3, vocabulary_size=len(vocabulary))) == 3
+
+
+def test_random_text_of_tfds_itself(tmp_path):
+    with tfds.testing.mock_data(num_examples=7):
+        ids, vocabulary = from_tfds("lm1b", data_dir=tmp_path, cache_dir=tmp_path)
+        lines = list(tfds_lines("lm1b", data_dir=tmp_path))
+    assert np.array_equal(ids, vocabulary.encode_lines(lines))
+    assert vocabulary.counts.sum() == ids.size
+
+
+def test_second_call_reads_the_cache(tmp_path, mock_text):
+    first, vocabulary = from_tfds("lm1b", data_dir=tmp_path, cache_dir=tmp_path)
+    num_readings = len(mock_text)
+    again, same = from_tfds("lm1b", data_dir=tmp_path, cache_dir=tmp_path)
+    given, _ = from_tfds("lm1b", vocabulary=vocabulary, data_dir=tmp_path, cache_dir=tmp_path)
+    assert len(mock_text) == num_readings
+    assert same == vocabulary
+    assert same.counts.tolist() == vocabulary.counts.tolist()
+    assert np.array_equal(first, again)
+    assert np.array_equal(first, given)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"split": "test"},
+        {"lower": True},
+        {"vocabulary": Vocabulary(["<eos>", "<unk>", "the"])},
+        {"min_count": 2},
+        {"max_size": 4},
+    ],
+)
+def test_cache_tells_what_differs(tmp_path, mock_text, change):
+    from_tfds("lm1b", data_dir=tmp_path, cache_dir=tmp_path)
+    num_readings = len(mock_text)
+    ids, vocabulary = from_tfds("lm1b", **change, data_dir=tmp_path, cache_dir=tmp_path)
+    assert len(mock_text) > num_readings
+    lines = [line.lower() for line in LINES] if "lower" in change else LINES
+    assert np.array_equal(ids, vocabulary.encode_lines(lines))
+    if "vocabulary" in change:
+        assert vocabulary is change["vocabulary"]
+        assert ids.tolist() == [1, 1, 1, 0, 2, 1, 1, 0, 2, 1, 0, 1, 1, 0]
+
+
+def test_interrupted_run_leaves_no_stream(tmp_path, mock_text, monkeypatch):
+    vocabulary = Vocabulary.from_lines(LINES)
+    options = {"vocabulary": vocabulary, "data_dir": tmp_path, "cache_dir": tmp_path / "cache"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Vocabulary, "encode_lines", lambda self, lines: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            from_tfds("lm1b", **options)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    ids, _ = from_tfds("lm1b", **options)
+    assert np.array_equal(ids, vocabulary.encode_lines(LINES))
+
+
+def test_dataset_that_is_not_prepared(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"name='lm1b'.*download=True"):
+        from_tfds("lm1b", data_dir=tmp_path, download=False)
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "message"),
+    [
+        (OSError("no network"), ConnectionError, "name='lm1b'.*no network"),
+        (
+            ModuleNotFoundError("No module", name="importlib_resources"),
+            ModuleNotFoundError,
+            "pip install importlib_resources",
+        ),
+    ],
+)
+def test_failed_download(tmp_path, monkeypatch, failure, kind, message):
+    def download_and_prepare(self, **kwargs):
+        raise failure
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", download_and_prepare)
+    with pytest.raises(kind, match=message):
+        from_tfds("lm1b", data_dir=tmp_path)
+
+
+def test_text_feature(tmp_path, mock_text):
+    assert list(tfds_lines("imdb_reviews", text_feature="text", data_dir=tmp_path)) == LINES
+    with pytest.raises(ValueError, match=r"\['text'\].*text_feature='label'"):
+        tfds_lines("imdb_reviews", text_feature="label", data_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"\[\].*text_feature=None"):
+        tfds_lines("mnist", data_dir=tmp_path)
+
+
+def test_options_of_counting_beside_a_vocabulary(tmp_path):
+    with pytest.raises(ValueError, match="min_count=3"):
+        from_tfds("lm1b", vocabulary=Vocabulary(["<eos>", "<unk>"]), min_count=3)

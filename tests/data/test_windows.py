@@ -1,0 +1,182 @@
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lightrnn.data import Vocabulary, contiguous_windows, token_windows
+
+SIZES = [(2, 1, 1), (8, 2, 2), (9, 2, 2), (100, 4, 5), (101, 4, 5), (102, 4, 5), (7, 3, 50)]
+
+
+@pytest.mark.parametrize(("num_words", "batch_size", "sequence_length"), SIZES)
+def test_every_word_but_the_first_is_a_target_once(num_words, batch_size, sequence_length):
+    words = np.arange(num_words, dtype=np.int32) + 5
+    windows = list(contiguous_windows(words, batch_size, sequence_length))
+    targets = np.concatenate([t[w > 0] for _, t, w in windows])
+    assert sorted(targets.tolist()) == words[1:].tolist()
+    for window, target, weight in windows:
+        assert window.shape == (batch_size, sequence_length + 1)
+        assert window.dtype == target.dtype == np.int32
+        assert weight.dtype == np.float32
+        assert np.array_equal(window[:, 1:], target)
+        # Each target follows its context in the stream.
+        assert (window[:, 1:] - window[:, :-1])[weight > 0].tolist() == [1] * int(weight.sum())
+
+
+@pytest.mark.parametrize(("num_words", "batch_size", "sequence_length"), SIZES)
+def test_windows_continue_one_another(num_words, batch_size, sequence_length):
+    windows = contiguous_windows(np.arange(num_words), batch_size, sequence_length)
+    assert len(windows) == -(-(num_words - 1) // (batch_size * sequence_length))
+    for (before, _, _), (after, _, _) in itertools.pairwise(windows):
+        assert np.array_equal(before[:, -1], after[:, 0])
+
+
+@pytest.mark.parametrize(("num_words", "batch_size", "sequence_length"), SIZES)
+def test_dataset_is_the_arithmetic(num_words, batch_size, sequence_length):
+    words = np.random.default_rng(0).integers(50, size=num_words)
+    dataset = token_windows(words, batch_size, sequence_length, vocabulary_size=50)
+    expected = list(contiguous_windows(words, batch_size, sequence_length))
+    assert int(dataset.cardinality()) == len(expected)
+    assert [tuple(spec.shape) for spec in dataset.element_spec] == [
+        (batch_size, sequence_length + 1),
+        (batch_size, sequence_length),
+        (batch_size, sequence_length),
+    ]
+    for _ in range(2):  # it can be iterated again
+        for element, batch in zip(dataset.as_numpy_iterator(), expected, strict=True):
+            for got, want in zip(element, batch, strict=True):
+                assert got.dtype == want.dtype
+                assert np.array_equal(got, want)
+
+
+def test_streams_in_parts_and_memory_maps(tmp_path):
+    words = np.random.default_rng(1).integers(50, size=777).astype(np.int32)
+    np.save(tmp_path / "ids.npy", words)
+    mapped = np.load(tmp_path / "ids.npy", mmap_mode="r")
+    reference = list(token_windows(words, 3, 4).as_numpy_iterator())
+    parts = np.array_split(words, 5)
+    for same in (mapped, parts, iter(parts), words.tolist(), tf.constant(words)):
+        dataset = token_windows(same, 3, 4)
+        for got, want in zip(dataset.as_numpy_iterator(), reference, strict=True):
+            assert np.array_equal(got[0], want[0])
+
+
+def make_sentences(seed=0, num_sentences=53):
+    rng = np.random.default_rng(seed)
+    return [
+        np.append(rng.integers(1, 40, size=rng.integers(0, 30)), 0).astype(np.int32)
+        for _ in range(num_sentences)
+    ]
+
+
+@pytest.mark.parametrize("sequence_length", [5, 16, 64])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_sentences_lose_no_word(sequence_length, shuffle):
+    sentences = make_sentences()
+    dataset = token_windows(
+        sentences, 4, sequence_length, contiguous=False, end_id=0, shuffle=shuffle, seed=0
+    )
+    rows = []
+    for window, targets, weight in dataset.as_numpy_iterator():
+        assert np.array_equal(window[:, 1:], targets)
+        assert window.shape[0] == 4
+        assert window.shape[1] <= sequence_length + 1
+        assert (targets[weight == 0] == 0).all()  # padded with the end word
+        assert (np.diff(weight, axis=1) <= 0).all()  # padding comes last
+        rows += [
+            tuple(row[: int(w.sum()) + 1]) for row, w in zip(window, weight, strict=True) if w.any()
+        ]
+    expected = []
+    for sentence in sentences:
+        text = [0, *sentence.tolist()]  # a sentence follows the end of another
+        for start in range(0, len(text) - 1, sequence_length):
+            expected.append(tuple(text[start : start + sequence_length + 1]))
+    assert sorted(rows) == sorted(expected)
+    assert int(dataset.cardinality()) == -(-len(expected) // 4)
+
+
+def test_sentences_of_like_length_are_batched():
+    dataset = token_windows(make_sentences(1, 400), 8, 30, contiguous=False, end_id=0)
+    for window, _, weight in list(dataset.as_numpy_iterator())[:-1]:
+        lengths = weight.sum(axis=1)
+        assert lengths.max() - lengths.min() <= 1
+        assert window.shape[1] - 1 < lengths.max() + 8
+        assert (window.shape[1] - 1) % 8 == 0 or window.shape[1] - 1 == 30
+
+
+def test_sentences_as_a_stream():
+    sentences = make_sentences(2)
+    of_list = token_windows(sentences, 4, 16, contiguous=False, end_id=0)
+    of_stream = token_windows(np.concatenate(sentences), 4, 16, contiguous=False, end_id=0)
+    for got, want in zip(of_stream, of_list, strict=True):
+        assert np.array_equal(got[0], want[0])
+
+
+def test_shuffle_is_new_in_every_epoch_and_the_seed_repeats_it():
+    def epochs(seed):
+        dataset = token_windows(
+            make_sentences(), 4, 16, contiguous=False, end_id=0, shuffle=True, seed=seed
+        )
+        return [[w.tobytes() for w, _, _ in dataset.as_numpy_iterator()] for _ in range(2)]
+
+    first, second = epochs(seed=3)
+    assert first != second
+    assert sorted(first) == sorted(second)
+    assert epochs(seed=3) == [first, second]
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_plain_keras_fit(contiguous):
+    words = Vocabulary(["<eos>", "<unk>", *"abcdef"]).encode_lines(["a b c d e f", "b c"] * 40)
+    dataset = token_windows(words, 4, 10, contiguous, end_id=0, vocabulary_size=8)
+    window = keras.Input((None,), dtype="int32")
+    hidden = keras.layers.Embedding(8, 4)(window[:, :-1])
+    model = keras.Model(window, keras.layers.Dense(8)(hidden))
+    model.compile(
+        optimizer="adam",
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        weighted_metrics=["accuracy"],
+    )
+    history = model.fit(dataset, epochs=3, shuffle=False, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_nothing_needs_tensorflow_but_the_dataset():
+    assert isinstance(token_windows(np.arange(9), 1, 2), tf.data.Dataset)
+    assert isinstance(contiguous_windows(np.arange(9), 1, 2)[0][0], np.ndarray)
+    assert np.array_equal(contiguous_windows(np.arange(9), 1, 2)[-1][0], [[6, 7, 8]])
+    with pytest.raises(IndexError):
+        contiguous_windows(np.arange(9), 1, 2)[4]
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "message"),
+    [
+        ([], {}, "at least 2 words.*Received: 0 words"),
+        ([3], {}, "Received: 1 words"),
+        ([3, 4], {"batch_size": 0}, "batch_size=0"),
+        ([3, 4], {"sequence_length": 0}, "sequence_length=0"),
+        ([3, 4], {"sequence_length": 2.0}, "sequence_length=2.0"),
+        ([3, 4, 5], {"vocabulary_size": 5}, r"\[0, 5\).*words\[2\]=5"),
+        ([3, -4, 5], {}, r"words\[1\]=-4"),
+        ([[3, 4], [5, 6]], {"vocabulary_size": 0}, "vocabulary_size=0"),
+        (np.ones((2, 3), np.int32), {}, r"words.shape=\(2, 3\)"),
+        ([3, 4], {"shuffle": True}, "shuffle=True"),
+        ([3, 4], {"contiguous": False}, "end_id=None"),
+        ([3, 4], {"contiguous": False, "end_id": 0}, "the last being 4, with end_id=0"),
+        ([], {"contiguous": False, "end_id": 0}, "at least 1 words.*Received: 0 words"),
+    ],
+)
+def test_bad_input(words, options, message):
+    options = {"batch_size": 1, "sequence_length": 1, **options}
+    with pytest.raises(ValueError, match=message):
+        token_windows(words, **options)
+
+
+def test_words_that_are_not_ids():
+    with pytest.raises(TypeError, match="float64"):
+        token_windows(np.ones(5), 1, 1)
+    with pytest.raises(TypeError, match="<U"):
+        token_windows(["a", "b"], 1, 1)
