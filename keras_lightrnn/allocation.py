@@ -341,7 +341,14 @@ class Allocation:
             with np.load(path, allow_pickle=False) as file:
                 kind = str(file["format"])
                 size, shape, cells = file["vocabulary_size"], file["table_shape"], file["cells"]
-        except (ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        except (
+            AttributeError,
+            EOFError,
+            KeyError,
+            TypeError,  # an array of one `.npy` file is no context
+            ValueError,
+            zipfile.BadZipFile,
+        ) as error:
             raise ValueError(
                 "An allocation file must be one that `Allocation.save` wrote, whole. Received: "
                 f"path={path!r}, which cannot be read as one ({error})."

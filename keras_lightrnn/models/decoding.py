@@ -101,11 +101,11 @@ class _Search:
     def __init__(self, model: LightRNNModel, prefix: np.ndarray, start: Any = None) -> None:
         self.model = model
         self.words = model.word_table.allocation.words if start is None else start.words
+        words = ops.convert_to_tensor(prefix[None])
         if start is None:
-            run, args = model.compile_inference(_read_prefix), ()
+            row_log_probs, self.states = model.compile_inference(_read_prefix)(words)
         else:
-            run, args = model.compile_inference(_read_word), (start.states,)
-        row_log_probs, self.states = run(ops.convert_to_tensor(prefix[None]), *args)
+            row_log_probs, self.states = model.compile_inference(_read_word)(words, start.states)
         self.row_log_probs = ops.convert_to_numpy(row_log_probs)[0].astype(np.float64)
         self.num_expanded = 0
 

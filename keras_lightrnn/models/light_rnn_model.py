@@ -93,7 +93,9 @@ class LightRNNModel(keras.Model):
     ) -> None:
         for name, value in (("units", units), ("num_layers", num_layers)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
+                raise ValueError(
+                    f"`{name}` must be a positive integer. Received: {name}={value!r}."
+                )
         if recurrence not in _RECURRENCES:
             raise ValueError(
                 f"`recurrence` must be one of {sorted(_RECURRENCES)}. Received: "
@@ -152,12 +154,13 @@ class LightRNNModel(keras.Model):
             self.carried_state = CarriedState(
                 batch_size, sizes, dtype=self.dtype_policy, name="carried_state"
             )
-        self.embedding.build((None, None))
-        size = self.embedding_dim
-        for layer in self.recurrent_layers:
-            layer.build((None, None, size))
-            size = self.units
-        self.softmax.build((None, None, size), (None, None))
+        hidden = (None, None, self.units)
+        shapes: list[tuple[Any, ...]] = [((None, None),), ((None, None, self.embedding_dim),)]
+        shapes += [(hidden,)] * (self.num_layers - 1) + [(hidden, (None, None))]
+        layers = [self.embedding, *self.recurrent_layers, self.softmax]
+        for layer, layer_shapes in zip(layers, shapes, strict=True):
+            if not layer.built:
+                layer.build(*layer_shapes)
         self.built = True
 
     # Training and evaluation.
@@ -297,6 +300,10 @@ class LightRNNModel(keras.Model):
         windows = arguments.get("x")
         if isinstance(windows, (np.ndarray, list)):
             arguments["x"] = self._check_windows(windows, "x")
+        elif method == "fit":
+            # Keras warns that its default, to shuffle, does nothing to a dataset.
+            arguments.setdefault("shuffle", False)
+        self._build_for(arguments.get("x"), arguments.get("batch_size"))
         validation = arguments.get("validation_data")
         if isinstance(validation, (tuple, list)) and isinstance(validation[0], np.ndarray):
             self._check_windows(validation[0], "validation_data")
@@ -305,6 +312,24 @@ class LightRNNModel(keras.Model):
             given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
             arguments["callbacks"] = [_StateReset(), *(c for c in given if c is not None)]
         return parent(**arguments)
+
+    def _build_for(self, windows: Any, batch_size: int | None) -> None:
+        """Build from the shape of the data, before Keras does so from a first batch."""
+        if hasattr(windows, "element_spec"):  # a tf.data.Dataset
+            shape = tuple(keras.tree.flatten(windows.element_spec)[0].shape)
+        elif isinstance(windows, np.ndarray):
+            batch_size = batch_size or 32
+            if self.stateful and len(windows) % batch_size:
+                raise ValueError(
+                    "A stateful model needs whole batches. Received: "
+                    f"{len(windows)} windows, batch_size={batch_size}. Leave windows out, choose "
+                    "a batch size that divides their number, or use `token_windows`, which pads."
+                )
+            shape = (batch_size, windows.shape[1])
+        else:
+            return
+        if not self.built:
+            self.build(shape)
 
     def _check_windows(self, windows: Any, name: str) -> np.ndarray:
         windows = np.asarray(windows)

@@ -1,0 +1,203 @@
+"""Train, evaluate and sample a LightRNN language model.
+
+Without arguments this reads the prose of the docstrings of the installed scientific Python
+packages, which needs no download. Give `--text TRAIN VALID TEST` for files of your own (plain
+or .gz, one sentence a line, words separated by spaces), or `--dataset NAME` for any text
+dataset of TensorFlow Datasets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+
+from keras_lightrnn import Allocation, LightRNNModel
+from keras_lightrnn.data import Vocabulary, from_tfds, read_lines, token_windows
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_argument_group("text")
+    source.add_argument(
+        "--dataset", default="python_docstrings", help="TFDS text dataset (default: %(default)s)"
+    )
+    source.add_argument(
+        "--text", nargs=3, metavar=("TRAIN", "VALID", "TEST"), help="files of text instead, gz too"
+    )
+    source.add_argument(
+        "--max-words",
+        type=int,
+        help="train on at most this many words (default: all; 500,000 of "
+        "the default dataset, to be done in minutes)",
+    )
+    source.add_argument(
+        "--vocabulary-size", type=int, default=10_000, help="most words (default: %(default)s)"
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument("--units", type=int, default=200, help="a layer (default: %(default)s)")
+    model.add_argument("--layers", type=int, default=1, help="default: %(default)s")
+    model.add_argument("--recurrence", choices=("lstm", "gru", "rnn"), default="lstm")
+    model.add_argument("--dropout", type=float, default=0.0, help="default: %(default)s")
+    model.add_argument(
+        "--allocation",
+        choices=("cooccurrence", "frequency", "random"),
+        default="cooccurrence",
+        help="first allocation of words to cells (default: %(default)s)",
+    )
+    model.add_argument(
+        "--word-bias",
+        choices=("none", "counts", "trainable"),
+        default="counts",
+        help="default: %(default)s",
+    )
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=int, default=5, help="default: %(default)s")
+    training.add_argument("--batch-size", type=int, default=20, help="default: %(default)s")
+    training.add_argument("--sequence-length", type=int, default=35, help="default: %(default)s")
+    training.add_argument("--learning-rate", type=float, default=0.004, help="default: %(default)s")
+    training.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("lightrnn-model"),
+        help="directory for model.keras, vocabulary.txt and allocation.npz (default: %(default)s)",
+    )
+    return parser
+
+
+def read_text(args: argparse.Namespace) -> tuple[list[np.ndarray], Vocabulary]:
+    """Return the word ids of the three splits, and the vocabulary of the first."""
+    size = args.vocabulary_size
+    if args.text:
+        vocabulary = Vocabulary.from_lines(read_lines(args.text[0]), max_size=size)
+        return [vocabulary.encode_lines(read_lines(path)) for path in args.text], vocabulary
+    train, vocabulary = from_tfds(args.dataset, "train", max_size=size)
+    return [
+        train,
+        from_tfds(args.dataset, "validation", vocabulary=vocabulary)[0],
+        from_tfds(args.dataset, "test", vocabulary=vocabulary)[0],
+    ], vocabulary
+
+
+def make_allocation(args: argparse.Namespace, train: np.ndarray, size: int) -> Allocation:
+    if args.allocation == "cooccurrence":
+        return Allocation.from_cooccurrence(train, size, seed=args.seed)
+    if args.allocation == "random":
+        return Allocation.random(size, seed=args.seed)
+    return Allocation.by_frequency(size)
+
+
+def compute_unigram_perplexity(counts: np.ndarray, words: np.ndarray) -> float:
+    smoothed = counts + 0.5
+    return float(np.exp(-np.log(smoothed / smoothed.sum())[words].mean()))
+
+
+def count_full_softmax_params(size: int, units: int, layers: int) -> int:
+    """An LSTM of the same width with one vector a word at the input and at the output."""
+    return 2 * size * units + size + layers * 4 * units * (2 * units + 1)
+
+
+def print_stage(text: str, start: float) -> None:
+    print(f"{text} ({time.perf_counter() - start:.1f} s)", flush=True)
+
+
+def decode_row(vocabulary: Vocabulary, words: Iterable[int], most: int = 14) -> str:
+    return " ".join(vocabulary.words[word] for word in list(words)[:most])
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    args = make_parser().parse_args(argv)
+    keras.utils.set_random_seed(args.seed)
+
+    start = time.perf_counter()
+    (train, valid, test), vocabulary = read_text(args)
+    size = len(vocabulary)
+    limit = args.max_words
+    if limit is None and not args.text and args.dataset == "python_docstrings":
+        limit = 500_000
+    train = train[:limit]
+    counts = np.bincount(train, minlength=size)
+    print_stage(
+        f"text: {len(train):,} training, {len(valid):,} validation, {len(test):,} test words, "
+        f"vocabulary of {size:,}",
+        start,
+    )
+
+    start = time.perf_counter()
+    allocation = make_allocation(args, train, size)
+    print_stage(f"{args.allocation} allocation: {allocation}", start)
+
+    model = LightRNNModel(
+        allocation,
+        embedding_dim=args.units,
+        units=args.units,
+        num_layers=args.layers,
+        recurrence=args.recurrence,
+        dropout=args.dropout,
+        stateful=True,
+        word_bias=None if args.word_bias == "none" else args.word_bias,
+    )
+    if args.word_bias != "none":
+        model.assign_word_counts(counts)
+    windows = [
+        token_windows(words, args.batch_size, args.sequence_length, vocabulary_size=size)
+        for words in (train, valid, test)
+    ]
+    model.compile(
+        keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(
+                args.learning_rate, len(windows[0]) * args.epochs, alpha=0.02
+            ),
+            global_clipnorm=1.0,
+        )
+    )
+    args.output.mkdir(parents=True, exist_ok=True)
+    vocabulary.save(args.output / "vocabulary.txt")
+    model.fit(
+        windows[0],
+        validation_data=windows[1],
+        epochs=args.epochs,
+        callbacks=[keras.callbacks.ModelCheckpoint(str(args.output / "model.keras"))],
+        verbose="auto" if sys.stdout.isatty() else 2,
+    )
+
+    result = model.evaluate(windows[2], return_dict=True, verbose=0)
+    unigram = compute_unigram_perplexity(counts, test)
+    full = count_full_softmax_params(size, args.units, args.layers)
+    params = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    print(f"test perplexity {result['perplexity']:.1f} (unigram {unigram:.1f})")
+    print(
+        f"parameters {params:,}"
+        + (f" and {size:,} fixed word biases" if args.word_bias == "counts" else "")
+        + f" (full-softmax LSTM of the same width: {full:,})"
+    )
+    print("\nThree continuations:")
+    for seed in range(3):
+        prefix = test[: 6 + 4 * seed]
+        words = model.generate(prefix, 20, temperature=0.8, top_k=50, seed=args.seed + seed)
+        print(f"  {vocabulary.decode(prefix)} | {vocabulary.decode(words)}")
+    print("\nThree rows of the table:")
+    table = model.word_table.allocation
+    for row in np.linspace(0, table.num_rows - 1, 5).astype(int)[1:4]:
+        in_row = table.words_in_row(row)
+        print(f"  {decode_row(vocabulary, in_row[np.argsort(-counts[in_row])])}")
+    model.save(args.output / "model.keras")
+    table.save(args.output / "allocation.npz")
+    print(f"\nSaved to {args.output}/")
+    return {"test_perplexity": result["perplexity"], "unigram_perplexity": unigram}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Learning the table: moving words to the cells where the network predicts them best."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from scipy import sparse
+
+from keras_lightrnn import assignment
+from keras_lightrnn.allocation import Allocation
+from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
+from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.word_table import WordTable
+
+
+class ReallocationCallback(keras.callbacks.Callback):
+    """Reallocates words after epochs: the network stays fixed, the table takes the least cost.
+
+    During training the hidden half-steps before each word are summed (see
+    `HalfStepStatistics`). After an epoch the assignment problem that they define is solved,
+    and the allocation found is installed in the one `WordTable` of the model. A shared input
+    vector becomes the mean, weighted by counts, of the vectors that its words had, and so do
+    the optimizer's slots of it; output weights keep theirs.
+
+    Everything that can fail comes before the first change: when a round raises, table, weights
+    and optimizer are as training left them.
+
+    Works with any model that has one `TwoComponentSoftmax`. The sums are taken with the words
+    as the layer sees them: padding of sample weight zero counts as occurrences of its word.
+
+    Args:
+        solver: Whatever `keras_lightrnn.assignment.get` takes: `"auction"` (default),
+            `"alternating"`, `"exact"` for small vocabularies, or a solver.
+        every: Integer, epochs from one round to the next. Counted from the first epoch of the
+            whole training, so that a resumed `fit(initial_epoch=...)` keeps the schedule.
+        start: Integer, the first epoch (from 1) after which there may be a round.
+        max_rounds: Integer, or `None` for no limit.
+        minimum_gain: Float, nats per word by which the cost must fall for an allocation to be
+            installed.
+        verbose: 0 for silence, 1 for a line a round.
+
+    Attributes:
+        history: A dictionary a round, with what the line says.
+
+    `logs` receive `reallocation_cost` (nats per word, up to a constant),
+    `reallocation_cost_before`, `reallocation_gap` (nats per word, certified),
+    `reallocation_moved` (words) and `reallocation_seconds`, so that callbacks after this one
+    can log them.
+
+    Raises:
+        ValueError: in `fit`, if the model has no or several word tables, or the sums are not
+            finite.
+
+    Example:
+
+    >>> from keras_lightrnn import LightRNNModel
+    >>> model = LightRNNModel(30, embedding_dim=4, units=4)
+    >>> model.compile("adam")
+    >>> windows = np.random.default_rng(0).integers(30, size=(32, 6))
+    >>> callback = ReallocationCallback("alternating", verbose=0)
+    >>> history = model.fit(windows, epochs=2, callbacks=[callback], verbose=0)
+    >>> len(callback.history), "reallocation_moved" in history.history
+    (2, True)
+
+    Reference:
+        Li et al., "LightRNN", NIPS 2016, [arXiv:1610.09893](https://arxiv.org/abs/1610.09893),
+        section 3.2.
+    """
+
+    def __init__(
+        self,
+        solver: Any = "auction",
+        every: int = 1,
+        start: int = 1,
+        max_rounds: int | None = None,
+        minimum_gain: float = 0.0,
+        verbose: int = 1,
+    ) -> None:
+        super().__init__()
+        for name, value in (("every", every), ("start", start), ("max_rounds", max_rounds)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(
+                    f"`{name}` must be a positive integer. Received: {name}={value!r}."
+                )
+        if not np.isfinite(minimum_gain) or minimum_gain < 0:
+            raise ValueError(
+                "`minimum_gain` must be finite and not negative. Received: "
+                f"minimum_gain={minimum_gain}."
+            )
+        self.solver = assignment.get(solver)
+        self.every = every
+        self.start = start
+        self.max_rounds = max_rounds
+        self.minimum_gain = minimum_gain
+        self.verbose = verbose
+        self.history: list[dict[str, float]] = []
+        self._prices: np.ndarray | None = None
+        self._statistics: HalfStepStatistics | None = None
+        self._softmax: TwoComponentSoftmax | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._detach()  # an earlier `fit` may have ended by an exception
+        layers = list(self.model._flatten_layers())
+        softmaxes = [layer for layer in layers if isinstance(layer, TwoComponentSoftmax)]
+        tables = {id(layer): layer for layer in layers if isinstance(layer, WordTable)}
+        if len(softmaxes) != 1 or len(tables) != 1:
+            raise ValueError(
+                "Reallocation needs a model with one `TwoComponentSoftmax` whose `WordTable` all "
+                f"layers share. Received: a model with {len(softmaxes)} of the first and "
+                f"{len(tables)} of the second. Give every layer the same `WordTable`; "
+                "`keras.models.clone_model` gives each copied layer a table of its own."
+            )
+        self._softmax = softmaxes[0]
+        self._embeddings = [x for x in layers if isinstance(x, TwoComponentEmbedding)]
+        table = self._softmax.word_table
+        units = self._softmax.row_kernel.shape[-1]
+        with _strategy_scope(self.model):
+            self._statistics = HalfStepStatistics(table.vocabulary_size, units)
+        self._softmax.observe(self._statistics)
+        self.model.make_train_function(force=True)  # the one made without the observer is stale
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._detach()
+
+    def _detach(self) -> None:
+        if self._softmax is not None and self._statistics is not None:
+            self._softmax.stop_observing(self._statistics)
+            self.model.train_function = None
+        self._softmax = self._statistics = None
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        number = epoch + 1
+        is_due = number >= self.start and (number - self.start) % self.every == 0
+        is_left = self.max_rounds is None or len(self.history) < self.max_rounds
+        if is_due and is_left:
+            record = self.reallocation_round()
+            if logs is not None:
+                logs.update({f"reallocation_{name}": value for name, value in record.items()})
+        if self._statistics is not None:
+            self._statistics.reset()  # every round sees the states of one epoch
+
+    def reallocation_round(self) -> dict[str, float]:
+        """Solve and install now, from what was summed since the last epoch began."""
+        if self._softmax is None or self._statistics is None:
+            raise ValueError(
+                "A reallocation round needs statistics, which are collected during `fit`. "
+                "Received: a callback that no `fit` is running with."
+            )
+        start = time.perf_counter()
+        problem, counts = _make_problem(self._softmax, self._statistics)
+        num_words = float(counts.sum(dtype=np.float64))
+        table = self._softmax.word_table
+        old = table.allocation
+        solution = self.solver.solve(problem, initial=old, prices=self._prices)
+        cost_before = problem.compute_cost(old) / num_words
+        cost = solution.primal_cost / num_words
+        new = solution.allocation if cost_before - cost > self.minimum_gain else old
+        moved = old.count_moved(new)
+        if moved:
+            self._install(table, new, counts)
+        self._prices = solution.prices
+        record = {
+            "cost_before": cost_before,
+            "cost": cost if new is solution.allocation else cost_before,
+            "gap": solution.duality_gap / num_words,
+            "moved": float(moved),
+            "seconds": time.perf_counter() - start,
+        }
+        self.history.append(record)
+        if self.verbose:
+            print(
+                f"\nreallocation round {len(self.history)}: cost {record['cost_before']:.4f} -> "
+                f"{record['cost']:.4f} nats/word (gap {record['gap']:.1e}), {moved:,} of "
+                f"{table.vocabulary_size:,} words moved, {record['seconds']:.1f} s"
+                f" [{solution.status}]"
+            )
+        return record
+
+    def _install(self, table: WordTable, new: Allocation, counts: np.ndarray) -> None:
+        old = table.allocation
+        changes = []
+        for embedding in self._embeddings:
+            for variable, old_groups, new_groups in (
+                (embedding.row_embeddings, old.rows, new.rows),
+                (embedding.column_embeddings, old.columns, new.columns),
+            ):
+                for weight in (variable, *_find_slots(self.model.optimizer, variable)):
+                    values = ops.convert_to_numpy(weight)
+                    changes.append((weight, carry_vectors(values, old_groups, new_groups, counts)))
+        for weight, values in changes:
+            weight.assign(values)
+        table.assign(new)
+
+
+def _make_problem(
+    softmax: TwoComponentSoftmax, statistics: HalfStepStatistics
+) -> tuple[assignment.AssignmentProblem, np.ndarray]:
+    """Return the problem that the sums and the output weights define, and the counts."""
+    column_sums, row_sums, counts = statistics.read()
+    num_nan = int(np.isnan(column_sums).sum() + np.isnan(row_sums).sum())
+    if not (np.isfinite(column_sums).all() and np.isfinite(row_sums).all() and counts.any()):
+        raise ValueError(
+            "A reallocation round needs finite sums over at least one word. Received: "
+            f"{num_nan} sums that are NaN, {counts.sum():.0f} words. Table and weights are "
+            "unchanged. Lower the learning rate or clip gradients if the loss is NaN."
+        )
+    sides = []
+    for sums, kernel, bias in (
+        (column_sums, softmax.row_kernel, softmax.row_bias),
+        (row_sums, softmax.column_kernel, softmax.column_bias),
+    ):
+        vectors = ops.convert_to_numpy(kernel)
+        if bias is not None:
+            sums = np.concatenate([sums, counts[:, None]], axis=1)
+            vectors = np.concatenate([vectors, ops.convert_to_numpy(bias)[:, None]], axis=1)
+        sides += [sums, vectors]
+    return assignment.AssignmentProblem.from_factors(*sides, counts=counts), counts
+
+
+def carry_vectors(
+    vectors: np.ndarray, old_groups: np.ndarray, new_groups: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """Return shared vectors for new groups: means of what their words had, weighted by counts.
+
+    Args:
+        vectors: `(R, D)`, one vector a group.
+        old_groups: `(V,)`, the group of each word until now.
+        new_groups: `(V,)`, its group from now on.
+        counts: `(V,)`, occurrences of each word.
+
+    Returns:
+        `(R, D)` of the type of `vectors`. A group none of whose words occurs keeps its vector.
+
+    Example:
+
+    >>> vectors = np.array([[0.0], [4.0]])
+    >>> carry_vectors(vectors, [0, 0, 1], [0, 1, 1], counts=[1, 1, 3]).ravel().tolist()
+    [0.0, 3.0]
+    """
+    size = len(vectors)
+    flow = sparse.csr_matrix((counts, (new_groups, old_groups)), shape=(size, size))
+    totals = np.asarray(flow.sum(axis=1)).ravel()
+    means = (flow @ vectors.astype(np.float64)) / np.maximum(totals, 1e-30)[:, None]
+    return np.where(totals[:, None] > 0, means, vectors).astype(vectors.dtype)
+
+
+def _find_slots(optimizer: Any, variable: Any) -> list[Any]:
+    """Return the optimizer's variables that shadow a weight: moments and the like."""
+    if optimizer is None:
+        return []
+    prefix = variable.path.replace("/", "_") + "_"
+    return [
+        slot
+        for slot in optimizer.variables
+        if slot.name.startswith(prefix) and slot.shape == variable.shape
+    ]
+
+
+def _strategy_scope(model: Any) -> Any:
+    """Return the scope of the strategy under which a model trains; on most it does nothing."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy.scope() if strategy is not None else keras.name_scope("reallocation")

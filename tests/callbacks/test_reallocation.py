@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from keras_lightrnn import Allocation, LightRNNModel, WordTable
+from keras_lightrnn.callbacks import ReallocationCallback
+from keras_lightrnn.callbacks.reallocation import carry_vectors
+from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.losses import NegativeLogLikelihood
+
+VOCABULARY_SIZE = 20
+
+
+def make_windows(num_windows=64):
+    rng = np.random.default_rng(0)
+    windows = rng.integers(VOCABULARY_SIZE, size=(num_windows, 7))
+    windows[:, 1::2] = (windows[:, 0:-1:2] * 3 + 1) % VOCABULARY_SIZE
+    return windows
+
+
+def make_model(**kwargs):
+    keras.utils.set_random_seed(1)
+    allocation = Allocation.random(VOCABULARY_SIZE, 5, 4, seed=3)
+    model = LightRNNModel(allocation, embedding_dim=6, units=6, **kwargs)
+    model.compile(keras.optimizers.Adam(0.02))
+    return model
+
+
+def test_a_round_lowers_the_cost_and_moves_words_in_the_table():
+    model = make_model()
+    before = model.word_table.allocation
+    callback = ReallocationCallback("exact", max_rounds=1, verbose=0)
+    history = model.fit(make_windows(), epochs=3, callbacks=[callback], verbose=0).history
+    (record,) = callback.history
+    assert record["cost"] < record["cost_before"]
+    assert record["gap"] < 1e-6
+    assert record["moved"] == before.count_moved(model.word_table.allocation) > 0
+    assert history["reallocation_moved"] == [record["moved"]]
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_cost_is_the_loss_up_to_a_constant_of_each_word():
+    """Swapping two words changes the cost as it changes the loss with fixed states."""
+    model = make_model()
+    windows = make_windows(32)
+    softmax, table = model.softmax, model.word_table
+    callback = ReallocationCallback("exact", verbose=0)
+    # A learning rate of zero: the states summed over the epoch are those of one network.
+    model.optimizer.learning_rate = 0.0
+    seen = {}
+
+    callback.solver.solve = lambda problem, **kwargs: (
+        seen.update(problem=problem) or type(callback.solver)().solve(problem, **kwargs)
+    )
+    old = table.allocation
+    half_steps, _ = model.run_recurrence(model.embedding(windows))
+    model.fit(windows, batch_size=8, callbacks=[callback], verbose=0)
+
+    swapped = old.cells.copy()
+    swapped[[2, 11]] = swapped[[11, 2]]
+    swapped = Allocation(swapped, *old.shape)
+    losses = {}
+    for name, allocation in (("old", old), ("swapped", swapped)):
+        table.assign(allocation)
+        log_probs = keras.ops.convert_to_numpy(softmax(half_steps, windows[:, 1:]))
+        losses[name] = -log_probs.sum(dtype=np.float64)
+    problem = seen["problem"]
+    np.testing.assert_allclose(
+        problem.compute_cost(swapped) - problem.compute_cost(old),
+        losses["swapped"] - losses["old"],
+        rtol=1e-4,
+    )
+
+
+def test_optimizer_slots_are_carried_like_their_vectors():
+    model = make_model()
+    callback = ReallocationCallback("exact", verbose=0)
+    state = {}
+
+    class Before(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            embedding = model.embedding
+            state["old"] = model.word_table.allocation
+            state["vectors"] = keras.ops.convert_to_numpy(embedding.row_embeddings)
+            state["slots"] = [
+                (slot, keras.ops.convert_to_numpy(slot))
+                for slot in model.optimizer.variables
+                if "row_embeddings" in slot.name
+            ]
+
+    model.fit(make_windows(), callbacks=[Before(), callback], verbose=0)
+    new = model.word_table.allocation
+    counts = np.bincount(make_windows()[:, 1:].ravel(), minlength=VOCABULARY_SIZE)
+    assert len(state["slots"]) == 2
+    for weight, before in [(model.embedding.row_embeddings, state["vectors"]), *state["slots"]]:
+        expected = carry_vectors(before, state["old"].rows, new.rows, counts)
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(weight), expected, atol=1e-6)
+        assert np.abs(expected - before).max() > 0
+
+
+def test_carried_vectors_keep_what_did_not_move():
+    vectors = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    groups = np.array([0, 1, 1, 2])
+    carried = carry_vectors(vectors, groups, groups, np.array([1.0, 2.0, 3.0, 0.0]))
+    np.testing.assert_allclose(carried, vectors, atol=1e-6)
+    assert carried.dtype == vectors.dtype
+
+
+def test_a_failing_round_leaves_everything_as_training_left_it():
+    model = make_model()
+    callback = ReallocationCallback("exact", verbose=0)
+    state = {}
+
+    def fail(problem, **kwargs):
+        state["weights"] = [keras.ops.convert_to_numpy(w) for w in model.weights]
+        state["slots"] = [keras.ops.convert_to_numpy(w) for w in model.optimizer.variables]
+        raise RuntimeError("no solution today")
+
+    callback.solver.solve = fail
+    with pytest.raises(RuntimeError, match="no solution today"):
+        model.fit(make_windows(), callbacks=[callback], verbose=0)
+    for weights, saved in (
+        (model.weights, state["weights"]),
+        (model.optimizer.variables, state["slots"]),
+    ):
+        for weight, value in zip(weights, saved, strict=True):
+            np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), value)
+    # And training can go on.
+    fresh = ReallocationCallback("exact", verbose=0)
+    model.fit(make_windows(), epochs=2, initial_epoch=1, callbacks=[fresh], verbose=0)
+    assert len(fresh.history) == 1
+
+
+def test_nan_statistics_are_refused():
+    model = make_model()
+    model.build((None, None))
+    model.embedding.row_embeddings.assign(np.full((5, 6), np.nan))
+    with pytest.raises(ValueError, match=r"finite sums.*unchanged"):
+        model.fit(make_windows(), callbacks=[ReallocationCallback(verbose=0)], verbose=0)
+
+
+def test_minimum_gain_keeps_the_table():
+    model = make_model()
+    before = model.word_table.allocation
+    callback = ReallocationCallback("exact", minimum_gain=100.0, verbose=0)
+    model.fit(make_windows(), callbacks=[callback], verbose=0)
+    assert model.word_table.allocation == before
+    assert callback.history[0]["moved"] == 0
+    assert callback.history[0]["cost"] == callback.history[0]["cost_before"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "epochs", "expected"),
+    [
+        ({}, range(4), 4),
+        ({"every": 2}, range(4), 2),
+        ({"start": 3}, range(4), 2),
+        ({"max_rounds": 1}, range(4), 1),
+        ({"every": 2, "start": 2}, range(2, 4), 1),  # resumed
+    ],
+)
+def test_schedule(arguments, epochs, expected):
+    model = make_model()
+    callback = ReallocationCallback("alternating", verbose=0, **arguments)
+    model.fit(
+        make_windows(16),
+        initial_epoch=epochs[0],
+        epochs=epochs[-1] + 1,
+        callbacks=[callback],
+        verbose=0,
+    )
+    assert len(callback.history) == expected
+
+
+def test_prints_one_line_a_round(capsys):
+    model = make_model()
+    callback = ReallocationCallback("alternating")
+    model.fit(make_windows(16), epochs=2, callbacks=[callback], verbose=0)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert len(lines) == 2
+    assert all("nats/word" in line and "words moved" in line for line in lines)
+
+
+def test_statistics_are_gone_after_training(tmp_path):
+    model = make_model()
+    model.fit(make_windows(16), callbacks=[ReallocationCallback(verbose=0)], verbose=0)
+    assert not [w for w in model.weights if "sums" in w.path]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.word_table.allocation == model.word_table.allocation
+
+
+def test_works_on_a_functional_model():
+    keras.utils.set_random_seed(0)
+    table = WordTable(Allocation.random(VOCABULARY_SIZE, seed=0))
+    words = keras.Input((None,), dtype="int32")
+    x = TwoComponentEmbedding(table, 6)(words)
+    x = keras.layers.GRU(6, return_sequences=True)(x)
+    model = keras.Model(words, TwoComponentSoftmax(table)(x, words[:, 1:]))
+    model.compile("adam", loss=NegativeLogLikelihood())
+    windows = make_windows()
+    callback = ReallocationCallback("exact", verbose=0)
+    model.fit(windows, windows[:, 1:], callbacks=[callback], verbose=0)
+    assert callback.history[0]["moved"] > 0
+    assert table.allocation != Allocation.random(VOCABULARY_SIZE, seed=0)
+
+
+def test_refuses_layers_with_tables_of_their_own():
+    words = keras.Input((None,), dtype="int32")
+    x = TwoComponentEmbedding(VOCABULARY_SIZE, 6)(words)
+    x = keras.layers.GRU(6, return_sequences=True)(x)
+    model = keras.Model(words, TwoComponentSoftmax(VOCABULARY_SIZE)(x, words[:, 1:]))
+    model.compile("adam", loss=NegativeLogLikelihood())
+    windows = make_windows(16)
+    with pytest.raises(ValueError, match=r"share.*2 of the second"):
+        model.fit(windows, windows[:, 1:], callbacks=[ReallocationCallback()], verbose=0)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"every": 0}, {"start": -1}, {"max_rounds": 0}, {"minimum_gain": np.nan}]
+)
+def test_bad_arguments(arguments):
+    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` must be"):
+        ReallocationCallback(**arguments)
+
+
+def test_a_round_needs_statistics():
+    with pytest.raises(ValueError, match="during `fit`"):
+        ReallocationCallback().reallocation_round()
