@@ -186,7 +186,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     print("\nThree continuations:")
     for seed in range(3):
         prefix = test[: 6 + 4 * seed]
-        words = model.generate(prefix, 20, temperature=0.8, top_k=50, seed=args.seed + seed)
+        words = model.generate(
+            prefix, 20, temperature=0.8, top_k=min(50, size), seed=args.seed + seed
+        )
         print(f"  {vocabulary.decode(prefix)} | {vocabulary.decode(words)}")
     print("\nThree rows of the table:")
     table = model.word_table.allocation

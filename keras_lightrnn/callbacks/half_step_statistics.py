@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lightrnn.replica_variable import make_replica_variable
+
 
 class HalfStepStatistics(keras.layers.Layer):
     """Adds up, for each word, the hidden half-steps that predicted it.
@@ -41,15 +43,7 @@ class HalfStepStatistics(keras.layers.Layer):
     def __init__(self, vocabulary_size: int, units: int, **kwargs: Any) -> None:
         super().__init__(trainable=False, dtype="float32", **kwargs)
         self.column_sums, self.row_sums, self.counts = (
-            keras.Variable(
-                "zeros",
-                shape=shape,
-                dtype="float32",
-                trainable=False,
-                aggregation="sum",
-                synchronization="on_read",
-                name=name,
-            )
+            make_replica_variable(shape, name)
             for name, shape in (
                 ("column_sums", (vocabulary_size, units)),
                 ("row_sums", (vocabulary_size, units)),

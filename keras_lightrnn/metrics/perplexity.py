@@ -65,9 +65,10 @@ class Perplexity(keras.metrics.Metric):
 
 
 def _add_compensated(total: Any, rest: Any, value: Any) -> None:
-    """Add `value` to `total + rest`, keeping in `rest` what `total` cannot hold (Knuth's two-sum)."""
+    """Add `value` to `total + rest`, `rest` being what `total` cannot hold (Knuth's two-sum)."""
     old = ops.convert_to_tensor(total)
     new = old + value
     added = new - old
-    total.assign(new)
+    # The rest first: on TensorFlow `old` is the variable itself and changes with it.
     rest.assign(rest + ((old - (new - added)) + (value - added)))
+    total.assign(new)

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lightrnn.replica_variable import make_replica_variable
+
 
 class CarriedState(keras.layers.Layer):
     """Holds the state of a recurrent stack between calls, `(B, H)` each, outside the saved weights.
@@ -23,14 +25,8 @@ class CarriedState(keras.layers.Layer):
         self.batch_size = batch_size
         self.states = [
             [
-                keras.Variable(
-                    "zeros",
-                    shape=(batch_size, size),
-                    dtype=self.compute_dtype,
-                    trainable=False,
-                    aggregation="sum",
-                    synchronization="on_read",
-                    name=f"state_{layer}_{index}",
+                make_replica_variable(
+                    (batch_size, size), f"state_{layer}_{index}", self.compute_dtype
                 )
                 for index, size in enumerate(sizes)
             ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 # A logit that leaves no probability in float32, finite so that no gradient becomes NaN.
@@ -25,6 +24,7 @@ def compute_bias_table(word_bias: Any, cells: Any, num_rows: int, num_columns: i
 
     Example:
 
+    >>> import numpy as np
     >>> table = compute_bias_table(np.float32([1.0, 2.0]), np.int32([2, 0]), 1, 3)
     >>> np.asarray(table).tolist()
     [[2.0, -1000000000.0, 1.0]]
@@ -53,6 +53,7 @@ def compute_word_log_probs(row_logits: Any, column_logits: Any, cells: Any) -> A
 
     Example:
 
+    >>> import numpy as np
     >>> log_probs = compute_word_log_probs(np.zeros((1, 4)), np.zeros((1, 5)), np.int32([7]))
     >>> round(float(np.exp(-log_probs[0])))
     20

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import gzip
+import importlib.util
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_lightrnn import Allocation
+from keras_lightrnn.data import Vocabulary
+
+PATH = Path(__file__).parents[2] / "examples" / "train_language_model.py"
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("train_language_model", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def text(tmp_path):
+    """Three files of sentences in which every word but the first follows from the one before."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for name, num_lines in (("train.txt.gz", 400), ("valid.txt", 40), ("test.txt", 40)):
+        lines = "".join(
+            " ".join(f"w{(start + step) % 20}" for step in range(8)) + "\n"
+            for start in rng.integers(20, size=num_lines)
+        )
+        path = tmp_path / name
+        open_file = gzip.open if name.endswith(".gz") else open
+        with open_file(path, "wt", encoding="utf-8") as file:
+            file.write(lines)
+        paths.append(str(path))
+    return paths
+
+
+@pytest.mark.parametrize("recurrence", ["lstm", "gru"])
+def test_trains_evaluates_samples_and_saves(example, text, tmp_path, capsys, recurrence):
+    output = tmp_path / "out"
+    result = example.main(
+        ["--text", *text, "--units", "16", "--epochs", "6", "--learning-rate", "0.02"]
+        + ["--batch-size", "4", "--sequence-length", "9", "--recurrence", recurrence, "--output", str(output)]
+    )
+    printed = capsys.readouterr().out
+    assert result["test_perplexity"] < 0.5 * result["unigram_perplexity"]
+    for part in ("val_perplexity", "test perplexity", "full-softmax", "continuations", "rows of"):
+        assert part in printed
+    vocabulary = Vocabulary.load(output / "vocabulary.txt")
+    model = keras.saving.load_model(output / "model.keras")
+    assert model.word_table.allocation == Allocation.load(output / "allocation.npz")
+    assert model.word_table.vocabulary_size == len(vocabulary)
+    # What was trained was saved: w4 follows w3.
+    words, _ = model.next_words(vocabulary.encode("w2 w3")[:-1], k=3)
+    assert "w4" in [vocabulary.words[word] for word in words]
+
+
+def test_help_documents_every_option(example, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        example.main(["--help"])
+    assert exit_info.value.code == 0
+    printed = capsys.readouterr().out
+    for option in ("--dataset", "--text", "--units", "--layers", "--epochs", "--recurrence"):
+        assert option in printed
+    assert "--output" in printed
+
+
+def test_missing_text_file(example, tmp_path):
+    missing = str(tmp_path / "missing.txt")
+    with pytest.raises(FileNotFoundError, match=r"missing\.txt"):
+        example.main(["--text", missing, missing, missing, "--output", str(tmp_path)])
