@@ -1,0 +1,536 @@
+"""A first allocation from text: words of like neighbours share rows and columns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from keras_lightrnn import assignment
+from keras_lightrnn.allocation import Allocation, compute_table_shape
+
+# Words counted at a time. Larger blocks sort more at once, smaller ones need less memory.
+_BLOCK_SIZE = 1 << 21
+# Neighbours that are frequent everywhere say little; a power below one on their counts damps the
+# opposite bias, that rare neighbours get huge information from a single occurrence.
+_CONTEXT_POWER = 0.75
+# A pair seen n times keeps n / (n + this) of its information. Single sightings are mostly chance.
+_PAIR_DISCOUNT = 3.0
+# Vectors shorter than this share of the longest are not brought to the length of the others.
+_LEAST_LENGTH = 1e-3
+_OVERSAMPLING = 16
+# Squared singular values below this share of the largest are rounding in float32.
+_LEAST_SQUARE = 1e-5
+_POWER_ITERATIONS = 3
+# A round must lower the error by this share of it to be followed by another.
+_LEAST_GAIN = 1e-4
+_FIT_SWEEPS = 5
+_DIRECTION_STEPS = 20
+_TINY = np.finfo(np.float32).tiny
+# Larger vocabularies hold so many rare words of like features that an auction round takes minutes.
+_MOST_AUCTION_WORDS = 50_000
+_SOLVER = {"class_name": "auction", "config": {"gap_tolerance": 1e-3}}
+
+
+def cluster_words(
+    words: Any,
+    vocabulary_size: int,
+    num_rows: int | None = None,
+    num_columns: int | None = None,
+    *,
+    num_features: int = 64,
+    window: int = 1,
+    num_rounds: int = 10,
+    solver: Any = None,
+    max_contexts: int = 8192,
+    seed: int = 0,
+    verbose: int = 0,
+) -> Allocation:
+    """Allocate words so that words of like neighbours share rows, and columns.
+
+    The features of `compute_word_features` are clustered by `cluster_features`. Words that
+    never occur have no features and fill the cells that the others leave.
+
+    Args:
+        words: Word ids `(N,)`, or an iterable of such vectors: one stream, read once, in
+            which the end of a vector is no border.
+        vocabulary_size: Integer `V`.
+        num_rows: Integer `R`, or `None`.
+        num_columns: Integer `C`, or `None`.
+        num_features: Integer, features of a word.
+        window: Integer, how many words to the left and to the right are neighbours.
+        num_rounds: Integer, the most rounds of clustering.
+        solver: The assignment solver, whatever `keras_lightrnn.assignment.get` takes. `None`
+            is an auction that stops within 0.1 % of what there is to gain, as the next round
+            has other vectors anyway; above 50,000 words, the greedy solver.
+        max_contexts: Integer, how many words, the most frequent ones, count as neighbours.
+        seed: Integer. The same seed gives the same allocation.
+        verbose: Integer, 0 or 1. With 1 each stage is reported on standard output.
+
+    Returns:
+        An `Allocation`.
+
+    Raises:
+        TypeError: if `words` does not hold integers.
+        ValueError: if `words` is empty or holds an id outside of `[0, V)`, or an argument
+            is out of range.
+
+    Example:
+
+    >>> words = np.tile([0, 2, 1, 3], 50)  # 0 and 1 stand before 2 and 3
+    >>> allocation = cluster_words(words, vocabulary_size=4)
+    >>> sorted(allocation.cells.tolist())
+    [0, 1, 2, 3]
+    """
+    num_rows, num_columns = compute_table_shape(vocabulary_size, num_rows, num_columns)
+    start = time.perf_counter()
+    features, counts = compute_word_features(
+        words,
+        vocabulary_size,
+        num_features=num_features,
+        window=window,
+        max_contexts=max_contexts,
+        seed=seed,
+    )
+    if verbose:
+        print(
+            f"features: {counts.sum()} words read, {np.count_nonzero(counts)} of "
+            f"{vocabulary_size} occur, {features.shape[1]} features, "
+            f"{time.perf_counter() - start:.1f} s"
+        )
+    return cluster_features(
+        features, num_rows, num_columns, num_rounds=num_rounds, solver=solver, verbose=verbose
+    )
+
+
+def compute_word_features(
+    words: Any,
+    vocabulary_size: int,
+    *,
+    num_features: int = 64,
+    window: int = 1,
+    max_contexts: int = 8192,
+    max_pairs: int = 1 << 26,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute a vector for each word from the words that stand to its left and right.
+
+    The positive pointwise mutual information of word `w` and neighbour `c`
+
+        n_wc / (n_wc + 3) * max(0, log(P(w, c) / (P(w) * P'(c)))),
+
+    where `P'(c)` is `n_c**0.75` over the sum of all `n**0.75` and the first factor discounts
+    pairs that were seen but once or twice, is taken for left and right neighbours apart, put
+    side by side into one sparse `(V, 2 * max_contexts)` matrix, and reduced to its leading
+    singular vectors, times the roots of the singular values, by a randomised singular value
+    decomposition. A word's vector then gets the length `log(1 + n_w)`: the direction says
+    how a word is used, the length how much its place matters.
+
+    Memory is bounded: a block of the stream, at most `max_pairs` distinct pairs of
+    neighbours (16 bytes each, some three times that while they are merged), and a few
+    `(V, num_features)` matrices. When there are more pairs, those are dropped first in
+    which neither word is among the `max_contexts` most frequent so far, then the rarest.
+
+    Args:
+        words: Word ids `(N,)`, or an iterable of such vectors: one stream, read once, in
+            which the end of a vector is no border.
+        vocabulary_size: Integer `V`.
+        num_features: Integer, at most so many features a word.
+        window: Integer. The `d`-th word to either side counts `window + 1 - d` times.
+        max_contexts: Integer, how many words, the most frequent ones, count as neighbours.
+        max_pairs: Integer, the most distinct pairs kept.
+        seed: Integer, for the randomised decomposition.
+
+    Returns:
+        Tuple of the features `(V, min(num_features, V))` float32, zero for words that never
+        occur, and the number of occurrences of each word `(V,)` int64.
+
+    Raises:
+        TypeError: if `words` does not hold integers.
+        ValueError: if `words` is empty or holds an id outside of `[0, V)`, or an argument
+            is out of range.
+
+    Example:
+
+    >>> words = np.tile([0, 2, 1, 3], 50)
+    >>> features, counts = compute_word_features(words, vocabulary_size=5, num_features=2)
+    >>> features.shape, counts.tolist()
+    ((5, 2), [50, 50, 50, 50, 0])
+    >>> features[4].tolist()
+    [0.0, 0.0]
+    """
+    for name, value in (
+        ("vocabulary_size", vocabulary_size),
+        ("num_features", num_features),
+        ("window", window),
+        ("max_contexts", max_contexts),
+        ("max_pairs", max_pairs),
+    ):
+        _check_size(name, value)
+    counts, first, second, times = _count_pairs(
+        words, vocabulary_size, window, max_contexts, max_pairs
+    )
+    information = _compute_information(counts, first, second, times, window, max_contexts)
+    left, values = _decompose(information, num_features, np.random.default_rng(seed))
+    return _scale_features(left * np.sqrt(values), counts), counts
+
+
+def cluster_features(
+    features: Any,
+    num_rows: int | None = None,
+    num_columns: int | None = None,
+    *,
+    num_rounds: int = 10,
+    solver: Any = None,
+    verbose: int = 0,
+) -> Allocation:
+    """Allocate words so that the sum of a row and a column vector is near their features.
+
+    Minimises over the allocation and the vectors
+
+        sum over words w of |features_w - row_vector[row(w)] - column_vector[column(w)]|**2
+
+    by turns: the best vectors of an allocation are least squares; the best allocation for
+    the vectors is an assignment problem, because the product of row and column vector
+    adds up to the same sum however a full table is filled. (In a table with empty cells it
+    is neglected, and the best allocation met is kept.)
+
+    Args:
+        features: `(V, F)` floats.
+        num_rows: Integer `R`, or `None`.
+        num_columns: Integer `C`, or `None`.
+        num_rounds: Integer, the most rounds. Rounds end when they no longer pay.
+        solver: The assignment solver, whatever `keras_lightrnn.assignment.get` takes. `None`
+            is an auction that stops within 0.1 % of what there is to gain, as the next round
+            has other vectors anyway; above 50,000 words, the greedy solver.
+        verbose: Integer, 0 or 1. With 1 each round is reported on standard output.
+
+    Returns:
+        An `Allocation`.
+
+    Raises:
+        ValueError: if `features` is no finite matrix, or the table is too small.
+
+    Example:
+
+    >>> features = [[0.0, 1.0], [9.0, 0.0], [0.0, 0.0], [9.0, 1.0]]
+    >>> allocation = cluster_features(features, solver="exact")
+    >>> (allocation.rows == allocation.rows[0]).tolist()
+    [True, False, True, False]
+    >>> (allocation.columns == allocation.columns[0]).tolist()
+    [True, False, False, True]
+    """
+    features = np.asarray(features, np.float32)
+    if features.ndim != 2 or not np.isfinite(features).all():
+        raise ValueError(
+            "`features` must be a matrix of finite numbers, one row for each word. Received: "
+            f"features.shape={features.shape}, {np.count_nonzero(~np.isfinite(features))} of them "
+            "not finite."
+        )
+    _check_size("num_rounds", num_rounds)
+    shape = compute_table_shape(len(features), num_rows, num_columns)
+    if solver is None:
+        solver = _SOLVER if len(features) <= _MOST_AUCTION_WORDS else "greedy"
+    solver = assignment.get(solver)
+    start = time.perf_counter()
+
+    allocation = _compute_start(features, *shape)
+    row_vectors, column_vectors, error = _fit_vectors(features, allocation)
+    best, best_error = allocation, error
+    # (V, F + 1): the last factor carries the squared length of the vector.
+    factors = np.concatenate([2 * features, -np.ones((len(features), 1), np.float32)], axis=1)
+    for round_ in range(num_rounds):
+        if verbose:
+            print(f"round {round_}: error {error:.6g}, {time.perf_counter() - start:.1f} s")
+        problem = assignment.AssignmentProblem.from_factors(
+            factors, _with_square(row_vectors), factors, _with_square(column_vectors)
+        )
+        allocation = solver.solve(problem, initial=allocation).allocation
+        row_vectors, column_vectors, error = _fit_vectors(features, allocation)
+        gain = best_error - error
+        if gain > 0:
+            best, best_error = allocation, error
+        if gain <= _LEAST_GAIN * best_error:
+            break
+    if verbose:
+        print(f"clustered: error {best_error:.6g}, {time.perf_counter() - start:.1f} s")
+    return best
+
+
+# Counting.
+
+
+def _read_blocks(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:
+    """Yield the stream in checked int64 blocks of a fixed size, the last one shorter."""
+    pieces: list[np.ndarray] = []
+    position = held = 0
+    for piece in _iterate_pieces(words):
+        ids = _check_ids(piece, position, vocabulary_size)
+        position += ids.size
+        held += ids.size
+        pieces.append(ids)
+        if held >= _BLOCK_SIZE:
+            joined = np.concatenate(pieces)
+            held = joined.size % _BLOCK_SIZE
+            for begin in range(0, joined.size - held, _BLOCK_SIZE):
+                yield joined[begin : begin + _BLOCK_SIZE].astype(np.int64)
+            pieces = [joined[joined.size - held :]]
+    if position == 0:
+        raise ValueError(
+            "`words` must hold at least one word. Received: an empty stream. A generator can be "
+            "read only once: was it read before?"
+        )
+    if held:
+        yield np.concatenate(pieces).astype(np.int64)
+
+
+def _iterate_pieces(words: Any) -> Iterable[Any]:
+    if hasattr(words, "__array__") or np.isscalar(words):
+        return (words,)
+    if isinstance(words, (list, tuple)) and words and np.isscalar(words[0]):
+        return (words,)
+    return words
+
+
+def _check_ids(piece: Any, position: int, vocabulary_size: int) -> np.ndarray:
+    ids = np.asarray(piece)
+    if ids.ndim != 1:
+        raise ValueError(
+            "`words` must be a vector of word ids or an iterable of such vectors. Received: a "
+            f"piece of shape {ids.shape} at position {position} of the stream. Flatten it with "
+            "`.reshape(-1)` if its words follow each other in that order."
+        )
+    if ids.size == 0:
+        return np.empty(0, np.int32)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise TypeError(
+            "`words` must hold integers, the ids of words. Received: a piece of dtype "
+            f"{ids.dtype} at position {position} of the stream. Look words up in the vocabulary "
+            "first, or convert whole numbers with `.astype('int32')`."
+        )
+    outside = (ids < 0) | (ids >= vocabulary_size)
+    if outside.any():
+        index = int(np.argmax(outside))
+        raise ValueError(
+            f"Every word id must lie in [0, {vocabulary_size}), the vocabulary. Received: id "
+            f"{ids[index]} at position {position + index} of the stream. Give the right "
+            "`vocabulary_size`, or the id of the unknown word."
+        )
+    return ids
+
+
+def _count_pairs(
+    words: Any, vocabulary_size: int, window: int, max_contexts: int, max_pairs: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the counts of words, and of ordered pairs: first word, second word, times."""
+    counts = np.zeros(vocabulary_size, np.int64)
+    # Sorted runs of falling length, so that each pair is merged a logarithmic number of times.
+    runs: list[tuple[np.ndarray, np.ndarray]] = []
+    before = np.empty(0, np.int64)
+    for block in _read_blocks(words, vocabulary_size):
+        counts += np.bincount(block, minlength=vocabulary_size)
+        text = np.concatenate([before, block])
+        for distance in range(1, window + 1):
+            # Pairs within `before` were counted with the last block.
+            begin = max(0, before.size - distance)
+            firsts, seconds = text[begin:-distance], text[begin + distance :]
+            keys, times = np.unique(firsts * vocabulary_size + seconds, return_counts=True)
+            runs.append((keys, times * (window + 1 - distance)))
+            while len(runs) > 1 and runs[-2][0].size <= 2 * runs[-1][0].size:
+                runs.append(_merge_runs([runs.pop(), runs.pop()]))
+        before = text[-window:]
+        if sum(keys.size for keys, _ in runs) > max_pairs:
+            runs = [_prune_run(_merge_runs(runs), counts, max_contexts, max_pairs)]
+    keys, times = _merge_runs(runs)
+    first, second = np.divmod(keys, vocabulary_size)
+    return counts, first, second, times
+
+
+def _merge_runs(runs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    keys = np.concatenate([keys for keys, _ in runs])
+    if keys.size == 0:
+        return keys, np.empty(0, np.int64)
+    order = np.argsort(keys, kind="stable")  # linear for the few sorted runs that these are
+    keys = keys[order]
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    times = np.concatenate([times for _, times in runs])[order]
+    return keys[starts], np.add.reduceat(times, starts)
+
+
+def _prune_run(
+    run: tuple[np.ndarray, np.ndarray], counts: np.ndarray, max_contexts: int, max_pairs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    keys, times = run
+    is_context = np.zeros(counts.size, bool)
+    is_context[_most_frequent(counts, max_contexts)] = True
+    first, second = np.divmod(keys, counts.size)
+    kept = is_context[first] | is_context[second]
+    keys, times = keys[kept], times[kept]
+    if keys.size > max_pairs:
+        # Down to half, so that the next block does not overflow again at once. Among equally
+        # rare pairs the order of keys decides.
+        kept = np.sort(np.argsort(-times, kind="stable")[: max_pairs // 2])
+        keys, times = keys[kept], times[kept]
+    return keys, times
+
+
+def _most_frequent(counts: np.ndarray, size: int) -> np.ndarray:
+    return np.argsort(-counts, kind="stable")[:size]
+
+
+# Features.
+
+
+def _compute_information(
+    counts: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    times: np.ndarray,
+    window: int,
+    max_contexts: int,
+) -> scipy.sparse.csr_matrix:
+    """Return positive pointwise mutual information, left and right contexts side by side."""
+    contexts = _most_frequent(counts, max_contexts)
+    context_index = np.full(counts.size, -1)
+    context_index[contexts] = np.arange(contexts.size)
+    smoothed = counts.astype(float) ** _CONTEXT_POWER
+    log_context = np.log(np.maximum(smoothed[contexts], 1) / smoothed.sum())
+    # An occurrence stands in so many weighted pairs on either side.
+    pairs_a_word = window * (window + 1) / 2
+
+    sides = []
+    for word, neighbour in ((second, first), (first, second)):
+        kept = context_index[neighbour] >= 0
+        word, column, pairs = word[kept], context_index[neighbour[kept]], times[kept]
+        value = np.log(pairs / (counts[word] * pairs_a_word)) - log_context[column]
+        value *= pairs / (pairs + _PAIR_DISCOUNT)
+        positive = value > 0
+        sides.append(
+            scipy.sparse.csr_matrix(
+                (value[positive].astype(np.float32), (word[positive], column[positive])),
+                shape=(counts.size, contexts.size),
+            )
+        )
+    return scipy.sparse.hstack(sides, format="csr")  # (V, 2 * contexts)
+
+
+def _decompose(
+    matrix: scipy.sparse.csr_matrix, rank: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return leading left singular vectors `(V, rank)` and singular values `(rank,)`.
+
+    Halko, Martinsson, Tropp, "Finding structure with randomness", SIAM Review 2011.
+    """
+    rank = min(rank, *matrix.shape)
+    size = min(rank + _OVERSAMPLING, *matrix.shape)
+    sample = generator.standard_normal((matrix.shape[1], size), np.float32)
+    basis = _orthonormalise(matrix @ sample)  # (V, size)
+    for _ in range(_POWER_ITERATIONS):
+        basis = _orthonormalise(matrix @ _orthonormalise(matrix.T @ basis))
+    # The small matrix is kept upright: its decomposition costs contexts x size**2.
+    _, values, left = np.linalg.svd(matrix.T @ basis, full_matrices=False)
+    return basis @ left.T[:, :rank], values[:rank]
+
+
+def _orthonormalise(vectors: np.ndarray) -> np.ndarray:
+    """Return orthonormal columns of the same span; what the span lacks becomes zero.
+
+    By the Gram matrix: matrix products only, many times faster than a QR factorisation.
+    """
+    squares, directions = np.linalg.eigh(vectors.T @ vectors)
+    kept = squares > _LEAST_SQUARE * squares[-1]
+    scales = np.where(kept, 1 / np.sqrt(np.where(kept, squares, 1)), 0)
+    return vectors @ (directions * scales)
+
+
+def _scale_features(features: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(features, axis=1)
+    # A vector of almost no length is rounding: it stays short. With none at all, so do all.
+    floor = _LEAST_LENGTH * float(lengths.max()) or 1.0
+    # Nothing but rounding is left of words that never occur; log1p(0) makes it zero.
+    scales = np.log1p(counts) / np.maximum(lengths, floor)
+    return features * scales[:, None].astype(np.float32)
+
+
+# Clustering.
+
+
+def _compute_start(features: np.ndarray, num_rows: int, num_columns: int) -> Allocation:
+    """Halve the words again and again along their widest direction, rows first."""
+    rows = _bisect(features, num_rows)
+    means = _average(features, rows, num_rows)
+    columns = _bisect(features - means[rows], num_columns)
+    # Groups of the columns meet a row several times or never; their order in it does not.
+    order = np.lexsort((columns, rows))
+    begins = np.searchsorted(rows[order], np.arange(num_rows))
+    cells = np.empty(len(features), np.int64)
+    cells[order] = rows[order] * num_columns + np.arange(len(features)) - begins[rows[order]]
+    return Allocation(cells, num_rows, num_columns)
+
+
+def _bisect(features: np.ndarray, num_groups: int) -> np.ndarray:
+    """Return the group of each word; groups differ in size by one at most."""
+    groups = np.empty(len(features), np.int64)
+    ends = np.arange(num_groups + 1) * len(features) // num_groups
+    pending = [(np.arange(len(features)), 0, num_groups)]
+    while pending:
+        words, begin, end = pending.pop()
+        if end - begin == 1 or words.size == 0:
+            groups[words] = begin
+            continue
+        here = features[words]
+        here = here - here.mean(axis=0)
+        spread = here.T @ here  # (F, F)
+        # Power iteration from the widest axis. A near-widest direction will do, and unlike an
+        # eigenvector of `eigh` it has a definite sign.
+        direction = spread[np.argmax(np.diagonal(spread))]
+        for _ in range(_DIRECTION_STEPS):
+            direction = spread @ (direction / max(np.linalg.norm(direction), _TINY))
+        words = words[np.argsort(here @ direction, kind="stable")]
+        middle = (begin + end) // 2
+        size = ends[middle] - ends[begin]
+        pending += [(words[:size], begin, middle), (words[size:], middle, end)]
+    return groups
+
+
+def _fit_vectors(
+    features: np.ndarray, allocation: Allocation
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the best row and column vectors of an allocation, and the error they leave."""
+    rows, columns = allocation.rows, allocation.columns
+    row_vectors = _average(features, rows, allocation.num_rows)
+    column_vectors = np.zeros((allocation.num_columns, features.shape[1]), np.float32)
+    # With every cell full one sweep is exact. Empty cells tie rows to columns: sweep on.
+    for _ in range(1 if allocation.vocabulary_size == allocation.num_cells else _FIT_SWEEPS):
+        column_vectors = _average(features - row_vectors[rows], columns, allocation.num_columns)
+        # A constant may move between the two; with mean zero their products matter least.
+        column_vectors -= column_vectors.mean(axis=0)
+        row_vectors = _average(features - column_vectors[columns], rows, allocation.num_rows)
+    residual = features - row_vectors[rows] - column_vectors[columns]
+    return row_vectors, column_vectors, float(np.square(residual).sum(dtype=np.float64))
+
+
+def _average(values: np.ndarray, groups: np.ndarray, num_groups: int) -> np.ndarray:
+    """Return the mean of each group's rows `(num_groups, F)`, zero for an empty group."""
+    members = scipy.sparse.csr_matrix(
+        (np.ones(len(groups), np.float32), groups, np.arange(len(groups) + 1)),
+        shape=(len(groups), num_groups),
+    )
+    sizes = np.maximum(np.bincount(groups, minlength=num_groups), 1)
+    return (members.T @ values) / sizes[:, None].astype(np.float32)
+
+
+def _with_square(vectors: np.ndarray) -> np.ndarray:
+    """Append the squared length of each vector `(n, F + 1)`."""
+    return np.concatenate([vectors, np.square(vectors).sum(axis=1, keepdims=True)], axis=1)
+
+
+def _check_size(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {name}={value!r} "
+            f"(of type {type(value).__name__})."
+        )
