@@ -1,0 +1,149 @@
+"""Fast allocations without a claim: words choose one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba.typed import List
+
+from keras_lightrnn.assignment import _kernels
+from keras_lightrnn.assignment._market import Market
+from keras_lightrnn.assignment.solver import AssignmentSolver, SolverRun
+
+_METHODS = ("regret", "matching")
+
+# The price of a taken cell. Benefits are scaled to differ by 4 at most.
+_TAKEN = 16.0
+
+
+class GreedySolver(AssignmentSolver):
+    """Words take the best cell that is left, the most urgent first.
+
+    `method="regret"`: rows, then columns. In the order of falling regret (second best cost
+    less the best) every word takes its cheapest row with room left, then in the same manner
+    its cheapest free column of that row. Two passes over the costs, little memory, and no
+    thought of columns when rows are chosen.
+
+    `method="matching"`: the pair of a word and a free cell with the greatest weight is
+    matched, again and again; the weight is what the pair saves against the word's
+    dearest cell. This is the half-approximate weighted matching of the LightRNN paper: the
+    weight reached is at least half of the greatest possible. It needs the costs in
+    memory, `4 * V * (R + C)` bytes.
+
+    The bound of both is the one of every word in its cheapest cell.
+
+    Args:
+        method: `"regret"` or `"matching"`. Defaults to `"regret"`.
+        max_block_bytes: Integer, the most memory for costs that `"matching"` may take, in
+            bytes. Defaults to 8 GiB.
+        time_limit_seconds: Positive float, or `None`. Words that have not chosen by then
+            make the attempt void, and the initial allocation is returned.
+
+    Raises:
+        ValueError: if the method is unknown; from `solve`, if `"matching"` would need more
+            memory.
+
+    Example:
+
+    >>> from keras_lightrnn.assignment import AssignmentProblem
+    >>> problem = AssignmentProblem.from_costs([[0, 9], [0, 1], [0, 2]], [[3, 0], [0, 4], [2, 0]])
+    >>> GreedySolver().solve(problem).allocation.words.tolist()
+    [[2, 0], [1, -1]]
+    >>> GreedySolver("matching").solve(problem).allocation.words.tolist()
+    [[1, 0], [-1, 2]]
+
+    Reference:
+        Li et al., "LightRNN: Memory and Computation-Efficient Recurrent Neural
+        Networks", NIPS 2016, [arXiv:1610.09893](https://arxiv.org/abs/1610.09893),
+        section 3.3.
+    """
+
+    def __init__(
+        self,
+        method: str = "regret",
+        max_block_bytes: int = 2**33,
+        time_limit_seconds: float | None = None,
+    ) -> None:
+        super().__init__(time_limit_seconds)
+        if method not in _METHODS:
+            raise ValueError(f"`method` must be one of {_METHODS}. Received: method={method!r}.")
+        self.method = method
+        self.max_block_bytes = max_block_bytes
+
+    def run(self, run: SolverRun) -> tuple[str, str]:
+        if self.method == "regret":
+            run.offer_bound(run.problem.compute_reference_costs()[0])
+            run.offer_allocation(_choose_by_regret(run))
+        else:
+            run.offer_allocation(self._match(run))
+        run.num_rounds = 1
+        return "converged", "Every word has chosen. `AuctionSolver` reaches a lower cost."
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "max_block_bytes": self.max_block_bytes,
+            **super().get_config(),
+        }
+
+    def _match(self, run: SolverRun) -> np.ndarray:
+        problem = run.problem
+        run.prices = None  # those of another solver mean nothing here
+        market = Market(run, self.max_block_bytes)
+        if market.blocks is None:
+            raise ValueError(
+                "`method='matching'` keeps all costs in memory, so they must fit into "
+                f"`max_block_bytes`. Received: max_block_bytes={self.max_block_bytes} for "
+                f"{problem!r}. Raise it, or use `method='regret'` or `AuctionSolver`."
+            )
+        market.scan_all()
+        run.prices = None
+        rows, columns = market.blocks
+        spans = -(rows.min(axis=1).astype(np.float64) + columns.min(axis=1))
+        keys = -(spans + market.best_profits)
+        # A sorted list is a heap.
+        heap = List([(keys[word], word) for word in np.argsort(keys, kind="stable")])
+        chosen = np.full(problem.vocabulary_size, -1, np.int64)
+        while len(heap):
+            _kernels.match_greedily(
+                heap, 20_000, _TAKEN, spans, rows, columns, market.prices, market.row_floors,
+                market.column_prices, chosen, market.cells, market.benefits, market.outside,
+            )  # fmt: skip
+            run.report(len(heap))
+        return chosen
+
+
+def _choose_by_regret(run: SolverRun) -> np.ndarray:
+    problem = run.problem
+    all_words = np.zeros(problem.vocabulary_size, np.int64)
+    room = np.full((1, problem.num_rows), problem.num_columns, np.int64)
+    rows = _choose(run, problem.compute_row_costs, all_words, room)
+    room = np.ones(problem.shape, np.int64)
+    return rows * problem.num_columns + _choose(run, problem.compute_column_costs, rows, room)
+
+
+def _choose(
+    run: SolverRun,
+    compute_costs: Callable[[Any], np.ndarray],
+    groups: np.ndarray,
+    room: np.ndarray,
+) -> np.ndarray:
+    """Return the place of every word, words choosing in the order of falling regret."""
+    regrets = np.zeros(groups.size)
+    if room.shape[1] > 1:
+        for block in run.problem.iterate_blocks():
+            costs = compute_costs(block)
+            costs.partition(1, axis=1)
+            regrets[block] = costs[:, 1] - costs[:, 0]
+            run.report(groups.size)
+    order = np.argsort(-regrets, kind="stable")
+    chosen = np.empty(groups.size, np.int64)
+    for block in run.problem.iterate_blocks():
+        words = order[block]
+        places = np.empty(words.size, np.int64)
+        _kernels.choose_greedily(compute_costs(words), groups[words], room, places)
+        chosen[words] = places
+        run.report(groups.size - block.stop)
+    return chosen

@@ -1,0 +1,320 @@
+"""What is to be minimised: a separable assignment of words to the cells of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_lightrnn.allocation import Allocation, compute_table_shape
+
+# Words a block of dense costs is made for at a time, where all of them are visited.
+_BLOCK_BYTES = 64 * 2**20
+
+
+class AssignmentProblem:
+    """The cost of every word in every cell, as a sum of a row part and a column part.
+
+    Word `w` in cell `(i, j)` costs `row_cost[w, i] + column_cost[w, j]`. The problem is to
+    give each of `V` words a cell of its own in an `R x C` table at the least total cost.
+    Costs may have any sign; cells left empty cost nothing.
+
+    Make one with `AssignmentProblem.from_costs` (the costs themselves) or with
+    `AssignmentProblem.from_factors` (low-rank factors of them, which is all that a large
+    vocabulary can afford). The arrays are kept, not copied, where they are of a floating
+    type: do not change them while the problem is in use.
+
+    Attributes:
+        vocabulary_size: Integer `V`.
+        num_rows, num_columns, shape: the table, `R`, `C` and `(R, C)`.
+        counts: `(V,)` float64 or `None`, occurrences of each word; for reporting only.
+
+    Example:
+
+    >>> problem = AssignmentProblem.from_costs(
+    ...     row_cost=[[0, 5], [0, 1], [2, 0]], column_cost=[[0, 1], [0, 3], [1, 0]]
+    ... )
+    >>> problem.vocabulary_size, problem.shape
+    (3, (2, 2))
+    >>> problem.compute_cost(Allocation([1, 0, 3], 2, 2))
+    1.0
+
+    Reference:
+        Li et al., "LightRNN: Memory and Computation-Efficient Recurrent Neural
+        Networks", NIPS 2016, [arXiv:1610.09893](https://arxiv.org/abs/1610.09893).
+    """
+
+    def __init__(self, row_side: _Side, column_side: _Side, counts: Any = None) -> None:
+        if row_side.vocabulary_size != column_side.vocabulary_size:
+            raise ValueError(
+                "Row and column costs must speak of the same words. Received: "
+                f"{row_side.vocabulary_size} words on the row side ({row_side.name}), "
+                f"{column_side.vocabulary_size} on the column side ({column_side.name})."
+            )
+        compute_table_shape(row_side.vocabulary_size, row_side.size, column_side.size)
+        self._row_side = row_side
+        self._column_side = column_side
+        self.counts = None if counts is None else _check_counts(counts, row_side.vocabulary_size)
+        if not np.isfinite(self.compute_magnitude() * self.vocabulary_size):
+            raise ValueError(
+                "The total cost must be representable in float64. Received: costs as large as "
+                f"{self.compute_magnitude():.3g} for {self.vocabulary_size} words. Scale the costs "
+                "down; the best allocation stays the same."
+            )
+
+    @classmethod
+    def from_costs(
+        cls, row_cost: Any, column_cost: Any, *, counts: Any = None
+    ) -> AssignmentProblem:
+        """Make a problem from the costs themselves.
+
+        Args:
+            row_cost: `(V, R)` cost of each word in each row, in nats over all its occurrences.
+            column_cost: `(V, C)` cost of each word in each column.
+            counts: `(V,)` occurrences of each word, or `None`.
+
+        Raises:
+            ValueError: if shapes disagree, a number is not finite, a count is negative or
+                the table has fewer cells than there are words.
+        """
+        return cls(
+            _Side("row_cost", _as_matrix("row_cost", row_cost), None),
+            _Side("column_cost", _as_matrix("column_cost", column_cost), None),
+            counts,
+        )
+
+    @classmethod
+    def from_factors(
+        cls,
+        row_features: Any,
+        row_vectors: Any,
+        column_features: Any,
+        column_vectors: Any,
+        *,
+        counts: Any = None,
+    ) -> AssignmentProblem:
+        """Make a problem from factors: `row_cost = -(row_features @ row_vectors.T)`, columns alike.
+
+        In a LightRNN `row_features[w]` is the sum of the hidden states that predicted the
+        row of `w`, with the count of `w` appended, and `row_vectors` is the row kernel with
+        the row biases appended.
+
+        Args:
+            row_features: `(V, K)`.
+            row_vectors: `(R, K)`.
+            column_features: `(V, L)`.
+            column_vectors: `(C, L)`.
+            counts: `(V,)` occurrences of each word, or `None`.
+
+        Raises:
+            ValueError: if shapes disagree, a number is not finite, a count is negative or
+                the table has fewer cells than there are words.
+
+        Example:
+
+        >>> problem = AssignmentProblem.from_factors([[2.0], [1.0]], [[3.0]], [[1.0], [4.0]],
+        ...                                          [[1.0], [2.0]])
+        >>> problem.compute_row_costs().tolist(), problem.compute_column_costs().tolist()
+        ([[-6.0], [-3.0]], [[-1.0, -2.0], [-4.0, -8.0]])
+        """
+        return cls(
+            _Side(
+                "row_features",
+                _as_matrix("row_features", row_features),
+                _as_matrix("row_vectors", row_vectors),
+            ),
+            _Side(
+                "column_features",
+                _as_matrix("column_features", column_features),
+                _as_matrix("column_vectors", column_vectors),
+            ),
+            counts,
+        )
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self._row_side.vocabulary_size
+
+    @property
+    def num_rows(self) -> int:
+        return self._row_side.size
+
+    @property
+    def num_columns(self) -> int:
+        return self._column_side.size
+
+    @property
+    def num_cells(self) -> int:
+        return self.num_rows * self.num_columns
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Table shape `(R, C)`."""
+        return self.num_rows, self.num_columns
+
+    def compute_row_costs(self, words: Any = None, dtype: Any = np.float64) -> np.ndarray:
+        """Return the row costs `(N, R)` of some words (a slice or an index array), or of all."""
+        return self._row_side.compute_costs(words, dtype)
+
+    def compute_column_costs(self, words: Any = None, dtype: Any = np.float64) -> np.ndarray:
+        """Return the column costs `(N, C)` of some words, or of all."""
+        return self._column_side.compute_costs(words, dtype)
+
+    def compute_cost(self, allocation: Allocation) -> float:
+        """Return the total cost of an allocation, added up in float64.
+
+        Raises:
+            ValueError: if the allocation is of another vocabulary size or table shape.
+        """
+        self.check_allocation(allocation)
+        total = 0.0
+        for block in self.iterate_blocks():
+            total += self._row_side.compute_chosen(
+                block, allocation.cells[block] // self.num_columns
+            )
+            total += self._column_side.compute_chosen(
+                block, allocation.cells[block] % self.num_columns
+            )
+        return total
+
+    def compute_cost_per_occurrence(self, allocation: Allocation) -> float:
+        """Return the total cost divided by the number of occurrences (for words with counts).
+
+        Raises:
+            ValueError: if the problem was made without `counts`, or they are all zero.
+        """
+        if self.counts is None or not self.counts.any():
+            raise ValueError(
+                "A cost per occurrence needs counts that are not all zero. Received: "
+                f"counts={self.counts}. Give `counts` when making the problem."
+            )
+        return self.compute_cost(allocation) / float(self.counts.sum())
+
+    def compute_reference_costs(self) -> tuple[float, float]:
+        """Return the cost of the best place for every word and the mean cost of a random table.
+
+        The first puts every word into its cheapest cell though others may be there too, so
+        no allocation costs less. The second is the expectation over all allocations. Their
+        difference measures how much there is to gain, whatever constants the costs contain.
+
+        Example:
+
+        >>> problem = AssignmentProblem.from_costs([[0.0], [0.0]], [[1.0, 3.0], [1.0, 5.0]])
+        >>> problem.compute_reference_costs()
+        (2.0, 5.0)
+        """
+        least = mean = 0.0
+        for block in self.iterate_blocks():
+            for costs in (self.compute_row_costs(block), self.compute_column_costs(block)):
+                least += float(costs.min(axis=1).sum())
+                mean += float(costs.mean(axis=1).sum())
+        return least, mean
+
+    def compute_magnitude(self) -> float:
+        """Return a bound on the absolute value of every row cost and column cost."""
+        return max(self._row_side.magnitude, self._column_side.magnitude)
+
+    def iterate_blocks(self, block_bytes: int = _BLOCK_BYTES) -> Iterator[slice]:
+        """Yield slices of words whose dense float64 costs fit into so many bytes."""
+        size = max(1, block_bytes // (8 * (self.num_rows + self.num_columns)))
+        for start in range(0, self.vocabulary_size, size):
+            yield slice(start, min(start + size, self.vocabulary_size))
+
+    def check_allocation(self, allocation: Allocation) -> None:
+        """Raise `ValueError` unless the allocation has the words and the table of the problem."""
+        received = (allocation.vocabulary_size, allocation.shape)
+        if received != (self.vocabulary_size, self.shape):
+            raise ValueError(
+                "An allocation must have the vocabulary size and table shape of the problem. "
+                f"Received: allocation={allocation!r} for {self!r}."
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"AssignmentProblem(vocabulary_size={self.vocabulary_size}, "
+            f"num_rows={self.num_rows}, num_columns={self.num_columns})"
+        )
+
+
+class _Side:
+    """Rows or columns: costs `features` outright, or `-(features @ vectors.T)`."""
+
+    def __init__(self, name: str, features: np.ndarray, vectors: np.ndarray | None) -> None:
+        if vectors is not None and vectors.shape[1] != features.shape[1]:
+            raise ValueError(
+                f"`{name}` and its vectors must have the same width. Received: "
+                f"{name}.shape={features.shape}, vectors.shape={vectors.shape}."
+            )
+        self.name = name
+        self._features = features
+        self._vectors = vectors
+        self.vocabulary_size = features.shape[0]
+        self.size = features.shape[1] if vectors is None else vectors.shape[0]
+        # By Cauchy-Schwarz, for factors; a bound is all that is asked for.
+        self.magnitude = (
+            max(float(features.max()), -float(features.min()))
+            if vectors is None
+            else _compute_longest(features) * _compute_longest(vectors)
+        )
+
+    def compute_costs(self, words: Any, dtype: Any) -> np.ndarray:
+        features = self._features if words is None else self._features[words]
+        if self._vectors is None:
+            return features.astype(dtype)
+        costs = features.astype(dtype, copy=False) @ self._vectors.astype(dtype, copy=False).T
+        return np.negative(costs, out=costs)
+
+    def compute_chosen(self, words: slice, chosen: np.ndarray) -> float:
+        features = self._features[words]
+        if self._vectors is None:
+            return float(np.take_along_axis(features, chosen[:, None], 1).sum(dtype=np.float64))
+        vectors = self._vectors[chosen].astype(np.float64)  # (N, K)
+        return -float(np.einsum("nk,nk->", features.astype(np.float64), vectors))
+
+
+def _compute_longest(vectors: np.ndarray) -> float:
+    largest = max(float(vectors.max()), -float(vectors.min()))
+    return largest * float(np.sqrt(vectors.shape[1])) if vectors.size else 0.0
+
+
+def _as_matrix(name: str, values: Any) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype not in (np.float32, np.float64):
+        if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
+            raise ValueError(
+                f"`{name}` must hold real numbers. Received: {name}.dtype={values.dtype}."
+            )
+        values = values.astype(np.float64)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(
+            f"`{name}` must be a matrix with one row for each word, row or column it describes, "
+            f"and not be empty. Received: {name}.shape={values.shape}."
+        )
+    # The sum is not finite where a number is not, and needs no second array; it may also
+    # overflow, so a second look decides.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspicious = not np.isfinite(values.sum(dtype=np.float64))
+    if suspicious and not np.isfinite(values).all():
+        place = tuple(int(axis[0]) for axis in np.nonzero(~np.isfinite(values)))
+        raise ValueError(
+            f"`{name}` must be finite. Received: {name}[{place[0]}, {place[1]}]={values[place]}. "
+            "A cost that is not a number usually means that training diverged."
+        )
+    return values
+
+
+def _check_counts(counts: Any, vocabulary_size: int) -> np.ndarray:
+    counts = np.asarray(counts, np.float64)
+    if counts.shape != (vocabulary_size,):
+        raise ValueError(
+            "`counts` must hold one number for each word. Received: "
+            f"counts.shape={counts.shape}, vocabulary_size={vocabulary_size}."
+        )
+    wrong = np.flatnonzero(~(np.isfinite(counts) & (counts >= 0)))
+    if wrong.size:
+        raise ValueError(
+            "`counts` must be finite and not negative. Received: "
+            f"counts[{wrong[0]}]={counts[wrong[0]]} ({wrong.size} counts are wrong)."
+        )
+    return counts

@@ -1,0 +1,161 @@
+"""What the auction alone promises: warm starts, certificates, and stopping early."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import pytest
+
+from keras_lightrnn.allocation import Allocation
+from keras_lightrnn.assignment import AssignmentProblem, AuctionSolver
+
+
+def make_problem(num_words: int = 1000, noise: float = 0.0, table: tuple[int, int] = (32, 32)):
+    generator = np.random.default_rng(0)
+    counts = np.maximum(1, 2000 // np.arange(1, num_words + 1))[:, None]
+    features = [generator.standard_normal((num_words, 8)) * counts for _ in table]
+    vectors = [generator.standard_normal((size, 8)) for size in table]
+    features = [f + noise * generator.standard_normal(f.shape) * np.sqrt(counts) for f in features]
+    return AssignmentProblem.from_factors(features[0], vectors[0], features[1], vectors[1])
+
+
+def test_prices_prove_the_bound():
+    # The dual function, written out: no allocation costs less, whatever the prices.
+    problem = make_problem(300, table=(15, 22))
+    solution = AuctionSolver(gap_tolerance=1e-4).solve(problem)
+    costs = problem.compute_row_costs()[:, :, None] + problem.compute_column_costs()[:, None, :]
+    prices = solution.prices
+    num_dummies = problem.num_cells - problem.vocabulary_size
+    bound = (costs + prices).min(axis=(1, 2)).sum() + num_dummies * prices.min() - prices.sum()
+    assert solution.status == "optimal"
+    # Less what rounding may have lost, which the solver takes off.
+    assert solution.dual_bound <= bound
+    assert solution.dual_bound == pytest.approx(bound, rel=1e-6)
+
+
+def test_warm_start_takes_fewer_rounds():
+    solver = AuctionSolver(gap_tolerance=1e-4)
+    cold = solver.solve(make_problem())
+    changed = make_problem(noise=0.01)
+    warm = solver.solve(changed, cold.allocation, prices=cold.prices)
+    again = solver.solve(changed)
+    assert warm.status == again.status == "optimal"
+    assert warm.num_rounds < again.num_rounds
+    assert warm.primal_cost == pytest.approx(again.primal_cost, rel=2e-4)
+
+
+def test_prices_of_any_kind_do_no_harm():
+    problem = make_problem(300, table=(18, 18))
+    prices = np.random.default_rng(1).standard_normal((18, 18)) * 1e3
+    solution = AuctionSolver(gap_tolerance=1e-4).solve(problem, prices=prices)
+    assert solution.status == "optimal"
+
+
+def test_number_of_threads_does_not_matter():
+    problem = make_problem(1500, table=(39, 39))
+    solutions = []
+    before = numba.get_num_threads()
+    try:
+        for num_threads in (1, before):
+            numba.set_num_threads(num_threads)
+            solutions.append(AuctionSolver().solve(problem))
+    finally:
+        numba.set_num_threads(before)
+    assert solutions[0].allocation == solutions[1].allocation
+
+
+def test_time_limit():
+    problem = make_problem()
+    initial = Allocation.random(1000, 32, 32, seed=0)
+    solution = AuctionSolver(time_limit_seconds=1e-6).solve(problem, initial)
+    assert solution.status == "time_limit"
+    assert "time_limit_seconds" in solution.message
+    assert solution.primal_cost <= problem.compute_cost(initial)
+    assert solution.dual_bound <= solution.primal_cost
+
+
+@pytest.mark.parametrize("max_block_bytes", [2**33, 0])
+def test_interruption_in_every_place(max_block_bytes):
+    problem = make_problem(300, table=(18, 18))
+    initial = Allocation.random(300, 18, 18, seed=0)
+    solver = AuctionSolver(max_block_bytes=max_block_bytes)
+    calls = []
+    optimum = solver.solve(problem, initial, progress=calls.append).primal_cost
+    assert len(calls) > 3
+
+    for stop in np.unique(np.linspace(1, len(calls) - 1, 12, dtype=int)):
+        count = 0
+
+        def interrupt(report):
+            nonlocal count
+            count += 1
+            if count == stop:  # noqa: B023
+                raise KeyboardInterrupt
+
+        solution = solver.solve(problem, initial, progress=interrupt)
+        assert solution.status == "interrupted"
+        assert np.unique(solution.allocation.cells).size == 300
+        assert optimum * (1 + 1e-4) <= solution.primal_cost <= problem.compute_cost(initial)
+        assert solution.primal_cost == problem.compute_cost(solution.allocation)
+
+
+def test_stopped_round_is_completed():
+    # The first round places almost all words; what it did is not thrown away.
+    problem = make_problem(300, table=(18, 18))
+
+    def interrupt(report):
+        if report["num_unassigned"] not in (0, 300) or report["dual_bound"] > -1e300:
+            seen.append(report)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+
+    seen: list[dict] = []
+    solution = AuctionSolver(max_block_bytes=0).solve(problem, progress=interrupt)
+    least, mean = problem.compute_reference_costs()
+    assert solution.primal_cost < (least + mean) / 2
+
+
+def test_round_limit():
+    solution = AuctionSolver(gap_tolerance=1e-6, max_rounds=1).solve(make_problem())
+    assert (solution.status, solution.num_rounds) == ("round_limit", 1)
+    assert "max_rounds" in solution.message
+
+
+def test_progress_gets_better():
+    reports = []
+    AuctionSolver().solve(make_problem(), progress=reports.append)
+    for name, sign in [("primal_cost", -1), ("dual_bound", 1), ("elapsed_seconds", 1)]:
+        assert (np.diff([report[name] for report in reports]) * sign >= 0).all()
+
+
+def test_tolerance_of_zero_ends():
+    # Whole numbers below 2**24 are exact in float32, but the allowance for rounding stays.
+    generator = np.random.default_rng(0)
+    problem = AssignmentProblem.from_costs(
+        generator.integers(0, 50, (60, 8)), generator.integers(0, 50, (60, 8))
+    )
+    solution = AuctionSolver(gap_tolerance=0).solve(problem)
+    assert solution.status in ("optimal", "converged")
+    assert solution.duality_gap < 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"gap_tolerance": -1}, "gap_tolerance"),
+        ({"gap_tolerance": float("nan")}, "gap_tolerance"),
+        ({"max_rounds": 0}, "max_rounds"),
+        ({"time_limit_seconds": 0}, "time_limit_seconds"),
+    ],
+)
+def test_arguments_out_of_range(arguments, name):
+    with pytest.raises(ValueError, match=f"{name}.*Received: {name}="):
+        AuctionSolver(**arguments)
+
+
+def test_prices_that_do_not_fit():
+    problem = make_problem(300, table=(18, 18))
+    with pytest.raises(ValueError, match=r"prices.shape=\(3, 3\)"):
+        AuctionSolver().solve(problem, prices=np.zeros((3, 3)))
+    with pytest.raises(ValueError, match="finite"):
+        AuctionSolver().solve(problem, prices=np.full((18, 18), np.nan))
