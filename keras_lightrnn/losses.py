@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+__all__ = ["NegativeLogLikelihood"]
+
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
 class NegativeLogLikelihood(keras.losses.Loss):

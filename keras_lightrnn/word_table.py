@@ -109,6 +109,8 @@ class WordTable(keras.layers.Layer):
 
     def call(self, words: Any) -> Any:
         words = cast_word_ids(words)
+        # A gather would count negative ids from the end; V is out of range everywhere.
+        words = ops.where(words < 0, self.vocabulary_size, words)
         return ops.take(self.cells, words, axis=0)
 
     def compute_output_spec(self, words: Any) -> keras.KerasTensor:

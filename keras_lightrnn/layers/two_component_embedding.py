@@ -51,7 +51,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
 
     >>> import numpy as np
     >>> layer = TwoComponentEmbedding(10_000, 16)
-    >>> layer(np.array([[3, 1, 4, 1, 5]])).shape
+    >>> tuple(layer(np.array([[3, 1, 4, 1, 5]])).shape)
     (1, 8, 16)
     >>> layer.count_params()  # 100 rows and 100 columns, and the table's 10,000 cells
     13200
@@ -107,6 +107,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
 
     def call(self, words: Any) -> Any:
         words = cast_word_ids(words)
+        self.compute_output_shape(words.shape)  # checks it
         rows, columns = self.embed_components(words)
         if self.combine == "interleave":
             return interleave_components(rows, columns)
@@ -134,8 +135,8 @@ class TwoComponentEmbedding(keras.layers.Layer):
         is_word = ops.not_equal(words, 0)
         if self.combine != "interleave":
             return is_word
-        half_steps = interleave_components(is_word[..., None], is_word[..., None])
-        return ops.squeeze(half_steps, -1)
+        # The half-steps c_0 r_1 c_1 r_2 ... belong to the words 0 1 1 2 ...
+        return ops.repeat(is_word, 2, axis=1)[:, 1:-1]  # (B, 2T)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         if self.combine == "interleave":
@@ -165,4 +166,3 @@ class TwoComponentEmbedding(keras.layers.Layer):
             "embeddings_constraint": keras.constraints.serialize(self.embeddings_constraint),
             "mask_zero": self.mask_zero,
         }
-

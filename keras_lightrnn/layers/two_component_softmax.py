@@ -71,7 +71,7 @@ class TwoComponentSoftmax(keras.layers.Layer):
     [0.0833, 0.0833, 0.0833]
     >>> layer.assign_word_counts(np.arange(12))
     >>> [round(float(np.exp(x)), 4) for x in np.asarray(layer(half_steps, targets))[0]]
-    [0.0441, 0.0956, 0.0147]
+    [0.0451, 0.1053, 0.015]
 
     Reference:
         Li et al., "LightRNN", NIPS 2016, [arXiv:1610.09893](https://arxiv.org/abs/1610.09893).
@@ -117,6 +117,7 @@ class TwoComponentSoftmax(keras.layers.Layer):
                 dtype="float32",
                 initializer="zeros",
                 trainable=word_bias == "trainable",
+                autocast=False,
             )
 
     def build(self, half_steps_shape: Any, targets_shape: Any = None) -> None:
@@ -146,6 +147,7 @@ class TwoComponentSoftmax(keras.layers.Layer):
                     initializer=clone_initializer(self.bias_initializer),
                     regularizer=self.bias_regularizer,
                     constraint=self.bias_constraint,
+                    autocast=False,  # logits are float32, and so is what is added to them
                 )
                 setattr(self, f"{name}_bias", bias)
         self.built = True
@@ -206,6 +208,7 @@ class TwoComponentSoftmax(keras.layers.Layer):
 
     def call(self, half_steps: Any, targets: Any, training: bool | None = None) -> Any:
         targets = cast_word_ids(targets)
+        self.compute_output_shape(half_steps.shape, targets.shape)  # checks them
         column_half_steps, row_half_steps = split_half_steps(half_steps)  # (B, T, H) each
         if training:
             for observer in self._observers:
@@ -287,9 +290,9 @@ class TwoComponentSoftmax(keras.layers.Layer):
         half_steps = ops.cast(half_steps, self.compute_dtype)
         kernel = ops.cast(kernel, self.compute_dtype)
         logits = ops.cast(ops.matmul(half_steps, ops.transpose(kernel)), "float32")
-        return logits if bias is None else logits + ops.cast(bias, "float32")
+        return logits if bias is None else logits + bias
 
-    def compute_mask(self, half_steps: Any, targets: Any = None, mask: Any = None) -> Any:
+    def compute_mask(self, half_steps: Any, mask: Any = None) -> Any:
         if mask is None:
             return None
         column_mask, row_mask = split_half_steps(mask)

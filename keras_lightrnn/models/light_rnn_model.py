@@ -129,6 +129,9 @@ class LightRNNModel(keras.Model):
             )
             for index in range(num_layers)
         ]
+        for layer in self.recurrent_layers:
+            # `tf.train.Checkpoint` sees attributes, and does not look into Keras's lists.
+            setattr(self, layer.name, layer)
         self.dropout_layers = [
             keras.layers.Dropout(dropout, dtype=policy, name=f"dropout_{index}")
             for index in range(num_layers + 1)

@@ -33,5 +33,12 @@ def split_half_steps(half_steps: Any) -> tuple[Any, Any]:
     """Split half-steps `(B, 2T, H)` into column half-steps and row half-steps, `(B, T, H)` each.
 
     The column half-steps (even) predict rows, the row half-steps (odd) predict columns.
+
+    Example:
+
+    >>> import numpy as np
+    >>> columns, rows = split_half_steps(np.arange(6).reshape(1, 6, 1))
+    >>> columns.ravel().tolist(), rows.ravel().tolist()
+    ([0, 2, 4], [1, 3, 5])
     """
     return half_steps[:, 0::2], half_steps[:, 1::2]

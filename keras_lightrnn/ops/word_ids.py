@@ -14,6 +14,11 @@ def cast_word_ids(words: Any) -> Any:
 
     Keras hands float32 to a layer when it builds a model on the mean of the replicas'
     batches, or traces a default signature.
+
+    Example:
+
+    >>> np.asarray(cast_word_ids([3.0, 1.0])).tolist()
+    [3, 1]
     """
     words = ops.convert_to_tensor(words)
     if keras.backend.standardize_dtype(words.dtype) not in ("int32", "int64"):
@@ -48,6 +53,11 @@ def mark_invalid_ids(words: Any, vocabulary_size: int) -> Any:
 
     Added to what is computed from the ids it makes a wrong id loud where nothing can be
     raised: compiled code clamps indices in silence.
+
+    Example:
+
+    >>> np.asarray(mark_invalid_ids(np.array([-1, 0, 5]), vocabulary_size=5)).tolist()
+    [nan, 0.0, nan]
     """
     valid = ops.logical_and(words >= 0, words < vocabulary_size)
     return ops.where(valid, 0.0, float("nan"))

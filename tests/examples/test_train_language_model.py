@@ -45,7 +45,16 @@ def test_trains_evaluates_samples_and_saves(example, text, tmp_path, capsys, rec
     output = tmp_path / "out"
     result = example.main(
         ["--text", *text, "--units", "16", "--epochs", "6", "--learning-rate", "0.02"]
-        + ["--batch-size", "4", "--sequence-length", "9", "--recurrence", recurrence, "--output", str(output)]
+        + [
+            "--batch-size",
+            "4",
+            "--sequence-length",
+            "9",
+            "--recurrence",
+            recurrence,
+            "--output",
+            str(output),
+        ]
     )
     printed = capsys.readouterr().out
     assert result["test_perplexity"] < 0.5 * result["unigram_perplexity"]

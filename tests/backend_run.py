@@ -1,0 +1,67 @@
+"""What every Keras backend must compute alike; `test_backends.py` runs it in subprocesses.
+
+KERAS_BACKEND=jax python backend_run.py weights.npz results.npz
+"""
+
+from __future__ import annotations
+
+import sys
+
+import keras
+import numpy as np
+
+from keras_lightrnn import Allocation, LightRNNModel, WordTable
+from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.losses import NegativeLogLikelihood
+
+V, R, C = 23, 4, 7
+WINDOWS = np.random.default_rng(0).integers(V, size=(4, 6)).astype("int32")
+
+
+def make_models() -> dict[str, keras.Model]:
+    table = WordTable(Allocation.random(V, R, C, seed=0))
+    words = keras.Input((None,), dtype="int32")
+    x = TwoComponentEmbedding(table, 5)(words)
+    x = keras.layers.GRU(6, return_sequences=True)(x)
+    x = TwoComponentSoftmax(table, word_bias="trainable")(x, words[:, 1:])
+    functional = keras.Model(words, x)
+    whole = LightRNNModel(Allocation.random(V, R, C, seed=1), 5, 6, word_bias="counts")
+    whole.build((None, None))
+    return {"functional": functional, "whole": whole}
+
+
+def make_weights() -> dict[str, np.ndarray]:
+    """Return weights for both models, by model and place."""
+    rng = np.random.default_rng(1)
+    return {
+        f"{name}/{index}": rng.normal(size=weight.shape).astype("float32") * 0.7
+        if weight.name != "cells"
+        else np.random.default_rng(index).permutation(R * C)[:V].astype("int32")
+        for name, model in make_models().items()
+        for index, weight in enumerate(model.weights)
+    }
+
+
+def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    results = {}
+    for name, model in make_models().items():
+        model.set_weights([weights[f"{name}/{index}"] for index in range(len(model.weights))])
+        results[f"{name}/log_probs"] = keras.ops.convert_to_numpy(model(WINDOWS))
+        loss = {} if name == "whole" else {"loss": NegativeLogLikelihood()}
+        model.compile(keras.optimizers.SGD(0.5), **loss)
+        # The loss of the second epoch is that after one step.
+        arguments = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
+        history = model.fit(WINDOWS, WINDOWS[:, 1:], **arguments).history
+        for key, values in history.items():
+            results[f"{name}/{key}"] = np.array(values)
+    words, log_probs = model.next_words(WINDOWS[0], k=V)
+    results |= {"next_words": words, "next_log_probs": log_probs}
+    results["score"] = model.score(WINDOWS)
+    results["greedy"] = model.generate(WINDOWS[0], length=5, temperature=0)
+    return results
+
+
+if __name__ == "__main__":
+    with np.load(sys.argv[1]) as file:
+        results = compute_results(dict(file))
+    np.savez(sys.argv[2], backend=keras.backend.backend(), **results)

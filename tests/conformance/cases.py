@@ -1,0 +1,152 @@
+"""Every public layer, metric, loss and model, described once.
+
+`test_conformance.py` runs each case through every property. A public class without a case
+fails the suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from filling import fill_sequentially
+
+from keras_lightrnn import Allocation, LightRNNModel, WordTable
+from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.losses import NegativeLogLikelihood
+from keras_lightrnn.metrics import Perplexity
+
+# V < R * C, R != C, and no size equal to another.
+V, R, C, D, H, B, T = 11, 3, 4, 5, 6, 2, 7
+
+
+def make_table() -> WordTable:
+    return WordTable(Allocation.random(V, R, C, seed=3), name="word_table")
+
+
+def make_windows() -> np.ndarray:
+    return np.random.default_rng(0).integers(1, V, size=(B, T + 1)).astype("int32")
+
+
+def make_half_steps() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(B, 2 * T, H)).astype("float32")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration of a public class.
+
+    Attributes:
+        public_class: The class.
+        make: Makes an object of it, every argument away from its default.
+        make_inputs: Makes what it is called with.
+        compute: Calls the object, `(object, *inputs) -> tensor`.
+        is_layer: Whether it has a call that compiles and a dtype policy.
+    """
+
+    public_class: type
+    make: Callable[..., Any]
+    make_inputs: Callable[[], tuple[np.ndarray, ...]] = lambda: (make_windows(),)
+    compute: Callable[..., Any] = lambda layer, *inputs: layer(*inputs)
+    is_layer: bool = True
+
+    def prepare(self, instance: Any) -> Any:
+        """Build a layer and give its weights sequential numbers."""
+        if self.is_layer:
+            self.compute(instance, *self.make_inputs())
+            table = instance if isinstance(instance, WordTable) else instance.word_table
+            fill_sequentially(instance, table)
+        return instance
+
+
+def compute_perplexity(metric: Perplexity, log_probs: np.ndarray, weights: np.ndarray) -> Any:
+    metric.reset_state()
+    metric.update_state(log_probs, log_probs, weights)
+    return metric.result()
+
+
+def make_log_probs() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(2)
+    return -rng.random((B, T)).astype("float32"), rng.random((B, T)).astype("float32")
+
+
+CASES: dict[str, Case] = {
+    "table": Case(WordTable, lambda **kw: make_table()),
+    **{
+        f"embedding {combine}": Case(
+            TwoComponentEmbedding,
+            lambda combine=combine, **kw: TwoComponentEmbedding(
+                make_table(),
+                D,
+                combine,
+                embeddings_initializer=keras.initializers.RandomNormal(seed=4),
+                embeddings_regularizer=keras.regularizers.L2(0.1),
+                embeddings_constraint="max_norm",
+                mask_zero=True,
+                **kw,
+            ),
+        )
+        for combine in ("interleave", "sum", "concat")
+    },
+    **{
+        f"softmax {word_bias}": Case(
+            TwoComponentSoftmax,
+            lambda word_bias=word_bias, use_bias=use_bias, **kw: TwoComponentSoftmax(
+                make_table(),
+                use_bias=use_bias,
+                word_bias=word_bias,
+                kernel_initializer="he_normal",
+                bias_initializer="ones",
+                kernel_regularizer="l1",
+                bias_regularizer="l2",
+                kernel_constraint="max_norm",
+                bias_constraint="non_neg",
+                **kw,
+            ),
+            make_inputs=lambda: (make_half_steps(), make_windows()[:, 1:]),
+        )
+        for word_bias, use_bias in ((None, True), ("counts", False), ("trainable", True))
+    },
+    **{
+        f"model {recurrence}": Case(
+            LightRNNModel,
+            lambda recurrence=recurrence, num_layers=num_layers, **kw: LightRNNModel(
+                make_table(),
+                embedding_dim=D,
+                units=H,
+                num_layers=num_layers,
+                recurrence=recurrence,
+                dropout=0.25,
+                word_bias="trainable",
+                mask_zero=True,
+                **kw,
+            ),
+        )
+        for recurrence, num_layers in (("lstm", 1), ("gru", 1), ("rnn", 2))
+    },
+    "model stateful": Case(
+        LightRNNModel,
+        lambda **kw: LightRNNModel(make_table(), D, H, recurrence="rnn", stateful=True, **kw),
+        compute=lambda model, windows: (
+            model.build(windows.shape) if not model.built else model.reset_states(),
+            model(windows),
+        )[1],
+    ),
+    "perplexity": Case(
+        Perplexity,
+        lambda **kw: Perplexity(name="word_perplexity"),
+        make_inputs=make_log_probs,
+        compute=compute_perplexity,
+        is_layer=False,
+    ),
+    "loss": Case(
+        NegativeLogLikelihood,
+        lambda **kw: NegativeLogLikelihood(reduction="sum", name="nats"),
+        make_inputs=make_log_probs,
+        compute=lambda loss, log_probs, weights: loss(log_probs, log_probs, weights),
+        is_layer=False,
+    ),
+}

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lightrnn import Allocation, WordTable
+from keras_lightrnn.layers import TwoComponentEmbedding
+
+V, R, C, D = 11, 3, 4, 5
+
+
+def make(combine="interleave", **kwargs):
+    table = WordTable(Allocation.random(V, R, C, seed=3))
+    layer = TwoComponentEmbedding(table, D, combine, **kwargs)
+    layer.build((None, None))
+    return layer
+
+
+def look_up(layer, word):
+    row, column = divmod(int(layer.word_table.cells[word]), C)
+    return np.asarray(layer.row_embeddings)[row], np.asarray(layer.column_embeddings)[column]
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 6), (2, 3, 4)])
+@pytest.mark.parametrize("combine", ["sum", "concat"])
+def test_each_word_on_its_own(rng, combine, shape):
+    layer = make(combine)
+    words = rng.integers(V, size=shape)
+    vectors = np.asarray(layer(words))
+    assert vectors.shape == tuple(layer.compute_output_shape(shape))
+    for i in np.ndindex(shape):
+        row, column = look_up(layer, words[i])
+        expected = row + column if combine == "sum" else np.concatenate([row, column])
+        assert np.array_equal(vectors[i], expected)
+
+
+def test_half_steps_of_a_window(rng):
+    layer = make()
+    words = rng.integers(V, size=(3, 6))
+    half_steps = np.asarray(layer(words))
+    assert half_steps.shape == (3, 10, D) == tuple(layer.compute_output_shape((3, 6)))
+    for b in range(3):
+        for t in range(5):
+            assert np.array_equal(half_steps[b, 2 * t], look_up(layer, words[b, t])[1])
+            assert np.array_equal(half_steps[b, 2 * t + 1], look_up(layer, words[b, t + 1])[0])
+
+
+def test_every_pair_of_words_is_told_apart():
+    vectors = np.asarray(make("concat")(np.arange(V)))
+    assert len(np.unique(vectors, axis=0)) == V
+
+
+@pytest.mark.parametrize("combine", ["interleave", "sum", "concat"])
+def test_float_ids_are_cast(rng, combine):
+    layer = make(combine)
+    words = rng.integers(V, size=(2, 4))
+    assert np.array_equal(layer(words.astype("float32")), layer(words))
+
+
+def test_ids_beyond_what_a_half_float_holds():
+    layer = TwoComponentEmbedding(5000, 2, combine="sum", dtype="mixed_float16")
+    vectors = layer(np.int32([[4998, 4999]]))
+    assert vectors.dtype == tf.float16
+    assert not np.array_equal(vectors[0, 0], vectors[0, 1])
+
+
+@pytest.mark.parametrize("combine", ["interleave", "sum", "concat"])
+@pytest.mark.parametrize("wrong", [-1, V, 10 * V])
+def test_ids_outside_the_vocabulary(combine, wrong):
+    layer = make(combine)
+    words = tf.constant([[1, 2, 3], [1, wrong, 3]])
+    compiled = tf.function(layer, jit_compile=True, autograph=False)
+    vectors = np.asarray(compiled(words))
+    assert np.isfinite(vectors[0]).all()
+    assert np.isnan(vectors[1]).any(axis=-1).sum() == (2 if combine == "interleave" else 1)
+    if wrong > 0:
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            layer(words)
+    else:  # Keras counts from the end here, and cannot raise
+        assert np.array_equal(layer(words), vectors, equal_nan=True)
+
+
+def test_assign_takes_effect_in_compiled_code():
+    layer = make("concat")
+    compiled = tf.function(layer, jit_compile=True, autograph=False)
+    words = tf.range(V)
+    before = np.asarray(compiled(words))
+    layer.word_table.assign(Allocation.random(V, R, C, seed=4))
+    after = np.asarray(compiled(words))
+    assert np.array_equal(after, layer(words))
+    assert not np.array_equal(after, before)
+
+
+def test_both_tables_start_different_and_take_the_initializer():
+    square = TwoComponentEmbedding(16, 3)
+    square.build()
+    assert not np.array_equal(square.row_embeddings, square.column_embeddings)
+    ones = make("sum", embeddings_initializer="ones")
+    assert (np.asarray(ones(np.arange(V))) == 2).all()
+
+
+def test_regularizer_and_constraint_reach_both():
+    layer = make("sum", embeddings_regularizer="l2", embeddings_constraint="non_neg")
+    weights = [np.asarray(w, "float64") for w in (layer.row_embeddings, layer.column_embeddings)]
+    expected = 0.01 * sum((w**2).sum() for w in weights)
+    assert float(sum(layer.losses)) == pytest.approx(expected, rel=1e-5)
+    constraints = [w.constraint for w in (layer.row_embeddings, layer.column_embeddings)]
+    assert all(constraint is layer.embeddings_constraint for constraint in constraints)
+
+
+def test_mask_of_half_steps_is_that_of_their_own_words():
+    words = np.array([[3, 1, 0, 0], [5, 0, 2, 7]])
+    layer = make(mask_zero=True)
+    mask = np.asarray(layer.compute_mask(words))
+    assert mask.astype(int).tolist() == [[1, 1, 1, 0, 0, 0], [1, 0, 0, 1, 1, 1]]
+    assert np.array_equal(layer(words)._keras_mask, mask)
+    assert np.array_equal(make("sum", mask_zero=True).compute_mask(words), words != 0)
+    assert make().compute_mask(words) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"output_dim": 0}, "output_dim.*positive integer.*output_dim=0"),
+        ({"output_dim": 2.5}, "output_dim.*positive integer.*2.5"),
+        ({"output_dim": True}, "output_dim.*positive integer.*True"),
+        ({"output_dim": 2, "combine": "add"}, "combine.*'interleave', 'sum', 'concat'.*'add'"),
+        ({"word_table": 0, "output_dim": 2}, "vocabulary_size.*positive integer"),
+    ],
+)
+def test_constructor_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TwoComponentEmbedding(**{"word_table": V, **arguments})
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (3,), (2, 3, 4)])
+def test_interleave_needs_windows(shape):
+    with pytest.raises(ValueError, match=r"windows.*at least two words"):
+        make()(keras.KerasTensor(shape, "int32"))
+    with pytest.raises(ValueError, match=r"windows.*at least two words"):
+        make()(np.zeros(shape, "int32"))

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from oracle import LanguageModel
+
+from keras_lightrnn import Allocation, LightRNNModel
+
+V = 43  # more rows than are expanded at once, empty cells, an empty row
+PREFIX = [3, 1, 4, 1, 5]
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    cells = np.random.default_rng(0).permutation(np.arange(3, 60))[:V]
+    model = LightRNNModel(
+        Allocation(cells, 20, 3),
+        embedding_dim=5,
+        units=6,
+        recurrence="gru",
+        num_layers=2,
+        word_bias="trainable",
+    )
+    model.build((None, None))
+    for weight in model.trainable_weights:
+        weight.assign(3 * weight)
+    model.assign_word_counts(np.arange(V, 0, -1))
+    return model
+
+
+@pytest.fixture(scope="module")
+def distribution(model):
+    return LanguageModel.of(model).compute_distribution(PREFIX)
+
+
+def test_word_log_probs_equal_the_oracle(model, distribution):
+    log_probs = model.word_log_probs(PREFIX)
+    assert log_probs == pytest.approx(distribution, abs=5e-5)
+    assert np.exp(log_probs).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_score_equals_the_oracle_and_predict(model, rng):
+    words = rng.integers(V, size=(5, 7))
+    scores = model.score(words, batch_size=2)
+    expected = [LanguageModel.of(model).compute_log_probs(row) for row in words]
+    assert scores == pytest.approx(np.array(expected), abs=5e-5)
+    assert scores == pytest.approx(model.predict(words, verbose=0), abs=1e-5)
+    assert model.score(words[0]) == pytest.approx(scores[0], abs=1e-5)
+
+
+def test_next_words_are_the_best_of_all_for_every_k(model, distribution):
+    order = np.argsort(-distribution, kind="stable")
+    # Words nearer than rounding may change places.
+    assert -np.diff(distribution[order]).max() > 1e-4
+    for k in range(1, V + 1):
+        words, log_probs = model.next_words(PREFIX, k)
+        assert words.tolist() == order[:k].tolist()
+        assert log_probs == pytest.approx(distribution[order[:k]], abs=5e-5)
+
+
+def test_batches_of_prefixes_are_prefixes(model, rng):
+    prefixes = rng.integers(V, size=(3, 4))
+    words, log_probs = model.next_words(prefixes, k=6)
+    distributions = model.word_log_probs(prefixes)
+    assert words.shape == log_probs.shape == (3, 6)
+    for i, prefix in enumerate(prefixes):
+        one_words, one_log_probs = model.next_words(prefix, k=6)
+        assert words[i].tolist() == one_words.tolist()
+        assert np.array_equal(log_probs[i], one_log_probs)
+        assert np.array_equal(distributions[i], model.word_log_probs(prefix))
+
+
+def test_a_prefix_of_one_word(model):
+    expected = LanguageModel.of(model).compute_distribution([7])
+    assert model.word_log_probs([7]) == pytest.approx(expected, abs=5e-5)
+
+
+def test_search_sees_an_assigned_table(model, distribution):
+    before = model.word_table.allocation
+    try:
+        model.word_table.assign(Allocation.random(V, 20, 3, seed=9))
+        after = LanguageModel.of(model).compute_distribution(PREFIX)
+        assert model.word_log_probs(PREFIX) == pytest.approx(after, abs=5e-5)
+        assert model.next_words(PREFIX, 3)[0].tolist() == np.argsort(-after)[:3].tolist()
+        assert np.abs(after - distribution).max() > 0.1
+    finally:
+        model.word_table.assign(before)
+
+
+def test_a_search_looks_at_few_rows():
+    # One row has nearly all of the probability: nobody need look at the others.
+    keras.utils.set_random_seed(0)
+    model = LightRNNModel(10_000, embedding_dim=4, units=4, recurrence="rnn")
+    model.build((None, None))
+    model.softmax.row_bias.assign(np.eye(100, dtype="float32")[42] * 30)
+    from keras_lightrnn.models.decoding import _Search
+
+    search = _Search(model, np.int32([1, 2, 3]))
+    words, _ = search.best_words(10)
+    assert search.num_expanded <= 16
+    assert (model.word_table.allocation.rows[words] == 42).all()
+
+
+# Sampling.
+
+
+def test_temperature_zero_is_the_chain_of_best_words(model):
+    sampled = model.generate(PREFIX, length=4, temperature=0)
+    text = list(PREFIX)
+    for word in sampled:
+        assert word == np.argmax(LanguageModel.of(model).compute_distribution(text))
+        text.append(int(word))
+    assert sampled.dtype == np.int32
+
+
+OPTIONS = [
+    {},
+    {"temperature": 0.7},
+    {"top_k": 5},
+    {"top_p": 0.6},
+    {"temperature": 1.5, "top_k": 7, "top_p": 0.8},
+    {"temperature": 0.8, "top_p": 0.5},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_seeds_repeat(model, options):
+    first = model.generate(PREFIX, length=6, seed=1, **options)
+    assert first.shape == (6,)
+    assert first.tolist() == model.generate(PREFIX, length=6, seed=1, **options).tolist()
+    others = [model.generate(PREFIX, length=6, seed=s, **options).tolist() for s in (2, 3, 4)]
+    assert any(other != first.tolist() for other in others)
+
+
+def truncate(log_probs, temperature=1.0, top_k=None, top_p=None):
+    """The distribution that `generate` promises to sample from, `(V,)`."""
+    probabilities = np.exp(log_probs / temperature)
+    order = np.argsort(-probabilities)
+    if top_k is not None:
+        probabilities[order[top_k:]] = 0
+    probabilities /= probabilities.sum()
+    if top_p is not None:
+        reached = np.cumsum(probabilities[order])
+        size = next(i for i, total in enumerate(reached) if total >= top_p) + 1
+        probabilities[order[size:]] = 0
+    return probabilities / probabilities.sum()
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_samples_follow_the_truncated_distribution(model, distribution, options):
+    expected = truncate(distribution, **options)
+    num_samples = 400
+    samples = [
+        int(model.generate(PREFIX, length=1, seed=seed, **options)[0])
+        for seed in range(num_samples)
+    ]
+    frequencies = np.bincount(samples, minlength=V) / num_samples
+    assert (frequencies[expected == 0] == 0).all(), "a word from outside of the set"
+    # Five standard deviations of each word's frequency.
+    deviation = np.sqrt(expected * (1 - expected) / num_samples)
+    assert (np.abs(frequencies - expected) <= 5 * deviation + 1e-3).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "error", "message"),
+    [
+        ("score", {"words": [1]}, ValueError, r"at least 2 word.*\(1,\)"),
+        ("score", {"words": [1, V]}, ValueError, rf"\[0, {V}\).*id {V}"),
+        ("score", {"words": [1.0, 2.0]}, TypeError, "integer.*float64"),
+        ("next_words", {"prefix": []}, ValueError, r"at least 1 word.*\(0,\)"),
+        ("next_words", {"prefix": [1], "k": 0}, ValueError, rf"`k`.*\[1, {V}\].*k=0"),
+        ("next_words", {"prefix": [1], "k": V + 1}, ValueError, rf"`k`.*\[1, {V}\]"),
+        ("word_log_probs", {"prefix": [[[1]]]}, ValueError, r"\(1, 1, 1\)"),
+        ("word_log_probs", {"prefix": [-1]}, ValueError, "id -1"),
+        ("generate", {"prefix": [[1]]}, ValueError, "one sequence"),
+        ("generate", {"prefix": [1], "length": 0}, ValueError, "length.*0"),
+        ("generate", {"prefix": [1], "temperature": -1}, ValueError, "temperature.*-1"),
+        ("generate", {"prefix": [1], "temperature": np.inf}, ValueError, "temperature.*inf"),
+        ("generate", {"prefix": [1], "top_k": 0}, ValueError, "top_k.*0"),
+        ("generate", {"prefix": [1], "top_p": 0.0}, ValueError, r"top_p.*\(0, 1\].*0.0"),
+        ("generate", {"prefix": [1], "top_p": 1.1}, ValueError, "top_p.*1.1"),
+    ],
+)
+def test_errors(model, method, arguments, error, message):
+    with pytest.raises(error, match=message):
+        getattr(model, method)(**arguments)

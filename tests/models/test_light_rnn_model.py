@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from oracle import LanguageModel
+
+from keras_lightrnn import Allocation, LightRNNModel, WordTable
+
+ALLOCATION = Allocation.random(11, 4, 3, seed=1)
+
+
+def make(allocation=ALLOCATION, build=(None, None), **kwargs):
+    model = LightRNNModel(
+        WordTable(allocation), **{"embedding_dim": 5, "units": 6, "recurrence": "rnn", **kwargs}
+    )
+    model.build(build)
+    if model.word_bias is not None:
+        model.assign_word_counts(1 + np.arange(allocation.vocabulary_size))
+    return model
+
+
+def sharpen(model, factor=4.0):
+    """Move the weights away from their start, where every word is about as likely."""
+    for weight in model.trainable_weights:
+        weight.assign(weight * factor)
+    return model
+
+
+def read_log_probs(model, windows):
+    oracle = LanguageModel.of(model)
+    return np.array([oracle.compute_log_probs(window) for window in windows])
+
+
+@pytest.mark.parametrize("word_bias", [None, "trainable"])
+@pytest.mark.parametrize(("recurrence", "num_layers"), [("lstm", 1), ("gru", 1), ("rnn", 2)])
+def test_equals_the_oracle_word_by_word(rng, recurrence, num_layers, word_bias):
+    model = make(recurrence=recurrence, num_layers=num_layers, word_bias=word_bias)
+    sharpen(model, 2.0)
+    windows = rng.integers(11, size=(3, 5))
+    log_probs = np.asarray(model(windows))
+    assert log_probs.dtype == np.float32
+    assert log_probs == pytest.approx(read_log_probs(model, windows), abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    "allocation",
+    [Allocation.random(12, 3, 4, seed=0), ALLOCATION, Allocation([8, 9, 0, 2, 11], 4, 3)],
+    ids=["full", "V < R * C", "an empty row"],
+)
+def test_probabilities_of_all_words_sum_to_one(allocation):
+    model = sharpen(make(allocation))
+    size = allocation.vocabulary_size
+    windows = np.array([[1, 4, 2, word] for word in range(size)])
+    log_probs = np.asarray(model(windows), "float64")
+    assert np.exp(log_probs[:, -1]).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_relabelling_words_leaves_the_loss_unchanged(rng):
+    counts, new_ids = rng.integers(1, 99, 11), rng.permutation(11)
+    model = sharpen(make(word_bias="counts"))
+    model.assign_word_counts(counts)
+    windows = rng.integers(11, size=(4, 6))
+    before = np.asarray(model(windows))
+    new_cells, new_counts = np.empty(11, int), np.empty(11)
+    new_cells[new_ids], new_counts[new_ids] = ALLOCATION.cells, counts
+    model.word_table.assign(Allocation(new_cells, *ALLOCATION.shape))
+    model.assign_word_counts(new_counts)
+    assert np.asarray(model(new_ids[windows])) == pytest.approx(before, abs=1e-5)
+
+
+def test_zero_kernels_give_perplexity_of_the_table(rng):
+    model = make(Allocation.random(12, 3, 4, seed=0))
+    for weight in model.softmax.trainable_weights:
+        weight.assign(keras.ops.zeros_like(weight))
+    model.compile()
+    loss, perplexity = model.evaluate(rng.integers(12, size=(8, 6)), verbose=0)
+    assert perplexity == pytest.approx(12, rel=1e-5)
+    assert loss == pytest.approx(np.log(12), rel=1e-5)
+
+
+def test_zero_kernels_with_word_bias_give_the_unigrams():
+    model = make(word_bias="counts")
+    for weight in model.softmax.trainable_weights:
+        weight.assign(keras.ops.zeros_like(weight))
+    counts = np.arange(3, 14)
+    model.assign_word_counts(counts)
+    windows = np.array([[5, word] for word in range(11)])
+    probabilities = np.exp(np.asarray(model(windows))[:, 0])
+    assert probabilities == pytest.approx(counts / counts.sum(), rel=1e-5)
+
+
+def test_compiled_functions_see_an_assigned_table(rng):
+    model = sharpen(make())
+    model.compile(keras.optimizers.SGD(0.0))
+    windows = rng.integers(11, size=(4, 5))
+    seen = []
+    for seed in (1, 2, 3):
+        model.word_table.assign(Allocation.random(11, 4, 3, seed=seed))
+        expected = read_log_probs(model, windows)
+        assert model.predict(windows, verbose=0) == pytest.approx(expected, rel=1e-5, abs=5e-5)
+        history = model.fit(windows, verbose=0).history
+        assert history["loss"] == pytest.approx([-expected.mean()], abs=2e-5)
+        result = model.evaluate(windows, verbose=0, return_dict=True)
+        assert result["perplexity"] == pytest.approx(np.exp(-expected.mean()), rel=2e-5)
+        assert model.score(windows) == pytest.approx(expected, rel=1e-5, abs=5e-5)
+        seen.append(result["loss"])
+    assert len(set(seen)) == 3, "the allocations must differ in loss, or the test asks nothing"
+
+
+def test_targets_in_the_dataset_or_in_the_windows(rng):
+    model = sharpen(make())
+    model.compile(keras.optimizers.SGD(0.0))
+    windows = rng.integers(11, size=(4, 5)).astype("int32")
+    weights = rng.integers(3, size=(4, 4)).astype("float32")
+    log_probs = np.asarray(model(windows))
+    plain = -log_probs.mean()
+    weighted = -(log_probs * weights).sum() / weights.sum()
+    for arguments, expected in (
+        ((windows,), plain),
+        ((windows, windows[:, 1:]), plain),
+        ((tf.data.Dataset.from_tensors((windows,)),), plain),
+        ((tf.data.Dataset.from_tensors((windows, windows[:, 1:])),), plain),
+        ((tf.data.Dataset.from_tensors((windows, windows[:, 1:], weights)),), weighted),
+        ((windows, windows[:, 1:], None, 0, weights), weighted),
+    ):
+        if len(arguments) == 5:
+            result = model.evaluate(
+                *arguments[:2], sample_weight=weights, verbose=0, return_dict=True
+            )
+        else:
+            result = model.evaluate(*arguments, verbose=0, return_dict=True)
+        assert result["loss"] == pytest.approx(expected, rel=1e-5)
+        assert result["perplexity"] == pytest.approx(np.exp(expected), rel=1e-5)
+
+
+def test_fit_learns_a_cycle():
+    keras.utils.set_random_seed(3)
+    model = make(recurrence="gru", units=16)
+    model.compile(keras.optimizers.Adam(0.05))
+    windows = (np.arange(66)[:, None] + np.arange(6)) % 11
+    history = model.fit(windows, epochs=25, verbose=0, validation_data=windows).history
+    assert history["perplexity"][0] > 5
+    assert history["val_perplexity"][-1] < 1.5
+    assert model.next_words([3, 4, 5], k=1)[0].tolist() == [6]
+    assert model.generate([0, 1], length=5, temperature=0).tolist() == [2, 3, 4, 5, 6]
+
+
+def test_padding_at_the_end_changes_nothing(rng):
+    model = sharpen(make(recurrence="gru", mask_zero=True))
+    words = rng.integers(1, 11, size=(3, 5))
+    padded = np.concatenate([words, np.zeros((3, 4), int)], axis=1)
+    padded[1, 3:] = 0  # a shorter one
+    log_probs, expected = np.asarray(model(padded)), read_log_probs(model, words)
+    is_word = padded[:, 1:] != 0
+    assert log_probs[:, :4][is_word[:, :4]] == pytest.approx(expected[is_word[:, :4]], abs=2e-5)
+    assert np.array_equal(model(padded)._keras_mask, is_word & (padded[:, :-1] != 0))
+    model.compile()
+    loss, perplexity = model.evaluate(padded, verbose=0)
+    assert loss == pytest.approx(-expected[is_word[:, :4]].mean(), rel=1e-5)
+    assert perplexity == pytest.approx(np.exp(loss), rel=1e-5)
+
+
+def test_stateful_windows_equal_one_long_window(rng):
+    length, num_windows = 3, 4
+    model = sharpen(make(recurrence="lstm", stateful=True, build=(2, length + 1)), 2.0)
+    streams = rng.integers(11, size=(2, num_windows * length + 1))
+    expected = read_log_probs(model, streams)
+    windows = np.concatenate(
+        [streams[:, i * length : (i + 1) * length + 1] for i in range(num_windows)]
+    )
+    for _ in range(2):  # every pass starts from the zero state
+        log_probs = model.predict(windows, batch_size=2, verbose=0)
+        joined = np.concatenate(np.split(log_probs, num_windows), axis=1)
+        assert joined == pytest.approx(expected, rel=1e-5, abs=5e-5)
+    assert model.score(streams) == pytest.approx(expected, rel=1e-5, abs=5e-5)
+
+    model.compile(keras.optimizers.SGD(0.0))
+    arguments = {"batch_size": 2, "verbose": 0}
+    history = model.fit(windows, epochs=2, shuffle=False, **arguments).history
+    assert history["loss"] == pytest.approx([-expected.mean()] * 2, abs=2e-5)
+    assert model.evaluate(windows, **arguments)[0] == pytest.approx(-expected.mean(), abs=2e-5)
+    # Without the carried state it is another number.
+    fresh = np.concatenate(np.split(read_log_probs(model, windows), num_windows), axis=1)
+    assert np.abs(fresh - expected).max() > 1e-3
+
+    model.reset_states()
+    first = np.asarray(model(windows[:2]))
+    second = np.asarray(model(windows[:2]))
+    assert np.abs(first - second).max() > 1e-3, "the state was not carried"
+    model.reset_states()
+    assert np.array_equal(model(windows[:2]), first)
+
+
+def test_the_carried_state_is_no_part_of_the_saved_weights(tmp_path, rng):
+    windows = rng.integers(11, size=(2, 4))
+    model = sharpen(make(stateful=True, build=(2, 4)))
+    first = np.asarray(model(windows))
+    model.save_weights(tmp_path / "a.weights.h5")
+    other = make(stateful=True, build=(2, 4))
+    other.load_weights(tmp_path / "a.weights.h5")
+    assert np.asarray(other(windows)) == pytest.approx(first, abs=1e-6)
+
+
+def test_stateful_errors(rng):
+    with pytest.raises(ValueError, match=r"fixed batch size.*None"):
+        make(stateful=True)
+    model = make(stateful=True, build=(2, 4))
+    with pytest.raises(ValueError, match=r"batch size that it was built for: 2.*\(3, 4\)"):
+        model(rng.integers(11, size=(3, 4)))
+    unbuilt = LightRNNModel(11, embedding_dim=5, units=6, stateful=True)
+    with pytest.raises(ValueError, match="must be built"):
+        unbuilt.score([1, 2, 3])
+
+
+def test_dropout_only_in_training(rng):
+    model = sharpen(make(dropout=0.5))
+    windows = rng.integers(11, size=(3, 5))
+    assert np.array_equal(model(windows), model(windows))
+    assert np.asarray(model(windows)) == pytest.approx(read_log_probs(model, windows), abs=2e-5)
+    assert not np.array_equal(model(windows, training=True), model(windows, training=True))
+
+
+def test_number_of_weights():
+    model = LightRNNModel(10_000, embedding_dim=8, units=9)
+    model.build((None, None))
+    lstm = 4 * 9 * (8 + 9 + 1)
+    expected = 2 * 100 * 8 + lstm + 2 * 100 * (9 + 1)
+    assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == expected
+    assert [w.name for w in model.non_trainable_weights] == ["cells"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"units": 0}, "units.*positive integer.*units=0"),
+        ({"num_layers": 1.5}, "num_layers.*positive integer.*1.5"),
+        ({"embedding_dim": -2}, "positive integer.*-2"),
+        ({"recurrence": "transformer"}, "recurrence.*gru.*lstm.*transformer"),
+        ({"dropout": 1.0}, r"dropout.*\[0, 1\).*1.0"),
+        ({"word_bias": "unigram"}, "word_bias.*unigram"),
+    ],
+)
+def test_constructor_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("windows", "message"),
+    [
+        (np.zeros((0, 4), int), r"`x` must hold windows.*\(0, 4\)"),
+        (np.zeros((3, 1), int), r"`x` must hold windows.*\(3, 1\)"),
+        (np.zeros(5, int), r"`x` must hold windows.*\(5,\)"),
+        ([[1, 2, 11]], r"\[0, 11\).*id 11 at position \(0, 2\)"),
+        ([[1, -1, 2]], r"\[0, 11\).*id -1 at position \(0, 1\)"),
+    ],
+)
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_windows_are_checked(windows, message, method):
+    model = make()
+    model.compile()
+    with pytest.raises(ValueError, match=message):
+        getattr(model, method)(windows, verbose=0)
+
+
+def test_validation_windows_are_checked():
+    model = make()
+    model.compile()
+    with pytest.raises(ValueError, match="id 11"):
+        model.fit(np.zeros((2, 3), int), validation_data=(np.array([[1, 11]]),), verbose=0)
+
+
+def test_fit_asks_for_the_counts_of_a_word_bias(rng):
+    model = LightRNNModel(11, embedding_dim=5, units=6, word_bias="counts")
+    model.compile()
+    with pytest.raises(ValueError, match="assign_word_counts"):
+        model.fit(rng.integers(11, size=(2, 3)), verbose=0)
+
+
+def test_wrong_ids_in_a_compiled_step_are_loud():
+    model = make()
+    compiled = tf.function(model, jit_compile=True, autograph=False)
+    log_probs = np.asarray(compiled(tf.constant([[1, 2, 3, 4], [1, 2, 11, 4]])))
+    assert np.isfinite(log_probs[0]).all()
+    # The word itself, and what is predicted from it.
+    assert np.isfinite(log_probs[1]).tolist() == [True, False, False]

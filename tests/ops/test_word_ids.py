@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lightrnn.ops import cast_word_ids, mark_invalid_ids
+from keras_lightrnn.ops.word_ids import check_word_ids
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "int64", "float32", "float64"])
+def test_ids_of_any_type_become_integers(dtype):
+    words = cast_word_ids(np.array([[3, 0, 7]], dtype))
+    assert words.dtype in (tf.int32, tf.int64)
+    assert np.asarray(words).tolist() == [[3, 0, 7]]
+
+
+def test_marks_exactly_the_ids_outside():
+    marks = np.asarray(mark_invalid_ids(tf.constant([-2, -1, 0, 4, 5, 2**31 - 1]), 5))
+    assert np.isnan(marks).tolist() == [True, True, False, False, True, True]
+    assert (marks[2:4] == 0).all()
+
+
+def test_check_names_the_first_wrong_id():
+    check_word_ids(np.arange(5), 5)
+    with pytest.raises(ValueError, match=r"\[0, 5\).*id -1 at position \(1, 0\) \(2 of 4"):
+        check_word_ids([[0, 4], [-1, 5]], 5)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from keras_lightrnn.allocation import Allocation, compute_table_shape
+
+SIZES = [1, 2, 3, 10, 255, 256, 257, 507, 10_000]
+
+
+@pytest.mark.parametrize("vocabulary_size", SIZES)
+def test_table_is_the_least_near_square(vocabulary_size):
+    num_rows, num_columns = compute_table_shape(vocabulary_size)
+    assert num_rows * num_columns >= vocabulary_size
+    assert num_rows <= num_columns <= num_rows + 1
+    assert (num_rows - 1) * num_columns < vocabulary_size, "a row is empty"
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 7, 10])
+def test_table_completes_the_size_left_out(num_rows):
+    assert compute_table_shape(10, num_rows=num_rows) == (num_rows, -(-10 // num_rows))
+    assert compute_table_shape(10, num_columns=num_rows) == (-(-10 // num_rows), num_rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"vocabulary_size": 0}, "positive integer.*vocabulary_size=0"),
+        ({"vocabulary_size": 2.0}, "positive integer.*vocabulary_size=2.0"),
+        ({"vocabulary_size": True}, "positive integer.*True"),
+        ({"vocabulary_size": 5, "num_rows": -1}, "positive integer.*num_rows=-1"),
+        ({"vocabulary_size": 5, "num_rows": 2, "num_columns": 2}, "as many cells.*4 cells"),
+        ({"vocabulary_size": 5, "num_rows": 2**16, "num_columns": 2**15}, "int32.*smaller table"),
+    ],
+)
+def test_table_shape_errors(arguments, message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        compute_table_shape(**arguments)
+
+
+@pytest.mark.parametrize("vocabulary_size", SIZES)
+@pytest.mark.parametrize("make", [Allocation.random, Allocation.by_frequency])
+def test_rows_columns_and_words_say_the_same(make, vocabulary_size):
+    allocation = make(vocabulary_size)
+    cells = allocation.rows * allocation.num_columns + allocation.columns
+    assert np.array_equal(cells, allocation.cells)
+    assert len(set(allocation.cells.tolist())) == vocabulary_size, "two words share a cell"
+    assert np.array_equal(
+        allocation.words[allocation.rows, allocation.columns], np.arange(vocabulary_size)
+    )
+    assert (allocation.words == -1).sum() == allocation.num_cells - vocabulary_size
+    assert allocation.cells.dtype == allocation.words.dtype == np.int32
+
+
+def test_words_in_row_and_column():
+    allocation = Allocation([5, 0, 2, 3], num_rows=2, num_columns=3)
+    assert [allocation.words_in_row(i).tolist() for i in range(2)] == [[1, 2], [3, 0]]
+    assert [allocation.words_in_column(j).tolist() for j in range(3)] == [[1, 3], [], [2, 0]]
+    for name in ("row", "column"):
+        with pytest.raises(ValueError, match=rf"{name}.*-1"):
+            getattr(allocation, f"words_in_{name}")(-1)
+
+
+def test_immutable_and_independent_of_the_callers_array():
+    cells = np.array([2, 0, 1])
+    allocation = Allocation(cells)
+    cells[0] = 1
+    assert allocation.cells.tolist() == [2, 0, 1]
+    for array in (allocation.cells, allocation.words):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+    with pytest.raises(AttributeError):
+        allocation.cells = cells
+
+
+@pytest.mark.parametrize(
+    ("cells", "error", "message"),
+    [
+        ([], ValueError, "at least one"),
+        ([[0, 1]], ValueError, r"vector.*\(1, 2\)"),
+        ([0.0, 1.0], TypeError, "integers.*float64"),
+        ([0, 4, 1, 2], ValueError, r"\[0, 4\).*cells\[1\]=4"),
+        ([0, -1, 1, 2], ValueError, r"\[0, 4\).*cells\[1\]=-1"),
+        ([0, 1, 1, 2], ValueError, "share a cell.*words 1 and 2 both in cell 1"),
+    ],
+)
+def test_constructor_errors(cells, error, message):
+    with pytest.raises(error, match=f"(?s){message}"):
+        Allocation(cells)
+
+
+def test_by_frequency_puts_the_most_frequent_first():
+    counts = np.array([3, 9, 1, 9, 4])
+    words = Allocation.by_frequency(5, counts=counts).words.ravel()
+    assert words[words >= 0].tolist() == [1, 3, 4, 0, 2]  # equal counts: the lesser id first
+    with pytest.raises(ValueError, match=r"counts.*vocabulary_size=4"):
+        Allocation.by_frequency(4, counts=counts)
+
+
+def test_random_repeats_with_its_seed():
+    assert Allocation.random(99, seed=1) == Allocation.random(99, seed=1)
+    assert Allocation.random(99, seed=1) != Allocation.random(99, seed=2)
+    # Empty cells are anywhere, not at the end.
+    assert Allocation.random(5, 10, 10, seed=0).cells.max() > 5
+
+
+def test_equality_and_hash():
+    a, b = Allocation([0, 1, 2], 2, 3), Allocation(np.int64([0, 1, 2]), 2, 3)
+    assert a == b
+    assert hash(a) == hash(b)
+    assert a != Allocation([0, 1, 2], 3, 2), "another table shape is another allocation"
+    assert a != "allocation"
+    assert repr(a) == "Allocation(vocabulary_size=3, num_rows=2, num_columns=3)"
+
+
+def test_count_moved():
+    a = Allocation([0, 1, 2, 3])
+    assert a.count_moved(a) == 0
+    assert a.count_moved(Allocation([0, 2, 1, 3])) == 2
+    with pytest.raises(ValueError, match="one vocabulary size and table shape"):
+        a.count_moved(Allocation([0, 1, 2, 3], 1, 4))
+
+
+def test_save_and_load(tmp_path):
+    path = tmp_path / "table.npz"
+    for allocation in (Allocation.random(10, 3, 5, seed=0), Allocation.random(10, 5, 3, seed=1)):
+        allocation.save(path)  # over the earlier one
+        assert Allocation.load(path) == allocation
+    assert [file.name for file in tmp_path.iterdir()] == ["table.npz"], "temporary files stay"
+
+
+def test_load_refuses_what_save_did_not_write(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Allocation.load(tmp_path / "none.npz")
+    path = tmp_path / "table.npz"
+    Allocation.random(200, seed=0).save(path)
+    whole = path.read_bytes()
+    np.savez(tmp_path / "other.npz", cells=np.arange(3))
+    np.save(tmp_path / "array.npy", np.arange(3))
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "text.npz").write_text("cells")
+    for name in ("other.npz", "array.npy", "cut.npz", "empty.npz", "text.npz"):
+        with pytest.raises(ValueError, match=rf"Allocation\.save.*{name}"):
+            Allocation.load(tmp_path / name)
+
+
+def test_load_checks_the_sizes_that_the_file_names(tmp_path):
+    path = tmp_path / "table.npz"
+    Allocation([0, 1, 2]).save(path)
+    with np.load(path) as file:
+        content = dict(file)
+    np.savez(path, **{**content, "vocabulary_size": np.int64(4)})
+    with pytest.raises(ValueError, match="vocabulary_size=4"):
+        Allocation.load(path)
+    np.savez(path, **{**content, "cells": np.int32([0, 1, 1])})
+    with pytest.raises(ValueError, match="share a cell"):
+        Allocation.load(path)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from keras_lightrnn.losses import NegativeLogLikelihood
+
+
+def test_is_the_mean_of_the_negative_log_probabilities(rng):
+    log_probs = -rng.random((3, 4)).astype("float32")
+    targets = rng.integers(9, size=(3, 4))
+    loss = NegativeLogLikelihood()
+    assert float(loss(targets, log_probs)) == pytest.approx(-log_probs.mean(), rel=1e-6)
+    assert float(loss(targets + 1, log_probs)) == float(loss(targets, log_probs))
+
+
+def test_padding_does_not_dilute_the_mean(rng):
+    log_probs = -rng.random((3, 4)).astype("float32")
+    weights = rng.integers(3, size=(3, 4)).astype("float32")
+    expected = -(log_probs * weights).sum() / weights.sum()
+    loss = NegativeLogLikelihood()(log_probs, log_probs, sample_weight=weights)
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_mask_counts_as_weight_zero():
+    log_probs = keras.ops.convert_to_tensor([[-1.0, -3.0, -50.0]])
+    log_probs._keras_mask = keras.ops.convert_to_tensor([[True, True, False]])
+    assert float(NegativeLogLikelihood()([[1, 2, 0]], log_probs)) == pytest.approx(2.0)
+
+
+def test_reductions():
+    log_probs = np.float32([[-1, -3], [-5, -7]])
+    assert float(NegativeLogLikelihood(reduction="sum")(log_probs, log_probs)) == 16.0
+    each = NegativeLogLikelihood(reduction=None)(log_probs, log_probs)
+    assert np.array_equal(each, -log_probs)

@@ -1,0 +1,155 @@
+"""The public names, written by hand, and the way that imports go."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+import keras_lightrnn
+
+PACKAGE = Path(keras_lightrnn.__file__).parent
+
+SURFACE = {
+    "keras_lightrnn": [
+        "Allocation",
+        "LightRNNModel",
+        "WordTable",
+        "assignment",
+        "callbacks",
+        "data",
+        "layers",
+        "losses",
+        "metrics",
+    ],
+    "keras_lightrnn.assignment": [
+        "AlternatingSolver",
+        "AssignmentProblem",
+        "AssignmentSolution",
+        "AssignmentSolver",
+        "AuctionSolver",
+        "ExactSolver",
+        "GreedySolver",
+        "get",
+        "serialize",
+    ],
+    "keras_lightrnn.layers": ["TwoComponentEmbedding", "TwoComponentSoftmax"],
+    "keras_lightrnn.losses": ["NegativeLogLikelihood"],
+    "keras_lightrnn.metrics": ["Perplexity"],
+    "keras_lightrnn.models": ["LightRNNModel"],
+    "keras_lightrnn.ops": [
+        "EMPTY_CELL_LOGIT",
+        "cast_word_ids",
+        "compute_bias_table",
+        "compute_word_log_probs",
+        "interleave_components",
+        "mark_invalid_ids",
+        "split_half_steps",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", list(SURFACE))
+def test_public_names(name):
+    module = importlib.import_module(name)
+    assert module.__all__ == SURFACE[name]
+
+
+def list_modules() -> list[str]:
+    """Return the dotted names of all modules of the package."""
+    names = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return names
+
+
+@pytest.mark.parametrize("name", list_modules())
+def test_public_names_exist(name):
+    module = importlib.import_module(name)
+    names = getattr(module, "__all__", [])
+    assert names == sorted(set(names))
+    for public in names:
+        assert getattr(module, public) is not None
+
+
+# What each part may import when it is imported itself. Imports inside functions, and those for
+# type checkers, are exempt.
+MAY_IMPORT = {
+    "allocation": set(),
+    "assignment": {"allocation"},
+    "cooccurrence": {"allocation", "assignment"},
+    "data": {"allocation"},
+    "ops": set(),
+    "replica_variable": set(),
+    "word_table": {"allocation", "ops"},
+    "layers": {"ops", "word_table"},
+    "metrics": {"ops", "word_table"},
+    "losses": {"ops", "word_table"},
+    "models": {"layers", "losses", "metrics", "ops", "replica_variable", "word_table"},
+    "callbacks": {
+        "allocation",
+        "assignment",
+        "layers",
+        "losses",
+        "metrics",
+        "models",
+        "ops",
+        "replica_variable",
+        "word_table",
+    },
+    "serving": {"allocation", "layers", "losses", "metrics", "models", "ops", "word_table"},
+}
+
+
+def list_imports(body: list[ast.stmt]) -> list[str]:
+    """Return the modules that running `body` imports, as dotted names."""
+    names = []
+    for node in body:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, (ast.If, ast.Try, ast.With, ast.For, ast.While, ast.ClassDef)):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                names += list_imports(node.orelse)
+                continue
+            names += list_imports(node.body)
+            names += list_imports(getattr(node, "orelse", []))
+            names += list_imports(getattr(node, "finalbody", []))
+            for handler in getattr(node, "handlers", []):
+                names += list_imports(handler.body)
+    return names
+
+
+@pytest.mark.parametrize("name", [name for name in list_modules() if "." in name])
+def test_imports_go_one_way(name):
+    path = PACKAGE.parent / Path(*name.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    part = name.split(".")[1]
+    assert part in MAY_IMPORT, "a new part of the package needs its place in the layers"
+    for imported in list_imports(ast.parse(path.read_text("utf-8")).body):
+        root, _, rest = imported.partition(".")
+        if root == "keras_lightrnn":
+            other = rest.partition(".")[0]
+            assert other == part or other in MAY_IMPORT[part], f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", ["allocation", "assignment", "cooccurrence"])
+def test_what_needs_no_keras_imports_none(name):
+    path = PACKAGE / name
+    files = path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]
+    for file in files:
+        roots = {x.partition(".")[0] for x in list_imports(ast.parse(file.read_text("utf-8")).body)}
+        assert not roots & {"keras", "tensorflow", "jax", "torch"}, file.name
+
+
+def test_layering_walk_sees_what_it_should():
+    source = (
+        "import a.b\nfrom keras_lightrnn import models\nif TYPE_CHECKING:\n    import c\n"
+        "try:\n    import d\nexcept ImportError:\n    import e\ndef f():\n    import g\n"
+    )
+    assert list_imports(ast.parse(source).body) == ["a.b", "keras_lightrnn.models", "d", "e"]

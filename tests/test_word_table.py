@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lightrnn import Allocation, WordTable
+from keras_lightrnn.word_table import get_word_table, serialize_word_table
+
+
+def test_looks_words_up_in_the_allocation(rng):
+    allocation = Allocation.random(11, 3, 4, seed=0)
+    table = WordTable(allocation)
+    words = rng.integers(11, size=(2, 5))
+    cells = table(words)
+    assert cells.dtype == tf.int32
+    assert np.array_equal(cells, allocation.cells[words])
+    assert np.array_equal(table(words.astype("float32")), cells)
+    assert table.allocation == allocation
+    assert table.table_shape == (3, 4)
+
+
+def test_what_makes_a_table():
+    for source in (11, Allocation.by_frequency(11), get_word_table(11)):
+        table = get_word_table(source)
+        assert table.allocation == Allocation.by_frequency(11)
+    assert get_word_table(table) is table
+    sizes = {"vocabulary_size": 11, "num_rows": 6, "num_columns": 2}
+    assert WordTable(sizes).table_shape == (6, 2)
+    with pytest.raises(ValueError, match="vocabulary_size"):
+        WordTable(0)
+
+
+def test_is_int32_and_never_trained_under_any_policy():
+    table = WordTable(11, dtype="mixed_bfloat16", trainable=True)
+    assert table.trainable_variables == []
+    assert [str(v.dtype) for v in table.variables] == ["int32"]
+    # Larger than a bfloat16 holds exactly.
+    assert int(WordTable(1000)(np.int32([999]))[0]) == 999
+
+
+def test_assign_takes_effect_in_a_compiled_function():
+    first, second = (Allocation.random(11, 3, 4, seed=seed) for seed in (0, 1))
+    table = WordTable(first)
+    words = tf.range(11)
+    for jit_compile in (False, True):
+        table.assign(first)
+        function = tf.function(table, jit_compile=jit_compile)
+        assert np.array_equal(function(words), first.cells)
+        table.assign(second)
+        assert np.array_equal(function(words), second.cells)
+        assert function.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize(
+    "other", [Allocation.random(11, 4, 3), Allocation.random(12, 3, 4), Allocation.random(5, 3, 4)]
+)
+def test_assign_refuses_another_vocabulary_or_shape(other):
+    table = WordTable(Allocation.random(11, 3, 4, seed=0))
+    before = table.allocation
+    with pytest.raises(ValueError, match=r"fit the table.*Received: Allocation\("):
+        table.assign(other)
+    with pytest.raises(TypeError, match="must be an `Allocation`"):
+        table.assign(other.cells)
+    assert table.allocation == before
+
+
+def test_config_holds_no_cells():
+    table = WordTable(Allocation.random(10_000, seed=0), name="words")
+    config = serialize_word_table(table)
+    assert len(str(config)) < 1000
+    copy = keras.saving.deserialize_keras_object(config)
+    assert copy.name == "words"
+    assert copy.table_shape == table.table_shape
+
+
+def test_damaged_weights_leave_the_table_as_it_was():
+    table = WordTable(Allocation([2, 0, 1]))
+    with pytest.raises(ValueError, match="share a cell"):
+        table.load_own_variables({"0": np.int32([1, 1, 0])})
+    with pytest.raises(ValueError, match="fit the table"):
+        table.load_own_variables({"0": np.int32([1, 0])})
+    assert table.allocation == Allocation([2, 0, 1])
+
+
+def test_eager_lookup_outside_the_vocabulary_raises():
+    table = WordTable(11)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        table(np.int32([11]))
