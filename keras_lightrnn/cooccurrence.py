@@ -30,9 +30,11 @@ _LEAST_GAIN = 1e-4
 _FIT_SWEEPS = 5
 _DIRECTION_STEPS = 20
 _TINY = np.finfo(np.float32).tiny
-# Larger vocabularies hold so many rare words of like features that an auction round takes minutes.
-_MOST_AUCTION_WORDS = 50_000
-_SOLVER = {"class_name": "auction", "config": {"gap_tolerance": 1e-3}}
+# Rare words have features so alike that an auction may take minutes to tell them apart, for an
+# error that is no smaller. Two sweeps a round do: the next round starts where this one ends.
+_SOLVER = {"class_name": "alternating", "config": {"max_sweeps": 2}}
+# In larger vocabularies even a sweep takes minutes.
+_MOST_ALTERNATING_WORDS = 50_000
 
 
 def cluster_words(
@@ -64,8 +66,7 @@ def cluster_words(
         window: Integer, how many words to the left and to the right are neighbours.
         num_rounds: Integer, the most rounds of clustering.
         solver: The assignment solver, whatever `keras_lightrnn.assignment.get` takes. `None`
-            is an auction that stops within 0.1 % of what there is to gain, as the next round
-            has other vectors anyway; above 50,000 words, the greedy solver.
+            is two sweeps of the alternating solver; above 50,000 words, the greedy one.
         max_contexts: Integer, how many words, the most frequent ones, count as neighbours.
         seed: Integer. The same seed gives the same allocation.
         verbose: Integer, 0 or 1. With 1 each stage is reported on standard output.
@@ -204,8 +205,7 @@ def cluster_features(
         num_columns: Integer `C`, or `None`.
         num_rounds: Integer, the most rounds. Rounds end when they no longer pay.
         solver: The assignment solver, whatever `keras_lightrnn.assignment.get` takes. `None`
-            is an auction that stops within 0.1 % of what there is to gain, as the next round
-            has other vectors anyway; above 50,000 words, the greedy solver.
+            is two sweeps of the alternating solver; above 50,000 words, the greedy one.
         verbose: Integer, 0 or 1. With 1 each round is reported on standard output.
 
     Returns:
@@ -233,7 +233,7 @@ def cluster_features(
     _check_size("num_rounds", num_rounds)
     shape = compute_table_shape(len(features), num_rows, num_columns)
     if solver is None:
-        solver = _SOLVER if len(features) <= _MOST_AUCTION_WORDS else "greedy"
+        solver = _SOLVER if len(features) <= _MOST_ALTERNATING_WORDS else "greedy"
     solver = assignment.get(solver)
     start = time.perf_counter()
 

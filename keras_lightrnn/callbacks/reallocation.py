@@ -33,8 +33,9 @@ class ReallocationCallback(keras.callbacks.Callback):
     as the layer sees them: padding of sample weight zero counts as occurrences of its word.
 
     Args:
-        solver: Whatever `keras_lightrnn.assignment.get` takes: `"auction"` (default),
-            `"alternating"`, `"exact"` for small vocabularies, or a solver.
+        solver: Whatever `keras_lightrnn.assignment.get` takes: `"alternating"` (default),
+            `"auction"` for a certified gap near zero, `"exact"` for small vocabularies, or a
+            solver.
         every: Integer, epochs from one round to the next. Counted from the first epoch of the
             whole training, so that a resumed `fit(initial_epoch=...)` keeps the schedule.
         start: Integer, the first epoch (from 1) after which there may be a round.
@@ -73,7 +74,7 @@ class ReallocationCallback(keras.callbacks.Callback):
 
     def __init__(
         self,
-        solver: Any = "auction",
+        solver: Any = "alternating",
         every: int = 1,
         start: int = 1,
         max_rounds: int | None = None,
