@@ -230,9 +230,11 @@ def _iter_source(source: str) -> Iterator[str]:
 
 
 def _find_versions(packages: Iterable[str]) -> dict[str, str]:
-    distributions = importlib.metadata.packages_distributions()
+    # By the files that are installed: before Python 3.11 `packages_distributions` knows only
+    # distributions that list their packages in a file of their own.
+    roots = {package.partition(".")[0] for package in packages}
     versions = {"python": platform.python_version()}
-    for package in packages:
-        for distribution in distributions.get(package.partition(".")[0], []):
-            versions[distribution] = importlib.metadata.version(distribution)
+    for distribution in importlib.metadata.distributions():
+        if any(file.parts[0] in roots for file in distribution.files or ()):
+            versions[distribution.metadata["Name"]] = distribution.version
     return versions
