@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from keras_lightrnn.allocation import Allocation
 
 if TYPE_CHECKING:
-    from keras_lightrnn import assignment, callbacks, data, layers, losses, metrics
+    from keras_lightrnn import assignment, callbacks, data, layers, losses, metrics, serving
     from keras_lightrnn.models import LightRNNModel
     from keras_lightrnn.word_table import WordTable
 
@@ -28,10 +28,11 @@ __all__ = [
     "layers",
     "losses",
     "metrics",
+    "serving",
 ]
 
 # Read on first use: what trains no model need not wait for TensorFlow Datasets or Numba.
-_LAZY_MODULES = ("assignment", "data")
+_LAZY_MODULES = ("assignment", "data", "serving")
 _no_keras: ImportError | None = None
 
 try:

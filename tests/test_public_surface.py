@@ -23,6 +23,7 @@ SURFACE = {
         "layers",
         "losses",
         "metrics",
+        "serving",
     ],
     "keras_lightrnn.assignment": [
         "AlternatingSolver",
@@ -34,6 +35,16 @@ SURFACE = {
         "GreedySolver",
         "get",
         "serialize",
+    ],
+    "keras_lightrnn.callbacks": ["HalfStepStatistics", "ReallocationCallback"],
+    "keras_lightrnn.data": [
+        "PythonDocstrings",
+        "Vocabulary",
+        "contiguous_windows",
+        "from_tfds",
+        "read_lines",
+        "tfds_lines",
+        "token_windows",
     ],
     "keras_lightrnn.layers": ["TwoComponentEmbedding", "TwoComponentSoftmax"],
     "keras_lightrnn.losses": ["NegativeLogLikelihood"],
@@ -48,6 +59,7 @@ SURFACE = {
         "mark_invalid_ids",
         "split_half_steps",
     ],
+    "keras_lightrnn.serving": ["export_saved_model"],
 }
 
 

@@ -19,7 +19,7 @@ _ROWS_AT_ONCE = 16
 
 def score(model: LightRNNModel, words: Any, batch_size: int) -> np.ndarray:
     words, is_batch = _prepare(model, words, "words", at_least=2)
-    run = model.compile_inference(_score_windows)
+    run = model.compile_inference(score_windows)
     log_probs = np.concatenate(
         [
             ops.convert_to_numpy(run(ops.convert_to_tensor(words[start : start + batch_size])))
@@ -169,7 +169,8 @@ class _Search:
 # Compiled functions of a model and tensors.
 
 
-def _score_windows(model: LightRNNModel, words: Any) -> Any:
+def score_windows(model: LightRNNModel, words: Any) -> Any:
+    """Return the log-probabilities of the words 1..N-1 of sequences, from the zero state."""
     half_steps, _ = model.run_recurrence(model.embedding(words), training=False)
     return model.softmax(half_steps, words[:, 1:], training=False)
 
