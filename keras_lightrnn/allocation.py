@@ -41,11 +41,11 @@ def compute_table_shape(
     >>> compute_table_shape(10, num_rows=2)
     (2, 5)
     """
-    vocabulary_size = _check_size("vocabulary_size", vocabulary_size)
+    vocabulary_size = check_size("vocabulary_size", vocabulary_size)
     if num_rows is not None:
-        num_rows = _check_size("num_rows", num_rows)
+        num_rows = check_size("num_rows", num_rows)
     if num_columns is not None:
-        num_columns = _check_size("num_columns", num_columns)
+        num_columns = check_size("num_columns", num_columns)
     if num_columns is None:
         if num_rows is None:
             num_columns = math.isqrt(vocabulary_size - 1) + 1
@@ -376,7 +376,8 @@ class Allocation:
         )
 
 
-def _check_size(name: str, value: Any) -> int:
+def check_size(name: str, value: Any) -> int:
+    """Return `value` as an `int`, or raise `ValueError` unless it is a positive integer."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(
             f"`{name}` must be a positive integer. Received: {name}={value!r} "

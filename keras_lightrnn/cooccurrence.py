@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse
 
 from keras_lightrnn import assignment
-from keras_lightrnn.allocation import Allocation, compute_table_shape
+from keras_lightrnn.allocation import Allocation, check_size, compute_table_shape
 
 # Words counted at a time. Larger blocks sort more at once, smaller ones need less memory.
 _BLOCK_SIZE = 1 << 21
@@ -170,7 +170,7 @@ def compute_word_features(
         ("max_contexts", max_contexts),
         ("max_pairs", max_pairs),
     ):
-        _check_size(name, value)
+        check_size(name, value)
     counts, first, second, times = _count_pairs(
         words, vocabulary_size, window, max_contexts, max_pairs
     )
@@ -230,7 +230,7 @@ def cluster_features(
             f"features.shape={features.shape}, {np.count_nonzero(~np.isfinite(features))} of them "
             "not finite."
         )
-    _check_size("num_rounds", num_rounds)
+    check_size("num_rounds", num_rounds)
     shape = compute_table_shape(len(features), num_rows, num_columns)
     if solver is None:
         solver = _SOLVER if len(features) <= _MOST_ALTERNATING_WORDS else "greedy"
@@ -526,11 +526,3 @@ def _average(values: np.ndarray, groups: np.ndarray, num_groups: int) -> np.ndar
 def _with_square(vectors: np.ndarray) -> np.ndarray:
     """Append the squared length of each vector `(n, F + 1)`."""
     return np.concatenate([vectors, np.square(vectors).sum(axis=1, keepdims=True)], axis=1)
-
-
-def _check_size(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r} "
-            f"(of type {type(value).__name__})."
-        )

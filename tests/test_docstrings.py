@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import doctest
 import importlib
-from pathlib import Path
 
 import pytest
-
-import keras_lightrnn
-
-PACKAGE = Path(keras_lightrnn.__file__).parent
-
+from modules import list_modules
 
 # Their examples need a corpus or the network.
 NEED_DATA = {"PythonDocstrings", "from_tfds", "tfds_lines"}
-
-
-def list_modules() -> list[str]:
-    names = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    return names
 
 
 @pytest.mark.parametrize("name", list_modules())

@@ -7,10 +7,7 @@ import importlib
 from pathlib import Path
 
 import pytest
-
-import keras_lightrnn
-
-PACKAGE = Path(keras_lightrnn.__file__).parent
+from modules import PACKAGE, list_modules
 
 SURFACE = {
     "keras_lightrnn": [
@@ -67,15 +64,6 @@ SURFACE = {
 def test_public_names(name):
     module = importlib.import_module(name)
     assert module.__all__ == SURFACE[name]
-
-
-def list_modules() -> list[str]:
-    """Return the dotted names of all modules of the package."""
-    names = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    return names
 
 
 @pytest.mark.parametrize("name", list_modules())

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_lightrnn.allocation import check_size
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -66,8 +68,8 @@ def contiguous_windows(
     [[12, 13, 14], [16, 17, 17]] [[1.0, 1.0], [1.0, 0.0]]
     """
     words = _check_stream(words)
-    _check_positive("batch_size", batch_size)
-    _check_positive("sequence_length", sequence_length)
+    check_size("batch_size", batch_size)
+    check_size("sequence_length", sequence_length)
     num_windows = -(-(words.size - 1) // (batch_size * sequence_length))
     row_starts = np.arange(batch_size)[:, None] * (num_windows * sequence_length)  # (B, 1)
     offsets = np.arange(sequence_length + 1)  # (T+1,)
@@ -86,8 +88,8 @@ def _sentence_windows(
 ) -> Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Cut a stream into sentences, each after an end word, batched with others as long."""
     words = _check_stream(words, least=1)
-    _check_positive("batch_size", batch_size)
-    _check_positive("sequence_length", sequence_length)
+    check_size("batch_size", batch_size)
+    check_size("sequence_length", sequence_length)
     ends = np.flatnonzero(words == end_id)
     if not ends.size or ends[-1] != words.size - 1:
         raise ValueError(
@@ -183,7 +185,7 @@ def token_windows(
     """
     words = _join(words)
     if vocabulary_size is not None:
-        _check_positive("vocabulary_size", vocabulary_size)
+        check_size("vocabulary_size", vocabulary_size)
     if contiguous:
         if shuffle:
             raise ValueError(
@@ -277,12 +279,4 @@ def _check_range(words: np.ndarray, vocabulary_size: int | None) -> None:
         raise ValueError(
             f"Every word id must lie in [0, {limit}). Received: words[{start + position}]="
             f"{part[position]}. Encode the text with the vocabulary of the model."
-        )
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r} "
-            f"(of type {type(value).__name__})."
         )
