@@ -162,7 +162,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         new = solution.allocation if cost_before - cost > self.minimum_gain else old
         moved = old.count_moved(new)
         if moved:
-            self._install(table, new, counts)
+            self._install(table, old, new, counts)
         self._prices = solution.prices
         record = {
             "cost_before": cost_before,
@@ -181,8 +181,9 @@ class ReallocationCallback(keras.callbacks.Callback):
             )
         return record
 
-    def _install(self, table: WordTable, new: Allocation, counts: np.ndarray) -> None:
-        old = table.allocation
+    def _install(
+        self, table: WordTable, old: Allocation, new: Allocation, counts: np.ndarray
+    ) -> None:
         changes = []
         for embedding in self._embeddings:
             for variable, old_groups, new_groups in (
