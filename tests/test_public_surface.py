@@ -36,10 +36,12 @@ SURFACE = {
     "keras_lightrnn.callbacks": ["HalfStepStatistics", "ReallocationCallback"],
     "keras_lightrnn.data": [
         "PythonDocstrings",
+        "TokenShards",
         "Vocabulary",
         "contiguous_windows",
         "from_tfds",
         "read_lines",
+        "shuffled_windows",
         "tfds_lines",
         "token_windows",
     ],

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from keras_lightrnn.data.id_files import write_ids
 from keras_lightrnn.data.vocabulary import Vocabulary
 
 _EXAMPLES_AT_ONCE = 1024
@@ -131,10 +132,10 @@ def from_tfds(
             vocabulary = Vocabulary.from_lines(lines, min_count, max_size)
             vocabulary.save(path)
 
-    words = [vocabulary.words, vocabulary.unknown, vocabulary.end]
-    path = f"{stem}-{_digest(source, words)}.npy"
+    path = f"{stem}-{_digest(source, vocabulary.fingerprint)}.npy"
     if not os.path.exists(path):
-        _write_stream(path, _iter_lines(builder, split, feature, lower), vocabulary)
+        lines = _iter_lines(builder, split, feature, lower)
+        write_ids(path, map(vocabulary.encode_lines, _chunks(lines)))
     ids = np.load(path, mmap_mode="r", allow_pickle=False)
     if ids.size == 0:
         raise ValueError(
@@ -230,32 +231,6 @@ def _choose_stem(
 def _digest(*parts: Any) -> str:
     data = json.dumps(parts, ensure_ascii=True)
     return hashlib.sha256(data.encode("ascii")).hexdigest()[:16]
-
-
-def _write_stream(path: str, lines: Iterable[str], vocabulary: Vocabulary) -> None:
-    """Write the ids of a stream of text as they come to one `.npy` file."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            # The number of ids is known only at the end. NumPy leaves room in the header for
-            # the first axis to grow, so that writing it again does not move the data.
-            _write_header(file, 0)
-            num_ids = 0
-            for chunk in _chunks(lines):
-                ids = vocabulary.encode_lines(chunk).astype("<i4", copy=False)
-                ids.tofile(file)
-                num_ids += ids.size
-            file.seek(0)
-            _write_header(file, num_ids)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-
-
-def _write_header(file: Any, num_ids: int) -> None:
-    header = {"descr": "<i4", "fortran_order": False, "shape": (num_ids,)}
-    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import array
 import collections
+import hashlib
+import json
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -29,6 +31,8 @@ class Vocabulary:
         counts: `(V,)` int64, read-only, or `None`.
         unknown, end: The two special words.
         unknown_id, end_id: Their ids.
+        fingerprint: String, the same for vocabularies that encode text in the same way, and
+            different for all others (SHA-256 of the words, in order, and the special words).
 
     Raises:
         TypeError: if a word is not a string or the counts are not integers.
@@ -206,6 +210,11 @@ class Vocabulary:
     @property
     def end_id(self) -> int:
         return self._ids[self._end]
+
+    @property
+    def fingerprint(self) -> str:
+        data = json.dumps([self._words, self._unknown, self._end])
+        return hashlib.sha256(data.encode("ascii")).hexdigest()
 
     def id_of(self, word: str) -> int:
         """Return the id of a word, which is `unknown_id` if it is not in the vocabulary."""

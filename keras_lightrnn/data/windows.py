@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_lightrnn.allocation import check_size
+from keras_lightrnn.data.permutation import make_permutation
+from keras_lightrnn.data.token_shards import TokenShards
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_CHECKED_AT_ONCE = 1 << 24  # ids; a memory map is checked piece by piece
+_PART_SIZE = 1 << 24  # ids that are checked or searched at a time
+_Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 # Sentences are padded to a multiple of this, so that few shapes have to be compiled.
 _LENGTH_STEP = 8
 
@@ -29,14 +34,19 @@ class _Batches(Sequence):
     def __len__(self) -> int:
         return self._num_batches
 
-    def __getitem__(self, index: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __getitem__(self, index: Any) -> _Batch:
         window, weight = self._make(range(self._num_batches)[index])
         return window, window[:, 1:], weight
 
 
 def contiguous_windows(
-    words: Any, batch_size: int, sequence_length: int
-) -> Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    words: Any,
+    batch_size: int,
+    sequence_length: int,
+    *,
+    num_processes: int = 1,
+    process_id: int = 0,
+) -> Sequence[_Batch]:
     """Cut a stream of word ids into windows that continue one another.
 
     Row `b` of the batch reads its own part of the stream, from `b * K * T` on, where `K` is
@@ -46,18 +56,24 @@ def contiguous_windows(
     target exactly once. Positions past the end of the stream repeat its last word, with
     weight zero.
 
+    Where several processes train together, each reads rows of its own of batches of
+    `num_processes * B` rows, so that all make the same number of steps, and each word but the
+    first is a target in one of them.
+
     Args:
-        words: Word ids `(N,)`, integers, `N >= 2`; may be a memory map.
-        batch_size: Integer `B`.
+        words: Word ids `(N,)`, integers, `N >= 2`: an array, a memory map, or `TokenShards`.
+        batch_size: Integer `B`, rows of a batch of this process.
         sequence_length: Integer `T`, words predicted in each window.
+        num_processes: Integer `P`, how many processes share the stream.
+        process_id: Integer in `[0, P)`, which of them this is.
 
     Returns:
-        A sequence of `K = ceil((N - 1) / (B * T))` tuples `(window, targets, sample_weight)`:
-        `(B, T + 1)` int32, `(B, T)` int32 and `(B, T)` float32.
+        A sequence of `K = ceil((N - 1) / (P * B * T))` tuples `(window, targets,
+        sample_weight)`: `(B, T + 1)` int32, `(B, T)` int32 and `(B, T)` float32.
 
     Raises:
         TypeError: if the ids are not integers.
-        ValueError: if there are fewer than two words, or a size is not positive.
+        ValueError: if there are fewer than two words, or a size is out of range.
 
     Example:
 
@@ -70,27 +86,120 @@ def contiguous_windows(
     words = _check_stream(words)
     check_size("batch_size", batch_size)
     check_size("sequence_length", sequence_length)
-    num_windows = -(-(words.size - 1) // (batch_size * sequence_length))
-    row_starts = np.arange(batch_size)[:, None] * (num_windows * sequence_length)  # (B, 1)
-    offsets = np.arange(sequence_length + 1)  # (T+1,)
-    last = words.size - 1
+    rows = _choose_rows(batch_size, num_processes, process_id)  # (B,)
+    num_windows = -(-(words.size - 1) // (num_processes * batch_size * sequence_length))
+    row_starts = rows * (num_windows * sequence_length)  # (B,)
 
     def make(index: int) -> tuple[np.ndarray, np.ndarray]:
-        positions = row_starts + index * sequence_length + offsets  # (B, T+1)
-        window = words[np.minimum(positions, last)].astype(np.int32)
-        return window, (positions[:, 1:] <= last).astype(np.float32)
+        return _read_windows(words, row_starts + index * sequence_length, sequence_length)
 
     return _Batches(num_windows, make)
 
 
+def shuffled_windows(
+    words: Any,
+    batch_size: int,
+    sequence_length: int,
+    *,
+    seed: int,
+    epoch: int = 0,
+    num_processes: int = 1,
+    process_id: int = 0,
+) -> Sequence[_Batch]:
+    """Cut a stream of word ids into windows, and mix them.
+
+    Window `k` covers the `T + 1` words from `k * T` on, so that every word but the first of the
+    stream is a target exactly once. Seed and epoch determine the order, which is computed
+    window by window: neither the stream nor the order is held in memory, and any batch of any
+    epoch can be read at once. The rows of a batch do not continue those of the one before:
+    models with carried state need `contiguous_windows`.
+
+    Positions past the end of the stream repeat its last word, with weight zero.
+
+    Args:
+        words: Word ids `(N,)`, integers, `N >= 2`: an array, a memory map, or `TokenShards`.
+        batch_size: Integer `B`, rows of a batch of this process.
+        sequence_length: Integer `T`, words predicted in each window.
+        seed: Integer, not negative.
+        epoch: Integer, not negative, the number of the epoch.
+        num_processes: Integer `P`, how many processes share the stream. All must use the same
+            seed and epoch.
+        process_id: Integer in `[0, P)`, which of them this is.
+
+    Returns:
+        A sequence of `ceil(ceil((N - 1) / T) / (P * B))` tuples `(window, targets,
+        sample_weight)`: `(B, T + 1)` int32, `(B, T)` int32 and `(B, T)` float32.
+
+    Raises:
+        TypeError: if the ids are not integers.
+        ValueError: if there are fewer than two words, or a size or the seed is out of range.
+
+    Example:
+
+    >>> windows = shuffled_windows(np.arange(10, 19), batch_size=2, sequence_length=2, seed=0)
+    >>> sorted(row.tolist() for window, _, _ in windows for row in window)
+    [[10, 11, 12], [12, 13, 14], [14, 15, 16], [16, 17, 18]]
+    """
+    words = _check_stream(words)
+    check_size("batch_size", batch_size)
+    check_size("sequence_length", sequence_length)
+    _check_not_negative("seed", seed)
+    _check_not_negative("epoch", epoch)
+    rows = _choose_rows(batch_size, num_processes, process_id)  # (B,)
+    num_windows = -(-(words.size - 1) // sequence_length)
+    permute = make_permutation(num_windows, seed, epoch)
+
+    def make(index: int) -> tuple[np.ndarray, np.ndarray]:
+        places = index * (num_processes * batch_size) + rows  # (B,)
+        # The last batch may lack rows: windows after the end of the stream stand there.
+        order = np.where(places < num_windows, permute(places % num_windows), num_windows)
+        return _read_windows(words, order * sequence_length, sequence_length)
+
+    return _Batches(-(-num_windows // (num_processes * batch_size)), make)
+
+
+def _read_windows(
+    words: np.ndarray | TokenShards, starts: np.ndarray, sequence_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the windows `(B, T + 1)` from `starts` on and the weights `(B, T)` of targets."""
+    last = words.size - 1
+    positions = starts[:, None] + np.arange(sequence_length + 1)  # (B, T+1)
+    window = words[np.minimum(positions, last)].astype(np.int32)
+    return window, (positions[:, 1:] <= last).astype(np.float32)
+
+
+def _choose_rows(batch_size: int, num_processes: int, process_id: int) -> np.ndarray:
+    """Return which rows of the batches of all processes are those of this one."""
+    check_size("num_processes", num_processes)
+    _check_not_negative("process_id", process_id)
+    if process_id >= num_processes:
+        raise ValueError(
+            "`process_id` must be less than `num_processes`. Received: "
+            f"process_id={process_id}, num_processes={num_processes}. Count processes from 0."
+        )
+    return process_id * batch_size + np.arange(batch_size)
+
+
 def _sentence_windows(
-    words: Any, batch_size: int, sequence_length: int, end_id: int, rng: np.random.Generator | None
-) -> Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Cut a stream into sentences, each after an end word, batched with others as long."""
+    words: Any,
+    batch_size: int,
+    sequence_length: int,
+    end_id: int,
+    seed: int | None,
+    num_processes: int,
+    process_id: int,
+) -> Sequence[_Batch]:
+    """Cut a stream into sentences, each after an end word, batched with others as long.
+
+    With a seed sentences of equal length are mixed.
+    """
     words = _check_stream(words, least=1)
     check_size("batch_size", batch_size)
     check_size("sequence_length", sequence_length)
-    ends = np.flatnonzero(words == end_id)
+    rows = _choose_rows(batch_size, num_processes, process_id)  # (B,)
+    ends = np.concatenate(
+        [start + np.flatnonzero(part == end_id) for start, part in _iterate_parts(words)]
+    )
     if not ends.size or ends[-1] != words.size - 1:
         raise ValueError(
             "Every sentence must end with the end word. Received: a stream of "
@@ -105,25 +214,38 @@ def _sentence_windows(
     piece = np.arange(sentence.size) - (np.cumsum(num_pieces) - num_pieces)[sentence]
     starts = starts[sentence] + piece * sequence_length  # (P,)
     lengths = np.minimum(ends[sentence] - starts, sequence_length)  # (P,) targets
-    if rng is not None:
-        order = rng.permutation(starts.size)
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(starts.size)
         starts, lengths = starts[order], lengths[order]
     order = np.argsort(lengths, kind="stable")
     starts, lengths = starts[order], lengths[order]
 
     def make(index: int) -> tuple[np.ndarray, np.ndarray]:
-        first, past = index * batch_size, (index + 1) * batch_size
-        missing = max(0, past - starts.size)  # rows of the last batch without a sentence
-        row_starts = np.pad(starts[first:past], (0, missing))[:, None]  # (B, 1)
-        row_lengths = np.pad(lengths[first:past], (0, missing))[:, None]  # (B, 1)
-        padded = -(-int(row_lengths.max()) // _LENGTH_STEP) * _LENGTH_STEP
+        first = index * (num_processes * batch_size)
+        places = first + rows
+        last = starts.size - 1  # rows of the last batch may lack a sentence
+        row_starts = starts[np.minimum(places, last)][:, None]  # (B, 1)
+        row_lengths = np.where(places <= last, lengths[np.minimum(places, last)], 0)[:, None]
+        # The longest of all processes, which share the shapes of their batches.
+        longest = int(lengths[min(first + num_processes * batch_size - 1, last)])
+        padded = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
         offsets = np.arange(min(padded, sequence_length) + 1)
         positions = row_starts + offsets  # (B, L+1), -1 for the end before the first sentence
         inside = (offsets <= row_lengths) & (row_lengths > 0) & (positions >= 0)
         window = np.where(inside, words[np.where(inside, positions, 0)], end_id)
         return window.astype(np.int32), (offsets[1:] <= row_lengths).astype(np.float32)
 
-    return _Batches(-(-starts.size // batch_size), make)
+    return _Batches(-(-starts.size // (num_processes * batch_size)), make)
+
+
+def _shuffle_batches(batches: Sequence[_Batch], seed: int, epoch: int) -> Sequence[_Batch]:
+    permute = make_permutation(len(batches), seed, epoch)
+
+    def make(index: int) -> tuple[np.ndarray, np.ndarray]:
+        window, _, weight = batches[int(permute(index))]
+        return window, weight
+
+    return _Batches(len(batches), make)
 
 
 def token_windows(
@@ -136,6 +258,9 @@ def token_windows(
     vocabulary_size: int | None = None,
     shuffle: bool = False,
     seed: int | None = None,
+    initial_epoch: int = 0,
+    num_processes: int = 1,
+    process_id: int = 0,
 ) -> tf.data.Dataset:
     """Make a data set of windows of word ids, ready for `model.fit`.
 
@@ -147,23 +272,33 @@ def token_windows(
     With `contiguous=True` row `b` of each window continues row `b` of the one before, for
     training with carried state; see `contiguous_windows`. All windows are of `T + 1` words.
 
-    With `contiguous=False` every row is one sentence, after the end word of the sentence
-    before it. Sentences of like length are batched together and padded with the end word to
-    the longest, rounded up to a multiple of 8; the windows of a batch are `L + 1` long with
-    `L <= T`. Sentences of more than `T` words are cut into several rows.
+    With `contiguous=False` and `shuffle=True` windows of `T + 1` words come from all over the
+    stream, in an order drawn anew for every epoch; see `shuffled_windows`.
+
+    With `contiguous=False` and `end_id` every row is one sentence, after the end word of the
+    sentence before it. Sentences of like length are batched together and padded with the end
+    word to the longest, rounded up to a multiple of 8; the windows of a batch are `L + 1` long
+    with `L <= T`. Sentences of more than `T` words are cut into several rows.
 
     Args:
-        words: Word ids `(N,)`, integers (a memory map is read as needed), or an iterable of
-            such vectors, read once: parts of the stream, or sentences.
-        batch_size: Integer `B`.
+        words: Word ids `(N,)`, integers: an array, `TokenShards` or a memory map (which are
+            read as needed), or an iterable of vectors, read once: parts of the stream, or
+            sentences.
+        batch_size: Integer `B`, rows of a batch of this process.
         sequence_length: Integer `T`, (most) words predicted in each window.
         contiguous: Boolean.
-        end_id: Integer, the id that ends every sentence. Needed if `contiguous=False`.
+        end_id: Integer, the id that ends every sentence, to read sentence by sentence.
         vocabulary_size: Integer `V`, to check that all ids lie in `[0, V)`. If `None` they
-            are only checked not to be negative.
-        shuffle: Boolean, whether to mix sentences of equal length, and the order of the
+            are only checked not to be negative. `TokenShards` know the size of theirs.
+        shuffle: Boolean. With `end_id` it mixes sentences of equal length, and the order of the
             batches anew in every epoch. Only if `contiguous=False`.
-        seed: Integer seed of `shuffle`, or `None`.
+        seed: Integer seed of `shuffle`, or `None` to draw one.
+        initial_epoch: Integer, the epoch that the first iteration reads: seed and epoch
+            determine the order. An iteration that reached its end is followed by the next
+            epoch. To resume, give what `fit(initial_epoch=...)` is given.
+        num_processes: Integer `P`, how many processes share the stream; see
+            `contiguous_windows`. All must use the same arguments but `process_id`.
+        process_id: Integer in `[0, P)`, which of them this is.
 
     Returns:
         A `tf.data.Dataset` of `(B, T + 1)` int32, `(B, T)` int32, `(B, T)` float32, of known
@@ -184,60 +319,105 @@ def token_windows(
     (TensorShape([4, 6]), TensorShape([4, 5]))
     """
     words = _join(words)
+    _check_not_negative("initial_epoch", initial_epoch)
     if vocabulary_size is not None:
         check_size("vocabulary_size", vocabulary_size)
+    if contiguous and shuffle:
+        raise ValueError(
+            "Contiguous windows must stay in order. Received: contiguous=True, shuffle=True. "
+            "Use `contiguous=False` to read windows or sentences in any order."
+        )
+    if not (contiguous or shuffle) and end_id is None:
+        raise ValueError(
+            "Reading sentence by sentence needs the id that ends a sentence. Received: "
+            "contiguous=False, end_id=None. Use `end_id=vocabulary.end_id`, or `shuffle=True` to "
+            "read windows of equal length in any order."
+        )
+    if seed is not None:
+        _check_not_negative("seed", seed)
+    elif shuffle:
+        if num_processes > 1:
+            raise ValueError(
+                "Processes that share a stream must shuffle it in the same way. Received: "
+                f"shuffle=True, seed=None, num_processes={num_processes}. Give all the same seed."
+            )
+        seed = random.randrange(1 << 31)  # which `keras.utils.set_random_seed` determines
+    order_seed = seed if shuffle else None
+
+    shared = {"num_processes": num_processes, "process_id": process_id}
     if contiguous:
-        if shuffle:
-            raise ValueError(
-                "Contiguous windows must stay in order. Received: contiguous=True, shuffle=True. "
-                "Use `contiguous=False` to read sentences in any order."
-            )
-        batches = contiguous_windows(words, batch_size, sequence_length)
-    else:
-        if end_id is None:
-            raise ValueError(
-                "Reading sentence by sentence needs the id that ends a sentence. Received: "
-                "contiguous=False, end_id=None. Use `end_id=vocabulary.end_id`."
-            )
-        rng = np.random.default_rng(seed) if shuffle else None
-        batches = _sentence_windows(words, batch_size, sequence_length, end_id, rng)
+        batches = contiguous_windows(words, batch_size, sequence_length, **shared)
+    elif end_id is not None:
+        batches = _sentence_windows(
+            words, batch_size, sequence_length, end_id, order_seed, **shared
+        )
+
+    def read(epoch: int) -> Sequence[_Batch]:
+        if order_seed is None:
+            return batches
+        if end_id is not None:
+            return _shuffle_batches(batches, order_seed, epoch)
+        return shuffled_windows(
+            words, batch_size, sequence_length, seed=order_seed, epoch=epoch, **shared
+        )
+
     _check_range(words, vocabulary_size)
-    return _to_dataset(
-        batches,
-        batch_size,
-        sequence_length if contiguous else None,
-        shuffle=shuffle,
-        seed=seed,
-    )
+    is_even = contiguous or end_id is None
+    return _to_dataset(read, initial_epoch, batch_size, sequence_length if is_even else None)
 
 
 def _to_dataset(
-    batches: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    read: Callable[[int], Sequence[_Batch]],
+    epoch: int,
     batch_size: int,
     sequence_length: int | None,
-    shuffle: bool,
-    seed: int | None,
 ) -> tf.data.Dataset:
+    """Make a data set of the batches of one epoch after the other, from `epoch` on."""
     # Imported here so that the arithmetic above is usable without TensorFlow.
     import tensorflow as tf
 
-    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    read = functools.lru_cache(maxsize=2)(read)
+    num_batches = len(read(epoch))
+
+    def begin() -> np.int64:
+        return np.int64(epoch)
+
+    def end(number: np.int64) -> np.int64:
+        nonlocal epoch
+        epoch = int(number) + 1
+        return number
+
+    def load(number: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, ...]:
         window, targets, weight = tf.numpy_function(
-            batches.__getitem__, [index], (tf.int32, tf.int32, tf.float32)
+            lambda number, index: read(int(number))[int(index)],
+            [number, index],
+            (tf.int32, tf.int32, tf.float32),
         )
         window.set_shape((batch_size, None if sequence_length is None else sequence_length + 1))
         targets.set_shape((batch_size, sequence_length))
         weight.set_shape((batch_size, sequence_length))
-        return window, targets, weight
+        return number, index, window, targets, weight
 
-    dataset = tf.data.Dataset.range(len(batches))
-    if shuffle:
-        dataset = dataset.shuffle(len(batches), seed=seed, reshuffle_each_iteration=True)
-    return dataset.map(load).prefetch(tf.data.AUTOTUNE)
+    def load_epoch(_: tf.Tensor) -> tf.data.Dataset:
+        number = tf.numpy_function(begin, [], tf.int64)
+        return tf.data.Dataset.range(num_batches).map(lambda index: load(number, index))
+
+    def deliver(number: tf.Tensor, index: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        # An epoch ends when its last batch is taken, not when it is made in advance: Keras
+        # looks at a first batch to build a model.
+        is_last = tf.equal(index, num_batches - 1)
+        tf.cond(is_last, lambda: tf.numpy_function(end, [number], tf.int64), lambda: number)
+        return batch
+
+    dataset = tf.data.Dataset.range(1).flat_map(load_epoch)
+    dataset = dataset.prefetch(tf.data.AUTOTUNE).map(deliver)
+    return dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
 
 
-def _join(words: Any) -> np.ndarray:
+def _join(words: Any) -> Any:
     """Return one vector of ids, given one or an iterable of them."""
+    if isinstance(words, TokenShards):
+        return words
     if hasattr(words, "__array__") or not isinstance(words, Iterable):
         return np.asarray(words)  # an array, a memory map (not read) or a tensor; or a mistake
     parts = [np.asarray(part) for part in words]
@@ -249,8 +429,8 @@ def _join(words: Any) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
 
-def _check_stream(words: Any, least: int = 2) -> np.ndarray:
-    words = words if isinstance(words, np.ndarray) else np.asarray(words)
+def _check_stream(words: Any, least: int = 2) -> Any:
+    words = words if isinstance(words, (np.ndarray, TokenShards)) else np.asarray(words)
     if words.ndim != 1:
         raise ValueError(
             "`words` must be a vector of word ids, or an iterable of such vectors. Received: "
@@ -269,14 +449,33 @@ def _check_stream(words: Any, least: int = 2) -> np.ndarray:
     return words
 
 
-def _check_range(words: np.ndarray, vocabulary_size: int | None) -> None:
+def _check_range(words: Any, vocabulary_size: int | None) -> None:
+    if isinstance(words, TokenShards):  # which were checked when they were written
+        if vocabulary_size is not None and vocabulary_size < words.vocabulary_size:
+            raise ValueError(
+                f"Every word id must lie in [0, {vocabulary_size}). Received: {words!r}. Use the "
+                "vocabulary that the stream was encoded with."
+            )
+        return
     limit = np.iinfo(np.int32).max if vocabulary_size is None else vocabulary_size
-    for start in range(0, words.size, _CHECKED_AT_ONCE):
-        part = words[start : start + _CHECKED_AT_ONCE]
+    for start, part in _iterate_parts(words):
         if part.min() >= 0 and part.max() < limit:
             continue
         position = int(np.flatnonzero((part < 0) | (part >= limit))[0])
         raise ValueError(
             f"Every word id must lie in [0, {limit}). Received: words[{start + position}]="
             f"{part[position]}. Encode the text with the vocabulary of the model."
+        )
+
+
+def _iterate_parts(words: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the stream in vectors that memory holds, each with the position of its first word."""
+    for start in range(0, words.size, _PART_SIZE):
+        yield start, words[start : start + _PART_SIZE]
+
+
+def _check_not_negative(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise ValueError(
+            f"`{name}` must be an integer that is not negative. Received: {name}={value!r}."
         )

@@ -179,3 +179,15 @@ def test_wrong_values():
         Vocabulary(SPECIAL).decode([0, 2])
     with pytest.raises(ValueError, match=r"ids\[0\]=-1"):
         Vocabulary(SPECIAL).decode([-1])
+
+
+def test_fingerprint_is_of_what_encodes_text():
+    vocabulary = Vocabulary([*SPECIAL, "a", "é"], [4, 3, 2, 1])
+    assert vocabulary.fingerprint == Vocabulary([*SPECIAL, "a", "é"]).fingerprint
+    others = [
+        Vocabulary([*SPECIAL, "é", "a"]),
+        Vocabulary([*SPECIAL, "a"]),
+        Vocabulary([*SPECIAL, "a", "é"], end="a"),
+        Vocabulary([*SPECIAL, "a", "é"], unknown="a"),
+    ]
+    assert len({vocabulary.fingerprint, *(other.fingerprint for other in others)}) == 5

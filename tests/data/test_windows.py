@@ -1,11 +1,19 @@
 import itertools
+import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from keras_lightrnn.data import Vocabulary, contiguous_windows, token_windows
+from keras_lightrnn.data import (
+    Vocabulary,
+    contiguous_windows,
+    shuffled_windows,
+    token_windows,
+)
 
 SIZES = [(2, 1, 1), (8, 2, 2), (9, 2, 2), (100, 4, 5), (101, 4, 5), (102, 4, 5), (7, 3, 50)]
 
@@ -61,6 +69,161 @@ def test_streams_in_parts_and_memory_maps(tmp_path):
         dataset = token_windows(same, 3, 4)
         for got, want in zip(dataset.as_numpy_iterator(), reference, strict=True):
             assert np.array_equal(got[0], want[0])
+
+
+def cut_in_order(words, batch_size, sequence_length):
+    """Cut windows one by one, in the order of the stream."""
+    rows = []
+    for start in range(0, len(words) - 1, sequence_length):
+        row = list(words[start : start + sequence_length + 1])
+        missing = sequence_length + 1 - len(row)
+        weight = [1.0] * (len(row) - 1) + [0.0] * missing
+        rows.append((tuple(row + [words[-1]] * missing), tuple(weight)))
+    rows += [((words[-1],) * (sequence_length + 1), (0.0,) * sequence_length)] * (
+        -len(rows) % batch_size
+    )
+    return rows
+
+
+@settings(deadline=None)
+@given(
+    num_words=st.integers(2, 150),
+    batch_size=st.integers(1, 5),
+    sequence_length=st.integers(1, 9),
+    seed=st.integers(0, 100),
+    epoch=st.integers(0, 100),
+)
+def test_shuffled_windows_are_those_of_the_stream(
+    num_words, batch_size, sequence_length, seed, epoch
+):
+    words = [7 * word % 1009 for word in range(num_words)]
+    windows = shuffled_windows(words, batch_size, sequence_length, seed=seed, epoch=epoch)
+    rows = []
+    for window, targets, weight in windows:
+        assert window.dtype == targets.dtype == np.int32
+        assert weight.dtype == np.float32
+        assert np.array_equal(window[:, 1:], targets)
+        rows += zip(map(tuple, window.tolist()), map(tuple, weight.tolist()), strict=True)
+    assert sorted(rows) == sorted(cut_in_order(words, batch_size, sequence_length))
+    assert len(windows) * batch_size == len(rows)
+
+
+@settings(deadline=None)
+@given(
+    num_words=st.integers(2, 200),
+    batch_size=st.integers(1, 4),
+    sequence_length=st.integers(1, 9),
+    num_processes=st.integers(1, 4),
+    shuffle=st.booleans(),
+)
+def test_processes_share_the_rows_of_larger_batches(
+    num_words, batch_size, sequence_length, num_processes, shuffle
+):
+    words = np.arange(num_words)
+    cut = (lambda *a, **kw: shuffled_windows(*a, seed=5, **kw)) if shuffle else contiguous_windows
+    parts = [
+        cut(words, batch_size, sequence_length, num_processes=num_processes, process_id=process)
+        for process in range(num_processes)
+    ]
+    whole = cut(words, batch_size * num_processes, sequence_length)
+    assert {len(part) for part in parts} == {len(whole)}
+    for index, batch in enumerate(whole):
+        for place, array in enumerate(batch):
+            rows = np.concatenate([part[index][place] for part in parts])
+            assert np.array_equal(rows, array)
+
+
+def test_epochs_and_seeds_order_windows_anew():
+    def order(**key):
+        return [w.tobytes() for w, _, _ in shuffled_windows(np.arange(300), 2, 5, **key)]
+
+    orders = [order(seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1, 2)]
+    assert len(set(map(tuple, orders))) == len(orders)
+    assert order(seed=1, epoch=2) == orders[-1]
+
+
+@pytest.mark.parametrize("options", [{}, {"end_id": 0}])
+def test_dataset_of_a_later_epoch(options):
+    words = np.concatenate(make_sentences())
+
+    def read(num_epochs, **more):
+        dataset = token_windows(words, 4, 9, False, shuffle=True, seed=3, **options, **more)
+        return [[w.tobytes() for w, _, _ in dataset.as_numpy_iterator()] for _ in range(num_epochs)]
+
+    epochs = read(4)
+    assert len(set(map(tuple, epochs))) == 4
+    assert read(2, initial_epoch=2) == epochs[2:]
+    if not options:
+        batches = shuffled_windows(words, 4, 9, seed=3, epoch=3)
+        assert epochs[3] == [w.tobytes() for w, _, _ in batches]
+
+
+def test_a_peek_is_no_epoch():
+    dataset = token_windows(np.arange(100), 2, 5, False, shuffle=True, seed=3)
+    peek = iter(dataset)
+    first = next(peek)[0].numpy()
+    time.sleep(0.1)  # for all batches to be made in advance
+    assert np.array_equal(next(iter(dataset))[0], first)
+    num_words = sum(float(tf.reduce_sum(weight)) for _, _, weight in dataset)
+    assert num_words == 99  # that was the whole epoch
+    assert not np.array_equal(next(iter(dataset))[0], first)
+
+
+def test_fit_reads_epoch_after_epoch():
+    seen = []
+
+    class Recorder(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, window):
+            return self.dense(tf.cast(window, "float32"))
+
+        def train_step(self, data):
+            seen.append(data[0].numpy())
+            return {"loss": 0.0}
+
+    model = Recorder()
+    model.compile(run_eagerly=True)
+    words = np.arange(100)
+    for resumed in (0, 2):
+        del seen[:]
+        dataset = token_windows(words, 2, 5, False, shuffle=True, seed=3, initial_epoch=resumed)
+        model.fit(dataset, initial_epoch=resumed, epochs=resumed + 2, shuffle=False, verbose=0)
+        expected = [
+            window
+            for epoch in (resumed, resumed + 1)
+            for window, _, _ in shuffled_windows(words, 2, 5, seed=3, epoch=epoch)
+        ]
+        assert np.array_equal(seen, expected)
+
+
+def test_set_random_seed_determines_a_seed_that_is_drawn():
+    def read():
+        dataset = token_windows(np.arange(100), 2, 5, False, shuffle=True)
+        return [w.tobytes() for w, _, _ in dataset.as_numpy_iterator()]
+
+    keras.utils.set_random_seed(1)
+    first, second = read(), read()
+    keras.utils.set_random_seed(1)
+    assert [read(), read()] == [first, second]
+    assert first != second
+
+
+@pytest.mark.parametrize("num_processes", [2, 3])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_processes_share_sentences_in_batches_of_one_shape(num_processes, shuffle):
+    options = {"contiguous": False, "end_id": 0, "shuffle": shuffle, "seed": 6}
+    sentences = make_sentences()
+    whole = token_windows(sentences, 4 * num_processes, 16, **options)
+    parts = [
+        token_windows(sentences, 4, 16, num_processes=num_processes, process_id=process, **options)
+        for process in range(num_processes)
+    ]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        for place, array in enumerate(batch):
+            assert np.array_equal(np.concatenate([share[place] for share in shares]), array)
 
 
 def make_sentences(seed=0, num_sentences=53):
@@ -166,6 +329,16 @@ def test_nothing_needs_tensorflow_but_the_dataset():
         ([3, 4], {"shuffle": True}, "shuffle=True"),
         ([3, 4], {"contiguous": False}, "end_id=None"),
         ([3, 4], {"contiguous": False, "end_id": 0}, "the last being 4, with end_id=0"),
+        ([3, 4], {"num_processes": 0}, "num_processes=0"),
+        ([3, 4], {"process_id": -1}, "process_id=-1"),
+        ([3, 4], {"num_processes": 2, "process_id": 2}, "process_id=2, num_processes=2"),
+        ([3, 4], {"seed": -1}, "seed=-1"),
+        ([3, 4], {"initial_epoch": -1}, "initial_epoch=-1"),
+        (
+            [3, 4],
+            {"contiguous": False, "shuffle": True, "num_processes": 2},
+            "same way.*seed=None, num_processes=2",
+        ),
         ([], {"contiguous": False, "end_id": 0}, "at least 1 words.*Received: 0 words"),
     ],
 )

@@ -1,0 +1,58 @@
+"""Files of word ids."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def write_ids(path: str | os.PathLike[str], parts: Iterable[np.ndarray], dtype: str = "<i4") -> int:
+    """Write a stream of word ids to one `.npy` file, part by part.
+
+    The file is written under a temporary name and renamed, so that a failure leaves no half of
+    one.
+
+    Args:
+        path: Path of the file.
+        parts: Iterable of integer vectors, read once.
+        dtype: String, the type of the ids in the file. It must hold them all.
+
+    Returns:
+        Integer, how many ids were written.
+
+    Example:
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = os.path.join(directory, "ids.npy")
+    ...     write_ids(path, (np.arange(n) for n in (3, 0, 2)))
+    ...     np.load(path).tolist()
+    5
+    [0, 1, 2, 0, 1]
+    """
+    path = os.fspath(path)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            # The number of ids is known only at the end. NumPy leaves room in the header for
+            # the first axis to grow, so that writing it again does not move the data.
+            _write_header(file, dtype, 0)
+            num_ids = 0
+            for part in parts:
+                part.astype(dtype, copy=False).tofile(file)
+                num_ids += part.size
+            file.seek(0)
+            _write_header(file, dtype, num_ids)
+        os.replace(temporary, path)
+        return num_ids
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _write_header(file: Any, dtype: str, num_ids: int) -> None:
+    header = {"descr": dtype, "fortran_order": False, "shape": (num_ids,)}
+    np.lib.format.write_array_header_1_0(file, header)

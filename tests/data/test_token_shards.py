@@ -1,0 +1,293 @@
+import json
+import pickle
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_lightrnn import Allocation
+from keras_lightrnn.data import TokenShards, Vocabulary, shuffled_windows, token_windows
+
+VOCABULARY = Vocabulary(["<eos>", "<unk>", *"abcdefgh"])
+
+
+@pytest.fixture
+def words(rng):
+    return rng.integers(10, size=997).astype(np.int32)
+
+
+@pytest.fixture
+def shards(tmp_path, words):
+    return TokenShards.write(tmp_path / "train", np.array_split(words, 7), VOCABULARY, 100)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_reads_like_the_array_that_was_written(data):
+    size = data.draw(st.integers(1, 90))
+    words = np.random.default_rng(size).integers(70_000, size=size)
+    cuts = sorted(data.draw(st.lists(st.integers(0, size), max_size=6)))
+    vocabulary_size = data.draw(st.sampled_from([70_000, 70_001]))
+    with tempfile.TemporaryDirectory() as parent:
+        shards = TokenShards.write(
+            Path(parent) / "shards",
+            np.split(words, cuts),
+            vocabulary_size,
+            shard_size=data.draw(st.integers(1, 100)),
+        )
+        assert (len(shards), shards.size, shards.shape) == (size, size, (size,))
+        some = st.none() | st.integers(-2 * size, 2 * size)
+        step = data.draw(st.sampled_from([None, 1, 2, -1, -3]))
+        part = slice(data.draw(some), data.draw(some), step)
+        assert shards[part].tolist() == words[part].tolist()
+        places = data.draw(st.lists(st.integers(-size, size - 1), max_size=8))
+        places = np.array(places, int).reshape(-1, *data.draw(st.sampled_from([(), (1,)])))
+        assert np.array_equal(shards[places], words[places])
+        assert shards[-1] == words[-1]
+        block_size = data.draw(st.integers(1, 100))
+        blocks = list(shards.blocks(block_size))
+        assert np.concatenate(blocks).tolist() == words.tolist()
+        assert {block.size for block in blocks[:-1]} <= {block_size}
+        assert np.array_equal(shards.count_words(), np.bincount(words, minlength=vocabulary_size))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary_size", "dtype"), [(10, "uint16"), (65_536, "uint16"), (65_537, "int32")]
+)
+def test_files_are_as_small_as_the_vocabulary_lets_them(tmp_path, vocabulary_size, dtype):
+    words = np.array([0, vocabulary_size - 1])
+    shards = TokenShards.write(tmp_path / "s", words, vocabulary_size)
+    assert shards.dtype == dtype
+    assert shards[:].tolist() == words.tolist()
+    assert np.load(tmp_path / "s" / "shard-00000.npy").tolist() == words.tolist()
+
+
+def test_directory(shards, tmp_path):
+    names = sorted(path.name for path in Path(shards.directory).iterdir())
+    assert names == ["index.json", *(f"shard-{number:05}.npy" for number in range(10))]
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+    again = TokenShards(tmp_path / "train", VOCABULARY)
+    assert again[:].tolist() == shards[:].tolist()
+    assert (again.vocabulary_size, again.shard_size) == (10, 100)
+    assert again.vocabulary_fingerprint == VOCABULARY.fingerprint
+    assert "size=997, shards=10" in repr(again)
+
+
+def test_nothing_is_copied_that_one_file_holds(shards):
+    part = shards[110:190]
+    assert not part.flags.owndata
+    assert not part.flags.writeable
+
+
+def test_another_process_maps_the_files(shards):
+    data = pickle.dumps(shards)
+    assert len(data) < 500
+    assert pickle.loads(data)[:].tolist() == shards[:].tolist()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_processes": 3, "process_id": 1},
+        {"contiguous": False, "shuffle": True, "seed": 4},
+        {"contiguous": False, "end_id": 0},
+        {"contiguous": False, "end_id": 0, "shuffle": True, "seed": 4},
+    ],
+)
+def test_windows_are_those_of_the_array(shards, tmp_path, words, options):
+    words[-1] = 0
+    shards = TokenShards.write(tmp_path / "ended", words, VOCABULARY, 64)
+    of_shards = token_windows(shards, 4, 9, vocabulary_size=10, **options)
+    of_array = token_windows(words, 4, 9, vocabulary_size=10, **options)
+    for got, want in zip(of_shards, of_array, strict=True):
+        for one, other in zip(got, want, strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_cooccurrence_takes_the_blocks(shards, words):
+    assert Allocation.from_cooccurrence(shards.blocks(90), 10) == Allocation.from_cooccurrence(
+        words, 10
+    )
+
+
+def test_shuffled_windows_read_no_file_before_they_are_asked_for(shards, monkeypatch):
+    reads = []
+    gather = TokenShards._gather
+
+    def count(self, positions):
+        reads.append(positions.size)
+        return gather(self, positions)
+
+    monkeypatch.setattr(TokenShards, "_gather", count)
+    windows = shuffled_windows(shards, 4, 9, seed=0)
+    assert reads == []
+    assert windows[5][0].shape == (4, 10)
+    assert reads == [40]
+
+
+def test_interrupted_run_leaves_nothing_and_can_be_started_again(tmp_path, words):
+    def parts():
+        yield words[:500]
+        raise RuntimeError("out of text")
+
+    with pytest.raises(RuntimeError, match="out of text"):
+        TokenShards.write(tmp_path / "train", parts(), VOCABULARY, 100)
+    assert list(tmp_path.iterdir()) == []
+    shards = TokenShards.write(tmp_path / "train", iter([words]), VOCABULARY, 100)
+    assert shards[:].tolist() == words.tolist()
+
+
+def test_parts_are_not_kept(tmp_path):
+    alive = []
+
+    class Part:
+        """An array that tells when it goes."""
+
+        def __array__(self, dtype=None, copy=None):
+            return np.zeros(1_000, np.int32)
+
+        def __init__(self):
+            alive.append(1)
+            self.most = len(alive)
+
+        def __del__(self):
+            alive.pop()
+
+    def parts(most):
+        for _ in range(20):
+            part = Part()
+            most.append(part.most)
+            yield part
+            del part
+
+    most = []
+    shards = TokenShards.write(tmp_path / "train", parts(most), 1, 1_500)
+    assert shards.size == 20_000
+    assert max(most) <= 2
+
+
+def test_existing_directory_is_not_overwritten(shards, words):
+    with pytest.raises(FileExistsError, match=r"train.*which exists"):
+        TokenShards.write(shards.directory, words, VOCABULARY)
+    assert TokenShards(shards.directory).size == words.size
+
+
+def test_directory_without_index(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"index\.json.*TokenShards\.write"):
+        TokenShards(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        TokenShards(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "\x80", '{"format": "another/1"}'])
+def test_foreign_index(tmp_path, content):
+    (tmp_path / "index.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"index of token shards.*index\.json"):
+        TokenShards(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["num_words", "shard_size", "vocabulary_size"])
+@pytest.mark.parametrize("value", [None, 0, 1.5, "x"])
+def test_damaged_index(shards, name, value):
+    path = Path(shards.directory) / "index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(ValueError, match="and whole"):
+        TokenShards(shards.directory)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def shorten(path):
+    np.save(path, np.load(path)[:-1])
+
+
+def widen(path):
+    np.save(path, np.load(path).astype(np.int64))
+
+
+@pytest.mark.parametrize("damage", [truncate, shorten, widen, Path.unlink, Path.touch])
+def test_damaged_shard(shards, damage):
+    path = Path(shards.directory) / "shard-00003.npy"
+    if damage is Path.touch:
+        path.write_bytes(b"")
+    else:
+        damage(path)
+    with pytest.raises(ValueError, match=r"100 ids of uint16.*shard-00003\.npy"):
+        TokenShards(shards.directory)
+
+
+def test_overwritten_ids_are_found_when_they_are_read(shards):
+    path = Path(shards.directory) / "shard-00003.npy"
+    np.save(path, np.full(100, 10, np.uint16))
+    damaged = TokenShards(shards.directory)
+    assert damaged[:300].size == 300
+    for index in (slice(310, 320), np.array([5, 333]), 399):
+        with pytest.raises(ValueError, match=r"\[0, 10\).*shard-00003\.npy.*damaged"):
+            damaged[index]
+
+
+@pytest.mark.parametrize(
+    "vocabulary",
+    [
+        9,
+        11,
+        Vocabulary(["<eos>", "<unk>", *"abcdefg"]),
+        Vocabulary(["<eos>", "<unk>", *"abcdefhg"]),
+        Vocabulary(["<eos>", "<unk>", *"abcdefgh"], end="a"),
+    ],
+)
+def test_another_vocabulary(shards, vocabulary):
+    with pytest.raises(ValueError, match=r"must be read with the vocabulary.*10 words"):
+        TokenShards(shards.directory, vocabulary)
+
+
+def test_vocabulary_of_which_only_the_size_is_known(shards, tmp_path, words):
+    assert TokenShards(shards.directory, 10).size == words.size
+    of_size = TokenShards.write(tmp_path / "size", words, 10)
+    assert of_size.vocabulary_fingerprint is None
+    assert TokenShards(of_size.directory, VOCABULARY).size == words.size
+
+
+def test_model_with_too_small_a_vocabulary(shards):
+    with pytest.raises(ValueError, match=r"\[0, 9\).*TokenShards"):
+        token_windows(shards, 2, 3, vocabulary_size=9)
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "kind", "message"),
+    [
+        ([[0, 9], [], [3, 10]], {}, ValueError, r"\[0, 10\).*10 at position 3"),
+        ([[0, -1]], {}, ValueError, "-1 at position 1"),
+        ([[0], [[1, 2]]], {}, ValueError, r"shape \(1, 2\) at position 1"),
+        ([1, 2], {}, ValueError, r"shape \(\) at position 0"),
+        ([[0], [0.5]], {}, TypeError, "float64 at position 1"),
+        (iter([]), {}, ValueError, "read to its end before"),
+        ([[]], {}, ValueError, "at least one word"),
+        ([[1]], {"shard_size": 0}, ValueError, "shard_size=0"),
+        ([[1]], {"vocabulary": 0}, ValueError, "vocabulary=0"),
+    ],
+)
+def test_bad_streams(tmp_path, words, options, kind, message):
+    with pytest.raises(kind, match=message):
+        TokenShards.write(tmp_path / "s", words, **{"vocabulary": VOCABULARY, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("index", "kind", "message"),
+    [
+        (997, IndexError, "997"),
+        (np.array([3, -998]), IndexError, "-998"),
+        (0.5, TypeError, "index=0.5"),
+        (np.array([True]), TypeError, "slices"),
+    ],
+)
+def test_bad_positions(shards, index, kind, message):
+    with pytest.raises(kind, match=message):
+        shards[index]
