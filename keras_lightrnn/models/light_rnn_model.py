@@ -15,6 +15,7 @@ from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import Perplexity
 from keras_lightrnn.models import decoding
 from keras_lightrnn.models.carried_state import CarriedState
+from keras_lightrnn.models.fused_recurrence import is_fused, run_fused
 from keras_lightrnn.models.inference import compile_inference
 from keras_lightrnn.ops.word_ids import cast_word_ids, check_word_ids
 from keras_lightrnn.word_table import get_word_table, serialize_word_table
@@ -49,6 +50,11 @@ class LightRNNModel(keras.Model):
         word_bias: `None`, `"counts"` or `"trainable"`, see `TwoComponentSoftmax`. With it,
             call `assign_word_counts` before `fit`.
         mask_zero: Boolean, whether word 0 is padding.
+        recurrence_path: What runs the recurrence in training. `"keras"`: the Keras layers.
+            `"fused"`: the package's own LSTM or GRU on the same weights, see
+            `keras_lightrnn.ops.lstm`; TensorFlow and JAX only. `"auto"` (default): the faster
+            one of the device, which is `"fused"` wherever no cuDNN serves the Keras layers.
+            Values and gradients are the same.
         **kwargs: `name` and `dtype` (a dtype policy that reaches every layer).
 
     Call arguments:
@@ -89,6 +95,7 @@ class LightRNNModel(keras.Model):
         stateful: bool = False,
         word_bias: str | None = None,
         mask_zero: bool = False,
+        recurrence_path: str = "auto",
         **kwargs: Any,
     ) -> None:
         for name, value in (("units", units), ("num_layers", num_layers)):
@@ -103,6 +110,7 @@ class LightRNNModel(keras.Model):
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1). Received: dropout={dropout}.")
+        self._is_fused = is_fused(recurrence_path, recurrence)
         super().__init__(**kwargs)
         self.word_table = get_word_table(word_table)
         self.embedding_dim = embedding_dim
@@ -113,12 +121,13 @@ class LightRNNModel(keras.Model):
         self.stateful = stateful
         self.word_bias = word_bias
         self.mask_zero = mask_zero
+        self.recurrence_path = recurrence_path
 
         policy = self.dtype_policy  # Keras hands it to no sublayer by itself
         self.embedding = TwoComponentEmbedding(
             self.word_table, embedding_dim, mask_zero=mask_zero, dtype=policy, name="embedding"
         )
-        layer_class, self._num_states = _RECURRENCES[recurrence]
+        layer_class, self.num_states = _RECURRENCES[recurrence]
         self.recurrent_layers = [
             layer_class(
                 units,
@@ -153,7 +162,7 @@ class LightRNNModel(keras.Model):
                     f"{input_shape}. Call `model.build((batch_size, sequence_length + 1))`, or "
                     "use a dataset with static shapes, as `token_windows` makes."
                 )
-            sizes = [[self.units] * self._num_states for _ in self.recurrent_layers]
+            sizes = [[self.units] * self.num_states for _ in self.recurrent_layers]
             self.carried_state = CarriedState(
                 batch_size, sizes, dtype=self.dtype_policy, name="carried_state"
             )
@@ -170,12 +179,16 @@ class LightRNNModel(keras.Model):
 
     def call(self, words: Any, training: bool | None = None) -> Any:
         words = cast_word_ids(words)
-        half_steps = self.embedding(words)  # (B, 2T, D)
         initial_states = None
         if self.carried_state is not None:
             self._check_batch_size(words)
             initial_states = self.carried_state.read()
-        half_steps, states = self.run_recurrence(half_steps, initial_states, training)
+        if training and self._is_fused:
+            half_steps, states = run_fused(self, words, initial_states, training)
+        else:
+            half_steps, states = self.run_recurrence(
+                self.embedding(words), initial_states, training
+            )
         if self.carried_state is not None:
             self.carried_state.write(states)
         return self.softmax(half_steps, words[:, 1:], training=training)  # (B, T)
@@ -439,6 +452,7 @@ class LightRNNModel(keras.Model):
             "stateful": self.stateful,
             "word_bias": self.word_bias,
             "mask_zero": self.mask_zero,
+            "recurrence_path": self.recurrence_path,
         }
 
 

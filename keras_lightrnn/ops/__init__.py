@@ -6,6 +6,7 @@ from keras_lightrnn.ops.log_probs import (
     compute_bias_table,
     compute_word_log_probs,
 )
+from keras_lightrnn.ops.recurrence import gru, lstm
 from keras_lightrnn.ops.word_ids import cast_word_ids, mark_invalid_ids
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "cast_word_ids",
     "compute_bias_table",
     "compute_word_log_probs",
+    "gru",
     "interleave_components",
+    "lstm",
     "mark_invalid_ids",
     "split_half_steps",
 ]

@@ -1,0 +1,100 @@
+"""Loops over time and what compiles them, on the backends that have them of their own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+HAS_LOOPS = ("tensorflow", "jax")
+
+
+def scan(
+    step: Callable[[Any, list[Any]], tuple[Any, list[Any]]],
+    carry: list[Any],
+    inputs: Sequence[Any],
+    output_shapes: Sequence[tuple[int | None, ...]],
+    reverse: bool = False,
+) -> tuple[list[Any], list[Any]]:
+    """Run `step(carry, inputs at t) -> (carry, outputs at t)` over the first axis of `inputs`.
+
+    Not differentiable on TensorFlow: it is the inside of functions that have a gradient of
+    their own. Unlike `keras.ops.scan`, outputs need not look like the carry, and it compiles.
+
+    Args:
+        step: The step. Carry and outputs are lists of tensors.
+        carry: The first carry.
+        inputs: Tensors `(L, ...)`, at least one.
+        output_shapes: Shape of each of a step's float32 outputs, `None` where unknown.
+        reverse: Boolean, whether to go from the last step to the first. Outputs keep the
+            places of their inputs.
+
+    Returns:
+        The last carry, and the outputs `(L, ...)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> add = lambda carry, x: ([carry[0] + x[0]], [carry[0] + x[0]])
+    >>> [total], [sums] = scan(add, [np.float32(0)], [np.float32([1, 2, 3])], [()])
+    >>> float(total), np.asarray(sums).tolist()
+    (6.0, [1.0, 3.0, 6.0])
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.lax.scan(step, list(carry), list(inputs), reverse=reverse)
+
+    import tensorflow as tf
+
+    inputs = [tf.convert_to_tensor(x) for x in inputs]
+    num_steps = tf.shape(inputs[0])[0]
+    outputs = [
+        tf.TensorArray(tf.float32, size=num_steps, element_shape=shape) for shape in output_shapes
+    ]
+
+    def body(index: Any, carry: list[Any], outputs: list[Any]) -> tuple[Any, list[Any], list[Any]]:
+        place = num_steps - 1 - index if reverse else index
+        carry, values = step(carry, [x[place] for x in inputs])
+        outputs = [array.write(place, y) for array, y in zip(outputs, values, strict=True)]
+        return index + 1, carry, outputs
+
+    _, carry, outputs = tf.while_loop(
+        lambda index, *_: index < num_steps,
+        body,
+        (0, [tf.convert_to_tensor(x) for x in carry], outputs),
+        maximum_iterations=num_steps,
+    )
+    return carry, [array.stack() for array in outputs]
+
+
+def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have XLA compile a function of tensors wherever it is called from.
+
+    On TensorFlow it becomes a compiled island inside a step that is not compiled, as Keras's
+    steps are on CPU and under a strategy, and a part of one that is. On JAX the caller's
+    `jit` compiles it.
+
+    Example:
+
+    >>> import numpy as np
+    >>> double = compile_function(lambda x: x + x)
+    >>> float(double(np.float32(2)))
+    4.0
+    """
+
+    @functools.cache
+    def get() -> Callable[..., Any]:  # the backend is loaded on the first call
+        if keras.backend.backend() != "tensorflow":
+            return function
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=True, autograph=False)
+
+    @functools.wraps(function)
+    def compiled(*args: Any) -> Any:
+        return get()(*args)
+
+    return compiled

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lightrnn import Allocation, LightRNNModel, WordTable
+
+V, B, T = 11, 3, 5
+
+
+def make_pair(recurrence="lstm", **kwargs):
+    """Two models of equal weights, on the two paths."""
+    models = []
+    for path in ("keras", "fused"):
+        table = WordTable(Allocation.random(V, 4, 3, seed=1))
+        model = LightRNNModel(table, 4, 6, recurrence=recurrence, recurrence_path=path, **kwargs)
+        model.build((B, T + 1))
+        models.append(model)
+    models[1].set_weights(models[0].get_weights())
+    return models
+
+
+def make_windows(rng, num=B):
+    return rng.integers(V, size=(num, T + 1)).astype("int32")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_layers": 2},
+        {"recurrence": "gru", "num_layers": 2},
+        {"mask_zero": True},
+        {"recurrence": "gru", "mask_zero": True},
+        {"word_bias": "trainable"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["function", "xla"])
+def test_a_step_equals_that_of_the_keras_layers(rng, arguments, jit_compile):
+    models = make_pair(**arguments)
+    windows = make_windows(rng)
+    if "mask_zero" in arguments:
+        windows[:, 0] = 1
+        windows[0, 3:] = 0
+    for model in models:
+        if model.word_bias is not None:
+            model.assign_word_counts(np.arange(1, V + 1))
+        model.compile(keras.optimizers.SGD(1.0), jit_compile=jit_compile)
+        model.loss_seen = model.fit(windows, batch_size=B, verbose=0).history["loss"]
+    assert models[0].loss_seen == pytest.approx(models[1].loss_seen, rel=1e-5)
+    # With a rate of 1 the weights have moved by their gradients.
+    for first, second in zip(*(m.trainable_variables for m in models), strict=True):
+        assert np.asarray(second) == pytest.approx(np.asarray(first), rel=1e-5, abs=1e-6)
+
+
+def test_stateful_training_carries_the_same_state(rng):
+    models = make_pair(stateful=True)
+    windows = make_windows(rng, num=3 * B)
+    losses = []
+    for model in models:
+        model.compile(keras.optimizers.SGD(1.0))
+        history = model.fit(windows, batch_size=B, epochs=2, shuffle=False, verbose=0)
+        losses.append(history.history["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    states = [np.array(model.carried_state.states) for model in models]
+    assert states[1] == pytest.approx(states[0], abs=1e-4)
+    assert np.abs(states[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(rng, policy):
+    models = make_pair(dtype=policy, num_layers=2)
+    windows = make_windows(rng)
+    for model in models:
+        log_probs = model(windows, training=True)
+        assert log_probs.dtype == tf.float32
+    exact = models[1](windows)
+    assert np.asarray(log_probs) == pytest.approx(np.asarray(exact), abs=0.05)
+    models[1].compile(keras.optimizers.SGD(0.1))
+    assert np.isfinite(models[1].fit(windows, verbose=0).history["loss"]).all()
+
+
+def test_dropout_reaches_every_input_and_the_output(rng):
+    _, model = make_pair(dropout=0.5, num_layers=2)
+    windows = make_windows(rng)
+    seen = {}
+    for index, layer in enumerate(model.dropout_layers):
+        call = layer.call
+
+        def spy(x, training=False, call=call, index=index):
+            seen[index] = np.asarray(call(x, training=training))
+            return tf.constant(seen[index])
+
+        layer.call = spy
+    model(windows, training=True)
+    assert [seen[i].shape[-1] for i in range(3)] == [4, 6, 6]
+    for values in seen.values():
+        assert 0.3 < (values == 0).mean() < 0.7
+
+
+def test_wrong_ids_are_loud_in_a_compiled_step(rng):
+    _, model = make_pair()
+    windows = make_windows(rng)
+    windows[1, 2] = V
+    compiled = tf.function(lambda x: model(x, training=True), jit_compile=True, autograph=False)
+    log_probs = np.asarray(compiled(windows))
+    assert np.isnan(log_probs[1]).all()
+    assert np.isfinite(log_probs[[0, 2]]).all()
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        model(windows, training=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"recurrence_path": "cudnn"}, r"`recurrence_path`.*'auto', 'fused', 'keras'.*'cudnn'"),
+        (
+            {"recurrence_path": "fused", "recurrence": "rnn"},
+            r"LSTM or a GRU.*recurrence='rnn'.*'tensorflow'.*auto",
+        ),
+    ],
+)
+def test_refuses_what_it_cannot_do(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LightRNNModel(V, **arguments)
+
+
+def test_the_path_is_part_of_the_config():
+    model = LightRNNModel(V, recurrence_path="keras")
+    assert LightRNNModel.from_config(model.get_config()).recurrence_path == "keras"
