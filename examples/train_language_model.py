@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.data import Vocabulary, from_tfds, read_lines, token_windows
@@ -67,6 +68,13 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument("--batch-size", type=int, default=20, help="default: %(default)s")
     training.add_argument("--sequence-length", type=int, default=35, help="default: %(default)s")
     training.add_argument("--learning-rate", type=float, default=0.004, help="default: %(default)s")
+    training.add_argument(
+        "--devices",
+        nargs="+",
+        metavar="DEVICE",
+        help="train on several with tf.distribute.MirroredStrategy, such as GPU:0 GPU:1; the batch "
+        "is divided among them (default: one)",
+    )
     training.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
         "--output",
@@ -89,6 +97,16 @@ def read_text(args: argparse.Namespace) -> tuple[list[np.ndarray], Vocabulary]:
         from_tfds(args.dataset, "validation", vocabulary=vocabulary)[0],
         from_tfds(args.dataset, "test", vocabulary=vocabulary)[0],
     ], vocabulary
+
+
+def make_strategy(devices: Sequence[str]) -> tf.distribute.Strategy:
+    """Return a strategy that mirrors the model on devices; several CPUs are parts of the one."""
+    num_cpus = sum("CPU" in device.upper() for device in devices)
+    if num_cpus > 1:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        part = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(cpu, [part] * num_cpus)
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def make_allocation(args: argparse.Namespace, train: np.ndarray, size: int) -> Allocation:
@@ -120,6 +138,8 @@ def decode_row(vocabulary: Vocabulary, words: Iterable[int], most: int = 14) -> 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = make_parser().parse_args(argv)
     keras.utils.set_random_seed(args.seed)
+    # Before anything else, because TensorFlow cannot divide a device that it has used.
+    strategy = make_strategy(args.devices) if args.devices else tf.distribute.get_strategy()
 
     start = time.perf_counter()
     (train, valid, test), vocabulary = read_text(args)
@@ -139,30 +159,31 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     allocation = make_allocation(args, train, size)
     print_stage(f"{args.allocation} allocation: {allocation}", start)
 
-    model = LightRNNModel(
-        allocation,
-        embedding_dim=args.units,
-        units=args.units,
-        num_layers=args.layers,
-        recurrence=args.recurrence,
-        dropout=args.dropout,
-        stateful=True,
-        word_bias=None if args.word_bias == "none" else args.word_bias,
-    )
-    if args.word_bias != "none":
-        model.assign_word_counts(counts)
     windows = [
         token_windows(words, args.batch_size, args.sequence_length, vocabulary_size=size)
         for words in (train, valid, test)
     ]
-    model.compile(
-        keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(
-                args.learning_rate, len(windows[0]) * args.epochs, alpha=0.02
-            ),
-            global_clipnorm=1.0,
+    with strategy.scope():
+        model = LightRNNModel(
+            allocation,
+            embedding_dim=args.units,
+            units=args.units,
+            num_layers=args.layers,
+            recurrence=args.recurrence,
+            dropout=args.dropout,
+            stateful=True,
+            word_bias=None if args.word_bias == "none" else args.word_bias,
         )
-    )
+        model.compile(
+            keras.optimizers.Adam(
+                keras.optimizers.schedules.CosineDecay(
+                    args.learning_rate, len(windows[0]) * args.epochs, alpha=0.02
+                ),
+                global_clipnorm=1.0,
+            )
+        )
+    if args.word_bias != "none":
+        model.assign_word_counts(counts)
     args.output.mkdir(parents=True, exist_ok=True)
     vocabulary.save(args.output / "vocabulary.txt")
     model.fit(

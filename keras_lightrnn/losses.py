@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lightrnn.distribution import all_reduce_sum, count_replicas
+
 __all__ = ["NegativeLogLikelihood"]
 
 
@@ -16,6 +18,9 @@ class NegativeLogLikelihood(keras.losses.Loss):
 
     `TwoComponentSoftmax` outputs the log-probabilities of the targets themselves, so `y_true`
     says nothing new; Keras wants one, and `fit(windows, windows[:, 1:])` provides it.
+
+    Under `tf.distribute` the mean is that of the whole batch, however padding and a last, smaller
+    batch fall on the replicas; Keras's own losses take the mean of the replicas' means.
 
     Args:
         reduction: As in every Keras loss. The default divides by the sum of the sample
@@ -45,3 +50,22 @@ class NegativeLogLikelihood(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return ops.negative(y_pred)
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        loss = super().__call__(y_true, y_pred, sample_weight)
+        if self.reduction != "mean_with_sample_weight" or count_replicas() == 1:
+            return loss
+        # The loss is S_i / (N W_i), with the sums S_i of nats and W_i of weights of this one of N
+        # replicas, whose gradients will be added: S_i over the sum of all W is wanted.
+        weights = ops.ones_like(y_pred, dtype=loss.dtype)
+        mask = getattr(y_pred, "_keras_mask", None)
+        for factor in (sample_weight, mask):
+            if factor is not None:
+                weights = weights * ops.cast(factor, loss.dtype)
+        weight = ops.sum(weights)
+        size = ops.cast(ops.shape(y_pred)[0], loss.dtype)
+        total, batch_size = all_reduce_sum(weight), all_reduce_sum(size)
+        gradient = loss * ops.divide_no_nan(weight * count_replicas(), total)
+        # Keras reports the mean of the values, times N, weighted by the size of each share.
+        value = gradient * ops.divide_no_nan(batch_size, size * count_replicas())
+        return gradient + ops.stop_gradient(value - gradient)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lightrnn.replica_variable import make_replica_variable
+from keras_lightrnn.distribution import make_replica_variable
 
 
 class HalfStepStatistics(keras.layers.Layer):

@@ -13,6 +13,7 @@ from scipy import sparse
 from keras_lightrnn import assignment
 from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
+from keras_lightrnn.distribution import is_chief, run_on_chief, strategy_scope
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.word_table import WordTable
 
@@ -119,7 +120,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._embeddings = [x for x in layers if isinstance(x, TwoComponentEmbedding)]
         table = self._softmax.word_table
         units = self._softmax.row_kernel.shape[-1]
-        with _strategy_scope(self.model):
+        with strategy_scope(self.model):
             self._statistics = HalfStepStatistics(table.vocabulary_size, units)
         self._softmax.observe(self._statistics)
         self.model.make_train_function(force=True)  # the one made without the observer is stale
@@ -152,12 +153,20 @@ class ReallocationCallback(keras.callbacks.Callback):
                 "Received: a callback that no `fit` is running with."
             )
         start = time.perf_counter()
-        problem, counts = _make_problem(self._softmax, self._statistics)
-        num_words = float(counts.sum(dtype=np.float64))
-        table = self._softmax.word_table
+        softmax, table = self._softmax, self._softmax.word_table
         old = table.allocation
-        solution = self.solver.solve(problem, initial=old, prices=self._prices)
-        cost_before = problem.compute_cost(old) / num_words
+        # To sum over replicas is the work of all processes; to solve, of one.
+        sums = self._statistics.read()
+
+        def solve() -> tuple[float, assignment.AssignmentSolution]:
+            problem = _make_problem(softmax, *sums)
+            solution = self.solver.solve(problem, initial=old, prices=self._prices)
+            return problem.compute_cost(old), solution
+
+        cost_before, solution = run_on_chief(self.model, solve)
+        counts = sums[-1]
+        num_words = float(counts.sum(dtype=np.float64))
+        cost_before /= num_words
         cost = solution.primal_cost / num_words
         new = solution.allocation if cost_before - cost > self.minimum_gain else old
         moved = old.count_moved(new)
@@ -172,7 +181,7 @@ class ReallocationCallback(keras.callbacks.Callback):
             "seconds": time.perf_counter() - start,
         }
         self.history.append(record)
-        if self.verbose:
+        if self.verbose and is_chief(self.model):
             print(
                 f"\nreallocation round {len(self.history)}: cost {record['cost_before']:.4f} -> "
                 f"{record['cost']:.4f} nats/word (gap {record['gap']:.1e}), {moved:,} of "
@@ -199,10 +208,9 @@ class ReallocationCallback(keras.callbacks.Callback):
 
 
 def _make_problem(
-    softmax: TwoComponentSoftmax, statistics: HalfStepStatistics
-) -> tuple[assignment.AssignmentProblem, np.ndarray]:
-    """Return the problem that the sums and the output weights define, and the counts."""
-    column_sums, row_sums, counts = statistics.read()
+    softmax: TwoComponentSoftmax, column_sums: np.ndarray, row_sums: np.ndarray, counts: np.ndarray
+) -> assignment.AssignmentProblem:
+    """Return the problem that the sums and the output weights define."""
     num_nan = int(np.isnan(column_sums).sum() + np.isnan(row_sums).sum())
     if not (np.isfinite(column_sums).all() and np.isfinite(row_sums).all() and counts.any()):
         raise ValueError(
@@ -220,7 +228,7 @@ def _make_problem(
             sums = np.concatenate([sums, counts[:, None]], axis=1)
             vectors = np.concatenate([vectors, ops.convert_to_numpy(bias)[:, None]], axis=1)
         sides += [sums, vectors]
-    return assignment.AssignmentProblem.from_factors(*sides, counts=counts), counts
+    return assignment.AssignmentProblem.from_factors(*sides, counts=counts)
 
 
 def carry_vectors(
@@ -260,9 +268,3 @@ def _find_slots(optimizer: Any, variable: Any) -> list[Any]:
         for slot in optimizer.variables
         if slot.name.startswith(prefix) and slot.shape == variable.shape
     ]
-
-
-def _strategy_scope(model: Any) -> Any:
-    """Return the scope of the strategy under which a model trains; on most it does nothing."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return strategy.scope() if strategy is not None else keras.name_scope("reallocation")

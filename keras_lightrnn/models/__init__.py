@@ -1,5 +1,6 @@
 """Whole language models."""
 
 from keras_lightrnn.models.light_rnn_model import LightRNNModel
+from keras_lightrnn.models.multi_worker import MultiWorkerTraining
 
-__all__ = ["LightRNNModel"]
+__all__ = ["LightRNNModel", "MultiWorkerTraining"]

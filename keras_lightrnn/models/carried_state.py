@@ -7,26 +7,37 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lightrnn.replica_variable import make_replica_variable
+from keras_lightrnn.distribution import count_replicas, make_replica_variable
 
 
 class CarriedState(keras.layers.Layer):
     """Holds the state of a recurrent stack between calls, `(B, H)` each, outside the saved weights.
 
-    Each replica has its own: the rows of its share of the batch.
+    Each of `N` replicas has its own, `(B / N, H)`: the state of its share of the batch.
 
     Args:
-        batch_size: Integer `B`, fixed.
+        batch_size: Integer `B`, fixed, of all replicas together.
         state_sizes: For each layer, the sizes `H` of its states.
+
+    Raises:
+        ValueError: if the replicas cannot share the batch evenly.
     """
 
     def __init__(self, batch_size: int, state_sizes: list[list[int]], **kwargs: Any) -> None:
         super().__init__(trainable=False, **kwargs)
+        num_replicas = count_replicas()
+        if batch_size % num_replicas:
+            raise ValueError(
+                "Replicas of a stateful model must have equal shares of the batch. Received: "
+                f"batch_size={batch_size} for {num_replicas} replicas. Choose a multiple of "
+                f"{num_replicas}."
+            )
         self.batch_size = batch_size
+        self.share = batch_size // num_replicas
         self.states = [
             [
                 make_replica_variable(
-                    (batch_size, size), f"state_{layer}_{index}", self.compute_dtype
+                    (self.share, size), f"state_{layer}_{index}", self.compute_dtype
                 )
                 for index, size in enumerate(sizes)
             ]

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lightrnn.distribution import check_made_in_scope, count_replicas, strategy_scope
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import Perplexity
@@ -17,6 +18,7 @@ from keras_lightrnn.models import decoding
 from keras_lightrnn.models.carried_state import CarriedState
 from keras_lightrnn.models.fused_recurrence import is_fused, run_fused
 from keras_lightrnn.models.inference import compile_inference
+from keras_lightrnn.models.multi_worker import MultiWorkerTraining
 from keras_lightrnn.ops.word_ids import cast_word_ids, check_word_ids
 from keras_lightrnn.word_table import get_word_table, serialize_word_table
 
@@ -29,7 +31,7 @@ _RECURRENCES: dict[str, tuple[type[keras.layers.RNN], int]] = {
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
-class LightRNNModel(keras.Model):
+class LightRNNModel(MultiWorkerTraining, keras.Model):
     """Recurrent language model over a large vocabulary, with `2 sqrt(V)` vectors for `V` words.
 
     A window of `T + 1` words becomes `2T` half-steps `c_0 r_1 c_1 r_2 ... c_{T-1} r_T` of one
@@ -152,6 +154,10 @@ class LightRNNModel(keras.Model):
         self._inference: dict[str, Callable[..., Any]] = {}
 
     def build(self, input_shape: Any = None) -> None:
+        with strategy_scope(self):
+            self._build_layers(input_shape)
+
+    def _build_layers(self, input_shape: Any) -> None:
         # Everything is built here and not by a first call, because Keras may make that call
         # with the mean of integer batches.
         batch_size = None if input_shape is None else input_shape[0]
@@ -219,14 +225,12 @@ class LightRNNModel(keras.Model):
         return half_steps, new_states
 
     def _check_batch_size(self, words: Any) -> None:
-        batch_size = words.shape[0]
-        if self.carried_state is not None and batch_size not in (
-            None,
-            self.carried_state.batch_size,
-        ):
+        state = self.carried_state
+        if state is not None and words.shape[0] not in (None, state.share):
+            shared = f" ({state.share} on each replica)" if state.share < state.batch_size else ""
             raise ValueError(
                 "A stateful model takes windows of the batch size that it was built for: "
-                f"{self.carried_state.batch_size}. Received: words.shape={tuple(words.shape)}. "
+                f"{state.batch_size}{shared}. Received: words.shape={tuple(words.shape)}. "
                 "Make windows of that batch size, or score them with `score`, which carries "
                 "no state from call to call."
             )
@@ -246,13 +250,25 @@ class LightRNNModel(keras.Model):
 
         The loss is the negative log-likelihood in nats a word, and `perplexity` is always
         among the metrics. What is given here replaces the loss and adds to the metrics.
+
+        Raises:
+            ValueError: for `jit_compile=True` on several replicas, which TensorFlow cannot
+                compile; or for an optimizer made outside of the scope of the strategy.
         """
-        super().compile(
-            optimizer=optimizer,
-            loss=NegativeLogLikelihood() if loss is None else loss,
-            weighted_metrics=[Perplexity(), *(weighted_metrics or [])],
-            **kwargs,
-        )
+        if kwargs.get("jit_compile") is True and count_replicas(self) > 1:
+            raise ValueError(
+                "TensorFlow cannot compile the step of several replicas as one XLA program. "
+                f"Received: jit_compile=True on {count_replicas(self)} replicas. Leave "
+                "`jit_compile` at its default."
+            )
+        check_made_in_scope(self, optimizer)
+        with strategy_scope(self):
+            super().compile(
+                optimizer=optimizer,
+                loss=NegativeLogLikelihood() if loss is None else loss,
+                weighted_metrics=[Perplexity(), *(weighted_metrics or [])],
+                **kwargs,
+            )
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         # What was saved holds the default loss and metric already.

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -69,12 +73,35 @@ def test_trains_evaluates_samples_and_saves(example, text, tmp_path, capsys, rec
     assert "w4" in [vocabulary.words[word] for word in words]
 
 
+@pytest.mark.slow
+def test_trains_on_several_devices(text, tmp_path):
+    # In a process of its own: a device that TensorFlow has used cannot be divided.
+    command = [sys.executable, str(PATH), "--text", *text, "--units", "16", "--epochs", "2"]
+    command += ["--batch-size", "4", "--sequence-length", "9", "--output", str(tmp_path / "out")]
+    command += ["--devices", "CPU:0", "CPU:1"]
+    environment = {**os.environ, "PYTHONPATH": str(PATH.parents[1]), "CUDA_VISIBLE_DEVICES": "-1"}
+    printed = subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True, timeout=600
+    ).stdout
+    perplexity, unigram = re.search(r"perplexity ([\d.]+) \(unigram ([\d.]+)\)", printed).groups()
+    assert float(perplexity) < 0.5 * float(unigram)
+    keras.saving.load_model(tmp_path / "out" / "model.keras")
+
+
 def test_help_documents_every_option(example, capsys):
     with pytest.raises(SystemExit) as exit_info:
         example.main(["--help"])
     assert exit_info.value.code == 0
     printed = capsys.readouterr().out
-    for option in ("--dataset", "--text", "--units", "--layers", "--epochs", "--recurrence"):
+    for option in (
+        "--dataset",
+        "--text",
+        "--units",
+        "--layers",
+        "--epochs",
+        "--recurrence",
+        "--devices",
+    ):
         assert option in printed
     assert "--output" in printed
 

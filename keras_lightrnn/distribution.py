@@ -1,0 +1,142 @@
+"""What a model needs where `tf.distribute` runs it on several replicas; nothing, on most."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+_HAS_SYNCHRONIZATION = "synchronization" in inspect.signature(keras.Variable.__init__).parameters
+
+
+def count_replicas(model: Any = None) -> int:
+    """Return how many replicas a model trains on, or those of the strategy in scope."""
+    strategy = _get_strategy(model)
+    return 1 if strategy is None else strategy.num_replicas_in_sync
+
+
+def is_multi_worker(model: Any) -> bool:
+    """Return whether a model trains in several processes, which must act alike."""
+    cluster = getattr(_get_strategy(model), "cluster_resolver", None)
+    if cluster is None:
+        return False
+    return sum(len(tasks) for tasks in cluster.cluster_spec().as_dict().values()) > 1
+
+
+def is_chief(model: Any) -> bool:
+    """Return whether this process is the one of several that acts for all."""
+    if not is_multi_worker(model):
+        return True
+    cluster = _get_strategy(model).cluster_resolver
+    is_first = cluster.task_type in (None, "worker") and cluster.task_id in (None, 0)
+    has_chief = "chief" in cluster.cluster_spec().jobs
+    return cluster.task_type == "chief" or (is_first and not has_chief)
+
+
+def run_on_chief(model: Any, function: Callable[[], Any]) -> Any:
+    """Call a function in the chief's process and return what it returns in all of them.
+
+    What it raises is raised in all of them, so that none waits for another that has failed.
+    """
+    if not is_multi_worker(model):
+        return function()
+    error, result = None, None
+    if is_chief(model):
+        try:
+            result = function()
+        except Exception as raised:
+            error = raised
+    failed, result = pickle.loads(_broadcast(model, pickle.dumps((repr(error), result))))
+    if error is not None:
+        raise error
+    if failed != repr(None):
+        raise RuntimeError(f"The chief of the workers has failed: {failed}. Its log says where.")
+    return result
+
+
+def _broadcast(model: Any, data: bytes) -> bytes:
+    """Return the chief's `data` in all processes."""
+    import tensorflow as tf
+
+    strategy = _get_strategy(model)
+    acts = is_chief(model)
+
+    def share(values: np.ndarray) -> np.ndarray:
+        # A sum to which only the first replica of the chief contributes.
+        shares = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(
+                values if acts and context.replica_id_in_sync_group == 0 else values * 0
+            )
+        )
+        total = strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None)
+        return total.numpy()
+
+    (length,) = share(np.array([len(data)], np.int32))
+    values = np.zeros(-(-int(length) // 4), np.int32)
+    if acts:
+        values.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+    return share(values).tobytes()[: int(length)]
+
+
+def strategy_scope(model: Any) -> Any:
+    """Return the scope in which a model's variables are made; on most it does nothing."""
+    strategy = _get_strategy(model)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def check_made_in_scope(model: Any, optimizer: Any) -> None:
+    """Raise `ValueError` for an optimizer that cannot train on the replicas of a model."""
+    if count_replicas(model) == 1 or not isinstance(optimizer, keras.optimizers.Optimizer):
+        return
+    if not _get_strategy(model).extended.variable_created_in_scope(optimizer.iterations.value):
+        raise ValueError(
+            "The optimizer of a model must be made in the scope of the model's strategy. Received: "
+            f"{optimizer.name!r}, made outside of it, and {count_replicas(model)} replicas. Make "
+            "it inside `with strategy.scope():`, or give its name."
+        )
+
+
+def all_reduce_sum(values: Any) -> Any:
+    """Return the sum of a tensor over the replicas of a step; outside of one, the tensor."""
+    if count_replicas() == 1:
+        return values
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    return values if replica is None else replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def make_replica_variable(shape: tuple[int, ...], name: str, dtype: str = "float32") -> Any:
+    """Return a variable of zeros that replicas change on their own and that sums when read.
+
+    Raises:
+        RuntimeError: on several replicas, if this version of Keras has no such variables.
+    """
+    kwargs = {}
+    if _HAS_SYNCHRONIZATION:
+        kwargs["synchronization"] = "on_read"
+    elif count_replicas() > 1:
+        raise RuntimeError(
+            "State kept for each replica needs a Keras whose variables take `synchronization`. "
+            f"Received: Keras {keras.__version__} on {count_replicas()} replicas. Upgrade Keras, "
+            "or train on one device."
+        )
+    return keras.Variable(
+        "zeros", shape=shape, dtype=dtype, trainable=False, aggregation="sum", name=name, **kwargs
+    )
+
+
+def _get_strategy(model: Any) -> Any:
+    """Return the strategy of a model (of the scope, without one); None where there is none."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    if model is not None:
+        return model.distribute_strategy
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy()
