@@ -60,7 +60,7 @@ SURFACE = {
         "mark_invalid_ids",
         "split_half_steps",
     ],
-    "keras_lightrnn.serving": ["export_saved_model"],
+    "keras_lightrnn.serving": ["export_litert", "export_saved_model"],
 }
 
 
@@ -104,7 +104,7 @@ MAY_IMPORT = {
         "ops",
         "word_table",
     },
-    "serving": {"allocation", "layers", "losses", "metrics", "models", "ops", "word_table"},
+    "serving": {"allocation", "data", "layers", "losses", "metrics", "models", "ops", "word_table"},
 }
 
 

@@ -1,5 +1,6 @@
-"""Export for serving; needs the TensorFlow backend."""
+"""Export for serving; needs TensorFlow, whatever the Keras backend."""
 
+from keras_lightrnn.serving.litert import export_litert
 from keras_lightrnn.serving.saved_model import export_saved_model
 
-__all__ = ["export_saved_model"]
+__all__ = ["export_litert", "export_saved_model"]

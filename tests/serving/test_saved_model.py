@@ -1,59 +1,376 @@
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from exportable import C, R, V, make_cells, make_model
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.tools import saved_model_cli
 
-from keras_lightrnn import Allocation, LightRNNModel
-from keras_lightrnn.serving import export_saved_model
+from keras_lightrnn import LightRNNModel
+from keras_lightrnn.data import Vocabulary
+from keras_lightrnn.serving import export_saved_model, saved_model
 
-# A process that knows neither this package nor Keras.
-SERVE = """
-import sys, numpy as np, tensorflow as tf
+# Of unlike lengths, with unknown words, an empty one, and white space of every kind.
+TEXTS = ["w3 w1 nobody", "", "東京", "naïve\u2003w2\x85w3\n\tw7 w7  ", "<eos> <unk> w38"]
+
+
+@pytest.fixture(scope="module", params=["by_id", "by_cell"])
+def directory(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def served(directory):
+    return tf.saved_model.load(directory)
+
+
+def call(served, signature, **inputs):
+    specs = served.signatures[signature].structured_input_signature[1]
+    inputs = {name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()}
+    return {name: value.numpy() for name, value in served.signatures[signature](**inputs).items()}
+
+
+def decode(words):
+    return [word.decode() for word in words]
+
+
+def read(vocabulary, text):
+    """Return the words of a text after the end word, which is what the model reads."""
+    return [vocabulary.end_id, *vocabulary.encode(text)[:-1]]
+
+
+# What is answered.
+
+
+def assert_scores(served, model, vocabulary, texts):
+    answer = call(served, "score", text=texts)
+    for i, text in enumerate(texts):
+        expected = model.score([*read(vocabulary, text), vocabulary.end_id])
+        size = len(expected)
+        assert answer["num_words"][i] == size
+        assert answer["log_probs"][i, :size] == pytest.approx(expected, abs=1e-4)
+        assert (answer["log_probs"][i, size:] == 0).all()
+        assert answer["total_log_prob"][i] == pytest.approx(expected.sum(), rel=1e-5)
+        assert answer["perplexity"][i] == pytest.approx(np.exp(-expected.mean()), rel=1e-4)
+        words = decode(answer["words"][i])
+        assert " ".join(words[:size]) == vocabulary.decode(vocabulary.encode(text))
+        assert set(words[size:]) <= {""}
+
+
+def assert_next_words(served, model, vocabulary, texts, k):
+    answer = call(served, "next_words", text=texts, k=k)
+    assert answer["words"].shape == answer["log_probs"].shape == (len(texts), k)
+    for i, text in enumerate(texts):
+        words, log_probs = model.next_words(read(vocabulary, text), k)
+        assert decode(answer["words"][i]) == [vocabulary.words[word] for word in words]
+        assert answer["log_probs"][i] == pytest.approx(log_probs, abs=1e-4)
+
+
+def test_scores_equal_the_models(served, model, vocabulary):
+    assert_scores(served, model, vocabulary, TEXTS)
+
+
+@pytest.mark.parametrize("k", [1, 5, V])
+def test_next_words_equal_the_models(served, model, vocabulary, k):
+    assert_next_words(served, model, vocabulary, TEXTS, k)
+
+
+def test_greedy_texts_equal_the_models(served, model, vocabulary):
+    answer = call(served, "generate", text=TEXTS, length=6, temperature=0, seed=0)
+    for i, text in enumerate(TEXTS):
+        expected = model.generate(read(vocabulary, text), length=6, temperature=0)
+        assert answer["text"][i].decode() == vocabulary.decode(expected)
+        assert answer["text"][i] == b" ".join(answer["words"][i])
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_samples_follow_the_distribution(served, model, vocabulary, temperature):
+    prefix, num_samples = read(vocabulary, "w3 w1"), 20_000
+    answer = call(
+        served,
+        "generate",
+        text=["w3 w1"] * num_samples,
+        length=2,
+        temperature=temperature,
+        seed=7,
+    )
+    ids = np.vectorize(lambda word: vocabulary.id_of(word.decode()))(answer["words"])
+
+    def assert_frequencies(sampled, prefix):
+        weights = np.exp(model.word_log_probs(prefix) / temperature)
+        expected = weights / weights.sum()
+        frequencies = np.bincount(sampled, minlength=V) / len(sampled)
+        deviation = np.sqrt(expected * (1 - expected) / len(sampled))
+        assert (np.abs(frequencies - expected) <= 5 * deviation + 1e-4).all()
+
+    assert_frequencies(ids[:, 0], prefix)
+    first = np.bincount(ids[:, 0]).argmax()
+    assert_frequencies(ids[ids[:, 0] == first, 1], [*prefix, first])
+
+
+def test_seeds_repeat_whatever_the_rest_of_the_batch(served):
+    def generate(texts, seed):
+        answer = call(served, "generate", text=texts, length=8, temperature=1.2, seed=seed)
+        return decode(answer["text"])
+
+    first = generate(["w3", "w3", ""], 1)
+    assert first == generate(["w3", "w3", ""], 1)
+    assert first[:1] == generate(["w3"], 1)
+    assert len({*first[:2], *generate(["w3"], 2)}) == 3
+
+
+def test_numbering_by_cell_changes_no_sample(model, vocabulary, by_id, by_cell):
+    inputs = {"text": TEXTS, "length": 9, "temperature": 0.8, "seed": 5}
+    answers = [call(tf.saved_model.load(path), "generate", **inputs) for path in (by_id, by_cell)]
+    assert answers[0]["text"].tolist() == answers[1]["text"].tolist()
+    # Line k of the vocabulary is the word in cell k, and what maps ids to cells is gone.
+    lines = (by_cell / "assets" / "vocabulary.txt").read_text("utf-8").split("\n")[:-1]
+    expected = [
+        vocabulary.words[i] if i >= 0 else "" for i in model.word_table.allocation.words.flat
+    ]
+    assert [line if line.strip() == line else "" for line in lines] == expected
+
+    def count_numbers(path):
+        variables = tf.train.list_variables(str(path / "variables" / "variables"))
+        return sum(int(np.prod(shape)) for name, shape in variables if "GRAPH" not in name)
+
+    assert count_numbers(by_id) - count_numbers(by_cell) == V + R * C
+
+
+@pytest.mark.parametrize("name", ["score_ids", "serving_default"])
+def test_ids_are_scored(served, directory, model, rng, name):
+    words = rng.integers(V, size=(3, 9))
+    ids = words
+    if (directory / "assets" / "vocabulary.txt").read_text("utf-8").count("\n") > V:
+        ids = model.word_table.allocation.cells[words]
+    answer = call(served, name, words=ids)
+    assert answer["log_probs"] == pytest.approx(model.score(words), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("recurrence", "options"),
+    [
+        ("lstm", {"word_bias": None, "cells": np.arange(R * C)}),
+        ("gru", {"word_bias": "trainable", "num_layers": 1, "mask_zero": True}),
+        ("rnn", {"word_bias": None, "stateful": True}),
+    ],
+    ids=["lstm-full-table", "gru-mask", "rnn-stateful"],
+)
+def test_every_kind_of_model(tmp_path, recurrence, options, rng):
+    model = make_model(recurrence, **options)
+    size = model.word_table.vocabulary_size
+    vocabulary = Vocabulary(["<pad>", *(f"w{i}" for i in range(size - 3)), "<unk>", "<eos>"])
+    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
+    assert_scores(served, model, vocabulary, ["w1 w2 w3 zzz"])
+    assert_next_words(served, model, vocabulary, ["w1 w2 w3 zzz"], k=size)
+    words = rng.integers(size, size=(2, 7))
+    words[:, [0, 3]] = 0
+    answer = call(served, "score_ids", words=words)
+    assert answer["log_probs"] == pytest.approx(model.score(words), abs=1e-4)
+
+
+def test_mixed_precision_is_served_in_float32(tmp_path, vocabulary):
+    mixed = make_model(dtype="mixed_float16")
+    mixed.compile("adam")
+    assert isinstance(mixed.optimizer, keras.optimizers.LossScaleOptimizer)
+    windows = np.random.default_rng(0).integers(V, size=(8, 6))
+    losses = mixed.fit(windows, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    float32 = make_model()
+    float32.set_weights(mixed.get_weights())
+    served = tf.saved_model.load(export_saved_model(mixed, vocabulary, tmp_path))
+    assert_scores(served, float32, vocabulary, TEXTS[:1])
+    assert_next_words(served, float32, vocabulary, TEXTS[:1], k=3)
+
+
+def test_a_prefix_of_any_length(served, model, vocabulary, rng):
+    text = " ".join(f"w{i}" for i in rng.integers(V - 4, size=3_000))
+    assert_scores(served, model, vocabulary, [text, "w1"])
+    assert_next_words(served, model, vocabulary, [text], k=3)
+
+
+# What is refused.
+
+# Ids of words, whether they are numbered by cell or not.
+IDS = sorted({*make_cells().tolist()} & {*range(V)})
+
+BAD = [
+    ("next_words", {"text": ["w1"], "k": 0}, r"`k` must lie in \[1, 43\].*\[0\]"),
+    ("next_words", {"text": ["w1"], "k": V + 1}, r"`k` must lie in \[1, 43\].*\[44\]"),
+    ("next_words", {"text": [], "k": 1}, "at least one text"),
+    ("score", {"text": []}, "at least one text"),
+    ("score_ids", {"words": [IDS[:1]]}, r"at least two word ids.*\[1 1\]"),
+    ("score_ids", {"words": [[IDS[0], -1]]}, r"Word ids must lie in .*-1"),
+    ("score_ids", {"words": [[IDS[0], R * C]]}, r"Word ids must lie in .*60"),
+] + [
+    ("generate", {"text": ["w1"], "length": 2, "temperature": 1.0, "seed": 0} | bad, message)
+    for bad, message in [
+        ({"length": 0}, r"`length` must be positive.*\[0\]"),
+        ({"temperature": -0.5}, r"`temperature` must be finite and not negative.*\[-0.5\]"),
+        ({"temperature": np.inf}, r"`temperature` must be finite.*\[inf\]"),
+        ({"temperature": np.nan}, r"`temperature` must be finite.*\[nan\]"),
+    ]
+]
+
+
+@pytest.mark.parametrize(("signature", "inputs", "message"), BAD)
+def test_bad_input_is_an_error(served, signature, inputs, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        call(served, signature, **inputs)
+
+
+def test_empty_cells_are_no_ids(model, by_cell):
+    served = tf.saved_model.load(by_cell)
+    for cell, word in enumerate(model.word_table.allocation.words.flat):
+        if word < 0:
+            with pytest.raises(tf.errors.InvalidArgumentError, match="hold a word"):
+                call(served, "score_ids", words=[[cell, cell]])
+        else:
+            call(served, "score_ids", words=[[cell, cell]])
+
+
+def test_model_must_be_built(vocabulary, tmp_path):
+    with pytest.raises(ValueError, match="must be built"):
+        export_saved_model(LightRNNModel(V, 4, 4), vocabulary, tmp_path)
+
+
+def test_vocabulary_must_fit(model, tmp_path):
+    with pytest.raises(ValueError, match="2 words, and a model of 43"):
+        export_saved_model(model, Vocabulary(["<unk>", "<eos>"]), tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+# Where it is written.
+
+
+def test_versions(model, vocabulary, tmp_path, monkeypatch):
+    # What is written takes seconds, and is not the question here.
+    monkeypatch.setattr(tf.saved_model, "save", lambda *_: None)
+    path = tmp_path / "models" / "lightrnn"
+    assert export_saved_model(model, vocabulary, path) == path / "1"
+    assert export_saved_model(model, vocabulary, path, version=7) == path / "7"
+    assert export_saved_model(model, vocabulary, str(path)) == path / "8"
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    with pytest.raises(FileExistsError, match="version=7"):
+        export_saved_model(model, vocabulary, path, version=7)
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
+    assert sorted(os.listdir(path)) == ["1", "7", "8"]
+    # Whoever runs the server may read it.
+    assert (path / "1").stat().st_mode & 0o777 == path.stat().st_mode & 0o777
+
+
+def test_a_failure_leaves_nothing(model, vocabulary, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(saved_model, "write_warm_up_requests", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export_saved_model(model, vocabulary, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+# Who can load it.
+
+# Neither Keras nor this package is there, nor is the vocabulary that was given.
+FRESH = """
+import json, sys
+sys.modules["keras"] = sys.modules["keras_lightrnn"] = None
+import tensorflow as tf
 served = tf.saved_model.load(sys.argv[1])
-assert not any(name.startswith("keras_lightrnn") for name in sys.modules)
-words = np.load(sys.argv[2])
-for name in ("score_ids", "serving_default"):
-    result = served.signatures[name](words=tf.constant(words))
-    np.save(sys.argv[3] + name + ".npy", result["log_probs"].numpy())
+answer = served.signatures["next_words"](text=tf.constant(["w3 w1", ""]), k=tf.constant(4))
+print(json.dumps([[word.decode() for word in row] for row in answer["words"].numpy()]))
 """
 
 
-@pytest.mark.parametrize("stateful", [False, True])
-def test_scores_in_a_fresh_process(tmp_path, stateful):
-    keras.utils.set_random_seed(0)
-    allocation = Allocation.random(23, 4, 7, seed=1)
-    model = LightRNNModel(allocation, 6, 5, 2, stateful=stateful, word_bias="counts")
-    model.assign_word_counts(np.arange(1, 24))
-    model.build((2, 5))
-    export_saved_model(model, tmp_path / "model" / "1")
-    words = np.random.default_rng(0).integers(23, size=(3, 9)).astype("int32")
-    np.save(tmp_path / "words.npy", words)
-    subprocess.run(
-        [sys.executable, "-c", SERVE, tmp_path / "model" / "1", tmp_path / "words.npy"]
-        + [f"{tmp_path}/"],
-        check=True,
-        cwd=tmp_path,
+def test_loads_in_a_fresh_process(by_id, tmp_path):
+    moved = shutil.copytree(by_id, tmp_path / "moved")
+    result = subprocess.run(
+        [sys.executable, "-c", FRESH, moved], check=True, cwd=tmp_path, capture_output=True
     )
-    for name in ("score_ids", "serving_default"):
-        served = np.load(tmp_path / f"{name}.npy")
-        np.testing.assert_allclose(served, model.score(words), atol=1e-5)
+    answer = call(tf.saved_model.load(by_id), "next_words", text=["w3 w1", ""], k=4)
+    assert json.loads(result.stdout) == [decode(row) for row in answer["words"]]
 
 
-def test_bad_ids_are_an_error(tmp_path):
-    model = LightRNNModel(10, 4, 4)
-    model.build((None, None))
-    export_saved_model(model, tmp_path / "1")
-    served = tf.saved_model.load(str(tmp_path / "1"))
-    for wrong in (-1, 10):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="Word ids must"):
-            served.signatures["score_ids"](words=tf.constant([[1, wrong]]))
+def test_keras_loads_it_as_a_layer(directory, served):
+    layer = keras.layers.TFSMLayer(directory, call_endpoint="score")
+    answer = layer(tf.constant(TEXTS))
+    expected = call(served, "score", text=TEXTS)
+    assert np.asarray(answer["log_probs"]) == pytest.approx(expected["log_probs"])
 
 
-def test_model_must_be_built(tmp_path):
-    with pytest.raises(ValueError, match="must be built"):
-        export_saved_model(LightRNNModel(10, 4, 4), tmp_path / "1")
+def test_saved_model_cli(directory, served, capsys, monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["saved_model_cli", *arguments])
+        with pytest.raises(SystemExit) as exit_info:
+            saved_model_cli.main()
+        assert not exit_info.value.code
+        return capsys.readouterr().out
+
+    signature = ["--dir", str(directory), "--tag_set", "serve", "--signature_def", "next_words"]
+    shown = run("show", *signature)
+    assert "inputs['text']" in shown
+    assert "outputs['log_probs']" in shown
+    printed = run("run", *signature, "--input_exprs", "text=['w3 w1'];k=2")
+    words = call(served, "next_words", text=["w3 w1"], k=2)["words"][0]
+    assert " ".join(repr(word) for word in words) in printed
+
+
+def run_c_api(directory, calls, tmp_path):
+    """Return the answers of the C API to `(signature, inputs)`, in a process of its own."""
+    message = saved_model_pb2.SavedModel()
+    message.ParseFromString((directory / "saved_model.pb").read_bytes())
+    signatures = message.meta_graphs[0].signature_def
+
+    def kind(tensor):
+        return tf.as_dtype(tensor.dtype).name
+
+    requests = []
+    for name, inputs in calls:
+        feeds = []
+        for key, tensor in signatures[name].inputs.items():
+            value = np.array(inputs[key])
+            feeds.append([tensor.name, kind(tensor), value.shape, value.ravel().tolist()])
+        fetches = {key: [x.name, kind(x)] for key, x in signatures[name].outputs.items()}
+        requests.append({"inputs": feeds, "outputs": fetches})
+    wheel = Path(tf.__file__).parent
+    task = {"wheel": str(wheel), "saved_model": str(directory), "calls": requests}
+    (tmp_path / "task.json").write_text(json.dumps(task))
+    script = Path(__file__).with_name("c_api.py")
+    command = [sys.executable, str(script), str(tmp_path / "task.json")]
+    result = subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    return json.loads(result.stdout)
+
+
+@pytest.mark.skipif(
+    not list(Path(tf.__file__).parent.glob("libtensorflow_cc.so.2")),
+    reason="this TensorFlow wheel holds no libtensorflow_cc.so.2",
+)
+def test_c_api(directory, served, tmp_path):
+    """The code path of TensorFlow Serving, whose errors must be errors there too."""
+    good = [
+        ("score", {"text": TEXTS}),
+        ("next_words", {"text": TEXTS, "k": 4}),
+        ("generate", {"text": TEXTS, "length": 5, "temperature": 0.7, "seed": 3}),
+        ("score_ids", {"words": np.reshape(IDS[:6], (2, 3))}),
+    ]
+    answers = run_c_api(directory, good + [(name, inputs) for name, inputs, _ in BAD], tmp_path)
+    for (name, inputs), answer in zip(good, answers, strict=False):
+        for key, expected in call(served, name, **inputs).items():
+            assert answer[key]["shape"] == list(expected.shape)
+            if expected.dtype == object:
+                assert answer[key]["values"] == decode(expected.ravel())
+            else:
+                values = np.reshape(answer[key]["values"], expected.shape)
+                assert values == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    for (_, _, message), answer in zip(BAD, answers[len(good) :], strict=True):
+        with pytest.raises(RuntimeError, match=message):
+            raise RuntimeError(answer["error"])

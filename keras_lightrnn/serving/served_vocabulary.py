@@ -1,0 +1,86 @@
+"""Words and their ids inside the graph."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from keras_lightrnn.allocation import Allocation
+from keras_lightrnn.data import Vocabulary
+
+
+class ServedVocabulary(tf.Module):
+    """Lookup tables over a file with one word a line, which becomes an asset of the SavedModel.
+
+    Text is split as `Vocabulary.encode` splits it: at every run of what Unicode calls white
+    space.
+
+    Args:
+        path: File with one word a line; the id of a word is the number of its line, from 0.
+        unknown_id: Integer, the id of every word that is not in the file.
+        end_id: Integer, the id of the word that ends a line of text.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], unknown_id: int, end_id: int) -> None:
+        super().__init__()
+        self.unknown_id = unknown_id
+        self.end_id = end_id
+        blanks = "".join(rf"\x{{{code:x}}}" for code in range(1 << 16) if chr(code).isspace())
+        self._blanks = f"[{blanks}]+"
+        self._asset = tf.saved_model.Asset(os.fspath(path))
+        whole, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+        self._ids = tf.lookup.StaticHashTable(
+            tf.lookup.TextFileInitializer(
+                self._asset.asset_path, tf.string, whole, tf.int64, number
+            ),
+            default_value=unknown_id,
+        )
+        self._words = tf.lookup.StaticHashTable(
+            tf.lookup.TextFileInitializer(
+                self._asset.asset_path, tf.int64, number, tf.string, whole
+            ),
+            default_value="",
+        )
+
+    def encode(self, text: Any) -> Any:
+        """Return the ids of the words of texts `(B,)`, a ragged `(B, None)` int32."""
+        # `tf.strings.split` knows the white space of ASCII only.
+        words = tf.strings.split(tf.strings.regex_replace(text, self._blanks, " "))
+        return tf.cast(self._ids[words], tf.int32)
+
+    def get_words(self, ids: Any) -> Any:
+        """Return the words of ids, strings of the same shape."""
+        return self._words[tf.cast(ids, tf.int64)]
+
+
+def check_vocabulary(vocabulary: Vocabulary, allocation: Allocation) -> None:
+    """Raise `ValueError` unless the vocabulary holds as many words as are in the table."""
+    if len(vocabulary) != allocation.vocabulary_size:
+        raise ValueError(
+            "The vocabulary must hold the words of the model, one for each id. Received: "
+            f"{len(vocabulary)} words, and a model of {allocation.vocabulary_size}. Give the "
+            "vocabulary that the model was trained with."
+        )
+
+
+def write_words_by_cell(
+    vocabulary: Vocabulary, allocation: Allocation, path: str | os.PathLike[str]
+) -> None:
+    """Write a file whose line `k` (from 0) is the word in cell `k`.
+
+    An empty cell has a line too: a blank and the number of the cell, which no word of a text
+    can be, as it has white space in it.
+
+    Args:
+        vocabulary: `Vocabulary`.
+        allocation: `Allocation` of its words.
+        path: File to write.
+    """
+    names = vocabulary.words
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(
+            f"{names[word]}\n" if word >= 0 else f" {cell}\n"
+            for cell, word in enumerate(allocation.words.ravel().tolist())
+        )

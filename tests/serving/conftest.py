@@ -1,0 +1,31 @@
+"""An exportable model and its vocabulary."""
+
+from __future__ import annotations
+
+import pytest
+from exportable import V, make_model
+
+from keras_lightrnn.data import Vocabulary
+from keras_lightrnn.serving import export_saved_model
+
+
+@pytest.fixture(scope="session")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def vocabulary():
+    # The special words are not the first ones, and some words are not ASCII.
+    return Vocabulary([*(f"w{i}" for i in range(V - 4)), "<eos>", "naïve", "<unk>", "東京"])
+
+
+@pytest.fixture(scope="session")
+def by_id(model, vocabulary, tmp_path_factory):
+    return export_saved_model(model, vocabulary, tmp_path_factory.mktemp("by-id"))
+
+
+@pytest.fixture(scope="session")
+def by_cell(model, vocabulary, tmp_path_factory):
+    path = tmp_path_factory.mktemp("by-cell")
+    return export_saved_model(model, vocabulary, path, reorder_vocabulary=True)

@@ -1,0 +1,34 @@
+"""A small model with everything that may go wrong in an export."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_lightrnn import Allocation, LightRNNModel
+
+V, R, C = 43, 20, 3  # more rows than are searched at once, empty cells, an empty row
+
+
+def make_cells():
+    return np.random.default_rng(0).permutation(np.arange(3, R * C))[:V]
+
+
+def make_model(recurrence="lstm", word_bias="counts", num_layers=2, cells=None, **kwargs):
+    keras.utils.set_random_seed(0)
+    model = LightRNNModel(
+        Allocation(make_cells() if cells is None else cells, R, C),
+        5,
+        6,
+        num_layers,
+        recurrence,
+        word_bias=word_bias,
+        **kwargs,
+    )
+    model.build((2, 5))
+    # Random biases too, and weights that make words differ.
+    for index, weight in enumerate(model.trainable_weights):
+        weight.assign(np.random.default_rng(index).normal(size=weight.shape))
+    if word_bias is not None:
+        model.assign_word_counts(np.arange(model.word_table.vocabulary_size, 0, -1))
+    return model

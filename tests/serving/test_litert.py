@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from exportable import C, R, V, make_model
+
+from keras_lightrnn import Allocation, LightRNNModel
+from keras_lightrnn.data import Vocabulary, token_windows
+from keras_lightrnn.data.docstring_prose import iter_docstrings, iter_sentences
+from keras_lightrnn.serving import export_litert
+
+pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
+
+from phone import Phone
+
+PHONE = Path(__file__).with_name("phone.py")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model of real English, small and briefly trained, and 4,000 words it has not seen."""
+    lines = [
+        sentence
+        for path in sorted((Path(np.__file__).parent / "lib").glob("*.py"))
+        for docstring in iter_docstrings(path.read_text("utf-8"))
+        for sentence in iter_sentences(docstring)
+    ]
+    vocabulary = Vocabulary.from_lines(lines, max_size=1_000)
+    stream = vocabulary.encode_lines(lines)
+    keras.utils.set_random_seed(0)
+    model = LightRNNModel(
+        Allocation.from_cooccurrence(stream, len(vocabulary), seed=0),
+        embedding_dim=64,
+        units=64,
+        word_bias="counts",
+    )
+    model.assign_word_counts(np.bincount(stream, minlength=len(vocabulary)))
+    model.compile(keras.optimizers.Adam(0.01))
+    model.fit(token_windows(stream[:-4_000], 20, 20), epochs=2, verbose=0)
+    return model, vocabulary, stream[-4_000:].reshape(20, -1)
+
+
+def test_runs_without_tensorflow_and_equals_the_model(model, vocabulary, tmp_path, rng):
+    path = export_litert(model, tmp_path / "model.tflite", vocabulary=vocabulary)
+    lines = (tmp_path / "model.txt").read_text("utf-8").split("\n")
+    words = model.word_table.allocation.words.ravel()
+    for cell in range(R * C):
+        assert lines[cell] == (vocabulary.words[words[cell]] if words[cell] >= 0 else f" {cell}")
+    texts = [rng.integers(V, size=size) for size in (2, 7)]
+    cells = [model.word_table.allocation.cells[text].tolist() for text in texts]
+    (tmp_path / "texts.json").write_text(json.dumps(cells))
+    command = [sys.executable, str(PHONE), str(path), str(tmp_path / "texts.json")]
+    result = subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    for text, answer in zip(texts, json.loads(result.stdout), strict=True):
+        assert answer[0] == pytest.approx(model.score(text), abs=1e-4)
+        best, log_probs = model.next_words(text, k=10)
+        assert words[answer[1]].tolist() == best.tolist()
+        assert answer[2] == pytest.approx(log_probs, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("recurrence", "options"),
+    [("gru", {"word_bias": None}), ("rnn", {"cells": np.arange(R * C), "dtype": "mixed_bfloat16"})],
+)
+def test_other_models(tmp_path, recurrence, options, rng):
+    model = make_model(recurrence, **options)
+    float32 = make_model(recurrence, **{**options, "dtype": "float32"})
+    float32.set_weights(model.get_weights())
+    phone = Phone(export_litert(model, tmp_path / "model.tflite"))
+    words = rng.integers(model.word_table.vocabulary_size, size=(3, 6))
+    cells = model.word_table.allocation.cells[words]
+    assert phone.score(cells) == pytest.approx(float32.score(words), abs=1e-4)
+
+
+def test_quantized_perplexity_on_real_text(trained, tmp_path):
+    model, vocabulary, words = trained
+    expected = np.exp(-model.score(words).mean())
+    counts = np.bincount(words.ravel(), minlength=len(vocabulary))
+    assert expected < 0.7 * np.exp(-np.log((counts / counts.sum())[words]).mean())
+    cells = model.word_table.allocation.cells[words]
+    sizes = {}
+    for quantize, tolerance in ((None, 1e-5), ("float16", 0.001), ("int8", 0.01)):
+        path = export_litert(model, tmp_path / f"{quantize}.tflite", quantize)
+        perplexity = np.exp(-Phone(path).score(cells).mean())
+        assert perplexity == pytest.approx(expected, rel=tolerance)
+        sizes[quantize] = path.stat().st_size
+    # Of each weight there is one copy, though both signatures use it; 32 kB are not weights.
+    num_weights = sum(int(np.prod(weight.shape)) for weight in model.weights[:-2])
+    for quantize, num_bytes in ((None, 4), ("float16", 2), ("int8", 1)):
+        assert num_bytes * num_weights < sizes[quantize] < num_bytes * num_weights + 32_000
+
+
+def test_components_out_of_range_are_an_error(model, tmp_path):
+    phone = Phone(export_litert(model, tmp_path / "model.tflite"))
+    states = np.zeros((1, *phone.state_shape), np.float32)
+    for row in (-1, R):
+        with pytest.raises(RuntimeError, match="index"):
+            phone.read_row(rows=np.int32([row]), states=states)
+
+
+def test_bad_arguments(model, tmp_path):
+    with pytest.raises(ValueError, match=r"`quantize` must be one of .*'int4'"):
+        export_litert(model, tmp_path / "m.tflite", quantize="int4")
+    with pytest.raises(ValueError, match="must be built"):
+        export_litert(LightRNNModel(V, 4, 4), tmp_path / "m.tflite")
+    with pytest.raises(ValueError, match="2 words, and a model of 43"):
+        export_litert(model, tmp_path / "m.tflite", vocabulary=Vocabulary(["<unk>", "<eos>"]))
+    assert list(tmp_path.iterdir()) == []
