@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.data import Vocabulary, from_tfds, read_lines, token_windows
+from keras_lightrnn.visualization import export_table_page
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -80,7 +81,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         default=Path("lightrnn-model"),
-        help="directory for model.keras, vocabulary.txt and allocation.npz (default: %(default)s)",
+        help="directory for model.keras, vocabulary.txt, allocation.npz and table.html, a page to "
+        "look around in the table (default: %(default)s)",
     )
     return parser
 
@@ -186,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         model.assign_word_counts(counts)
     args.output.mkdir(parents=True, exist_ok=True)
     vocabulary.save(args.output / "vocabulary.txt")
-    model.fit(
+    history = model.fit(
         windows[0],
         validation_data=windows[1],
         epochs=args.epochs,
@@ -218,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         print(f"  {decode_row(vocabulary, in_row[np.argsort(-counts[in_row])])}")
     model.save(args.output / "model.keras")
     table.save(args.output / "allocation.npz")
+    export_table_page(table, args.output / "table.html", vocabulary, counts, history)
     print(f"\nSaved to {args.output}/")
     return {"test_perplexity": result["perplexity"], "unigram_perplexity": unigram}
 

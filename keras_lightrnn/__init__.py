@@ -1,7 +1,7 @@
 """LightRNN for Keras: language models over very large vocabularies.
 
-`Allocation`, `assignment` and `data.Vocabulary` need NumPy, SciPy and Numba alone. The rest
-needs Keras with a backend, and is there when `import keras` works.
+`Allocation`, `assignment`, `visualization` and `data.Vocabulary` need NumPy, SciPy and Numba
+alone. The rest needs Keras with a backend, and is there when `import keras` works.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 from keras_lightrnn.allocation import Allocation
 
 if TYPE_CHECKING:
-    from keras_lightrnn import assignment, callbacks, data, layers, losses, metrics, serving
+    from keras_lightrnn import (
+        assignment,
+        callbacks,
+        data,
+        layers,
+        losses,
+        metrics,
+        serving,
+        visualization,
+    )
     from keras_lightrnn.models import LightRNNModel
     from keras_lightrnn.word_table import WordTable
 
@@ -29,10 +38,11 @@ __all__ = [
     "losses",
     "metrics",
     "serving",
+    "visualization",
 ]
 
 # Read on first use: what trains no model need not wait for TensorFlow Datasets or Numba.
-_LAZY_MODULES = ("assignment", "data", "serving")
+_LAZY_MODULES = ("assignment", "data", "serving", "visualization")
 _no_keras: ImportError | None = None
 
 try:

@@ -21,6 +21,7 @@ SURFACE = {
         "losses",
         "metrics",
         "serving",
+        "visualization",
     ],
     "keras_lightrnn.assignment": [
         "AlternatingSolver",
@@ -61,6 +62,7 @@ SURFACE = {
         "split_half_steps",
     ],
     "keras_lightrnn.serving": ["export_litert", "export_saved_model"],
+    "keras_lightrnn.visualization": ["export_table_image", "export_table_page"],
 }
 
 
@@ -105,6 +107,7 @@ MAY_IMPORT = {
         "word_table",
     },
     "serving": {"allocation", "data", "layers", "losses", "metrics", "models", "ops", "word_table"},
+    "visualization": {"allocation"},
 }
 
 
@@ -142,7 +145,7 @@ def test_imports_go_one_way(name):
             assert other == part or other in MAY_IMPORT[part], f"{name} imports {imported}"
 
 
-@pytest.mark.parametrize("name", ["allocation", "assignment", "cooccurrence"])
+@pytest.mark.parametrize("name", ["allocation", "assignment", "cooccurrence", "visualization"])
 def test_what_needs_no_keras_imports_none(name):
     path = PACKAGE / name
     files = path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]

@@ -68,6 +68,9 @@ def test_trains_evaluates_samples_and_saves(example, text, tmp_path, capsys, rec
     model = keras.saving.load_model(output / "model.keras")
     assert model.word_table.allocation == Allocation.load(output / "allocation.npz")
     assert model.word_table.vocabulary_size == len(vocabulary)
+    page = (output / "table.html").read_text("utf-8")
+    assert "<svg" in page
+    assert '"w19"' in page
     # What was trained was saved: w4 follows w3.
     words, _ = model.next_words(vocabulary.encode("w2 w3")[:-1], k=3)
     assert "w4" in [vocabulary.words[word] for word in words]
