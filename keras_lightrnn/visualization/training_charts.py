@@ -104,7 +104,7 @@ def _make_figure(title: str, unit: str, series: Mapping[str, Sequence[float]]) -
 def _draw(title: str, unit: str, series: Mapping[str, Sequence[float]]) -> str:
     """Return the SVG of the lines, with axes; values that are not finite leave a gap."""
     finite = [value for values in series.values() for value in values if math.isfinite(value)]
-    ticks = _choose_ticks(min(finite, default=0.0), max(finite, default=1.0))
+    ticks, decimals = _choose_ticks(min(finite, default=0.0), max(finite, default=1.0))
     last = max(map(len, series.values()))
 
     def x(number: float) -> float:
@@ -121,7 +121,8 @@ def _draw(title: str, unit: str, series: Mapping[str, Sequence[float]]) -> str:
     for tick in ticks:
         parts.append(
             f'<path class="grid" d="M{_LEFT} {y(tick)}H{_WIDTH - _RIGHT}"/>'
-            f'<text x="{_LEFT - 6}" y="{y(tick) + 4}" text-anchor="end">{_format(tick)}</text>'
+            f'<text x="{_LEFT - 6}" y="{y(tick) + 4}" text-anchor="end">'
+            f"{_format(tick, decimals)}</text>"
         )
     step = -(-last // 8)
     for number in range(1, last + 1, step):
@@ -148,21 +149,25 @@ def _draw(title: str, unit: str, series: Mapping[str, Sequence[float]]) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def _choose_ticks(least: float, greatest: float) -> list[float]:
-    """Return round numbers at equal distances that enclose both."""
+def _choose_ticks(least: float, greatest: float) -> tuple[list[float], int]:
+    """Return round numbers at equal distances that enclose both, and the decimals to tell them."""
     spread = greatest - least or abs(greatest) or 1.0
     power = 10.0 ** math.floor(math.log10(spread / _NUM_TICKS))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m * _NUM_TICKS >= spread)
     first = math.floor(least / step)
     past = max(math.ceil(greatest / step), first + 1)
-    return [tick * step for tick in range(first, past + 1)]
+    # Steps of 0.25 need one more than steps of 0.2.
+    decimals = next(n for n in range(400) if math.isclose(step * 10**n, round(step * 10**n)))
+    return [tick * step for tick in range(first, past + 1)], decimals
 
 
-def _format(value: float) -> str:
+def _format(value: float, decimals: int | None = None) -> str:
     if not math.isfinite(value):
         return "–"
-    if value == round(value):
+    if decimals is not None:
+        text = f"{value:,.{decimals}f}"
+    elif value == round(value):
         text = f"{value:,.0f}"
     else:
-        text = f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+        text = f"{value:,.1f}" if abs(value) >= 100 else f"{value:.5g}"
     return text.replace("-", "−")

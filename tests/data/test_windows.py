@@ -153,6 +153,8 @@ def test_dataset_of_a_later_epoch(options):
     epochs = read(4)
     assert len(set(map(tuple, epochs))) == 4
     assert read(2, initial_epoch=2) == epochs[2:]
+    repeated = token_windows(words, 4, 9, False, shuffle=True, seed=3, **options).repeat(4)
+    assert [w.tobytes() for w, _, _ in repeated.as_numpy_iterator()] == [*itertools.chain(*epochs)]
     if not options:
         batches = shuffled_windows(words, 4, 9, seed=3, epoch=3)
         assert epochs[3] == [w.tobytes() for w, _, _ in batches]

@@ -72,11 +72,15 @@ def test_what_fit_returns_and_the_callback_itself():
     assert make_training_charts(callback) in html
 
 
-@pytest.mark.parametrize("values", [[5.0], [5.0, 5.0], [0.0, 0.0], [1e-7, 2e-7], [1e9, 3.0]])
+@pytest.mark.parametrize(
+    "values", [[5.0], [5.0, 5.0], [0.0, 0.0], [1e-7, 2e-7], [1e9, 3.0], [-6.5011, -6.5013]]
+)
 def test_ticks_enclose_any_values(values):
     html = make_training_charts({"perplexity": values})
     ((points,),) = read_figures(html).values()
     assert len(points) == len(values)
+    labels = re.findall(r'text-anchor="end">([^<]*)<', html)
+    assert len(set(labels)) == len(labels)
     lines = [float(y) for y in re.findall(r'class="grid" d="M\d+ ([\d.]+)H', html)]
     assert len(lines) >= 2
     assert all(min(lines) <= y <= max(lines) for _, y in points)
