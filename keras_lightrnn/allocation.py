@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_lightrnn.files import replace_file
+
 _FORMAT = "keras_lightrnn.Allocation/1"
 
 
@@ -311,21 +313,14 @@ class Allocation:
         The file is written under a temporary name and renamed, so that an earlier one
         survives a failure.
         """
-        path = os.fspath(path)
-        temporary = f"{path}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                np.savez_compressed(
-                    file,
-                    format=np.array(_FORMAT),
-                    vocabulary_size=np.int64(self.vocabulary_size),
-                    table_shape=np.array(self.shape, np.int64),
-                    cells=self._cells,
-                )
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
+        with replace_file(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(
+                file,
+                format=np.array(_FORMAT),
+                vocabulary_size=np.int64(self.vocabulary_size),
+                table_shape=np.array(self.shape, np.int64),
+                cells=self._cells,
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Allocation:

@@ -131,6 +131,23 @@ def make_replica_variable(shape: tuple[int, ...], name: str, dtype: str = "float
     )
 
 
+def read_parts(variable: Any) -> np.ndarray:
+    """Return what the replicas of this process hold in a replica variable, `(N, ...)`."""
+    return np.stack([keras.ops.convert_to_numpy(part) for part in _list_parts(variable)])
+
+
+def assign_parts(variable: Any, parts: np.ndarray) -> None:
+    """Set what each replica of this process holds in a replica variable."""
+    for part, values in zip(_list_parts(variable), parts, strict=True):
+        part.assign(values)
+
+
+def _list_parts(variable: Any) -> tuple[Any, ...]:
+    if keras.backend.backend() == "tensorflow" and hasattr(variable.value, "values"):
+        return variable.value.values  # of a variable that a strategy has distributed
+    return (variable,)
+
+
 def _get_strategy(model: Any) -> Any:
     """Return the strategy of a model (of the scope, without one); None where there is none."""
     if keras.backend.backend() != "tensorflow":

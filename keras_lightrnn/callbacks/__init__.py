@@ -1,6 +1,7 @@
-"""Callbacks: learning the table while the network is trained."""
+"""Callbacks: learning the table while the network is trained, and surviving the loss of a run."""
 
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
 from keras_lightrnn.callbacks.reallocation import ReallocationCallback
+from keras_lightrnn.callbacks.training_backup import TrainingBackup
 
-__all__ = ["HalfStepStatistics", "ReallocationCallback"]
+__all__ = ["HalfStepStatistics", "ReallocationCallback", "TrainingBackup"]

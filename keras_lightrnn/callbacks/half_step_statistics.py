@@ -8,9 +8,10 @@ import keras
 from keras import ops
 
 from keras_lightrnn.distribution import make_replica_variable
+from keras_lightrnn.run_state import RunState
 
 
-class HalfStepStatistics(keras.layers.Layer):
+class HalfStepStatistics(RunState):
     """Adds up, for each word, the hidden half-steps that predicted it.
 
     An observer of `TwoComponentSoftmax`. With `H_w` the sum of the column half-steps before the
@@ -41,7 +42,7 @@ class HalfStepStatistics(keras.layers.Layer):
     """
 
     def __init__(self, vocabulary_size: int, units: int, **kwargs: Any) -> None:
-        super().__init__(trainable=False, dtype="float32", **kwargs)
+        super().__init__(dtype="float32", **kwargs)
         self.column_sums, self.row_sums, self.counts = (
             make_replica_variable(shape, name)
             for name, shape in (
@@ -50,6 +51,11 @@ class HalfStepStatistics(keras.layers.Layer):
                 ("counts", (vocabulary_size,)),
             )
         )
+        self.replica_variables = {
+            "column_sums": self.column_sums,
+            "row_sums": self.row_sums,
+            "counts": self.counts,
+        }
         self.built = True
 
     def call(self, column_half_steps: Any, row_half_steps: Any, targets: Any) -> None:
@@ -68,17 +74,6 @@ class HalfStepStatistics(keras.layers.Layer):
             ops.convert_to_numpy(variable)
             for variable in (self.column_sums, self.row_sums, self.counts)
         )
-
-    def reset(self) -> None:
-        """Set all sums to zero."""
-        for variable in (self.column_sums, self.row_sums, self.counts):
-            variable.assign(ops.zeros(variable.shape, variable.dtype))
-
-    def save_own_variables(self, store: Any) -> None:
-        """Nothing: the sums belong to a run, not to the model."""
-
-    def load_own_variables(self, store: Any) -> None:
-        """Nothing: see `save_own_variables`."""
 
 
 def _scatter_add(variable: Any, indices: Any, values: Any) -> None:

@@ -13,6 +13,7 @@ from scipy import sparse
 from keras_lightrnn import assignment
 from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
+from keras_lightrnn.callbacks.round_state import RoundState
 from keras_lightrnn.distribution import is_chief, run_on_chief, strategy_scope
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.word_table import WordTable
@@ -47,6 +48,11 @@ class ReallocationCallback(keras.callbacks.Callback):
 
     Attributes:
         history: A dictionary a round, with what the line says.
+        prices: `(R, C)`, what the last solution ended with and the next starts from, or `None`.
+        num_epochs: Epochs whose round, if one was due, is done; `None` before the first.
+
+    History, prices and schedule are part of what `TrainingBackup` and Keras's `BackupAndRestore`
+    save.
 
     `logs` receive `reallocation_cost` (nats per word, up to a constant),
     `reallocation_cost_before`, `reallocation_gap` (nats per word, certified),
@@ -100,12 +106,22 @@ class ReallocationCallback(keras.callbacks.Callback):
         self.minimum_gain = minimum_gain
         self.verbose = verbose
         self.history: list[dict[str, float]] = []
-        self._prices: np.ndarray | None = None
+        self.prices: np.ndarray | None = None
+        self.num_epochs: int | None = None
+        self._state: RoundState | None = None
         self._statistics: HalfStepStatistics | None = None
         self._softmax: TwoComponentSoftmax | None = None
+        self._is_training = False
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def set_model(self, model: Any) -> None:
+        # Before any callback's `on_train_begin`: that of a backup brings our state back.
+        super().set_model(model)
         self._detach()  # an earlier `fit` may have ended by an exception
+        self._attach()
+        self._is_training = False
+        self.num_epochs = None
+
+    def _attach(self) -> None:
         layers = list(self.model._flatten_layers())
         softmaxes = [layer for layer in layers if isinstance(layer, TwoComponentSoftmax)]
         tables = {id(layer): layer for layer in layers if isinstance(layer, WordTable)}
@@ -116,23 +132,49 @@ class ReallocationCallback(keras.callbacks.Callback):
                 f"{len(tables)} of the second. Give every layer the same `WordTable`; "
                 "`keras.models.clone_model` gives each copied layer a table of its own."
             )
+        if not softmaxes[0].built:
+            raise ValueError(
+                "Reallocation needs a model that is built. Received: a model without weights. Call "
+                "it on a batch, or `model.build`, before `fit`."
+            )
         self._softmax = softmaxes[0]
         self._embeddings = [x for x in layers if isinstance(x, TwoComponentEmbedding)]
         table = self._softmax.word_table
         units = self._softmax.row_kernel.shape[-1]
         with strategy_scope(self.model):
             self._statistics = HalfStepStatistics(table.vocabulary_size, units)
-        self._softmax.observe(self._statistics)
-        self.model.make_train_function(force=True)  # the one made without the observer is stale
+        self._state = RoundState(self, self._statistics)
+        self._softmax.observe(self._state)
+        self.model.train_function = None  # one made without the observer is stale
+
+    def _detach(self) -> None:
+        if self._softmax is not None and self._state is not None:
+            self._softmax.stop_observing(self._state)
+            self.model.train_function = None
+        self._softmax = self._state = self._statistics = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._is_training = True
 
     def on_train_end(self, logs: Any = None) -> None:
         self._detach()
 
-    def _detach(self) -> None:
-        if self._softmax is not None and self._statistics is not None:
-            self._softmax.stop_observing(self._statistics)
-            self.model.train_function = None
-        self._softmax = self._statistics = None
+    def on_test_begin(self, logs: Any = None) -> None:
+        if not self._is_training:  # given to `evaluate`, where there is nothing to do
+            self._detach()
+
+    def on_predict_begin(self, logs: Any = None) -> None:
+        self.on_test_begin()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self.num_epochs not in (None, epoch):
+            raise ValueError(
+                "A run must be taken up after the epoch whose round it has done. Received: a "
+                f"backup with the rounds of {self.num_epochs} epochs, to start after {epoch}. Give "
+                "`ReallocationCallback` before `BackupAndRestore` in `callbacks`, or use "
+                "`TrainingBackup`, which writes weights and epoch in one file."
+            )
+        self.num_epochs = epoch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         number = epoch + 1
@@ -142,6 +184,7 @@ class ReallocationCallback(keras.callbacks.Callback):
             record = self.reallocation_round()
             if logs is not None:
                 logs.update({f"reallocation_{name}": value for name, value in record.items()})
+        self.num_epochs = number
         if self._statistics is not None:
             self._statistics.reset()  # every round sees the states of one epoch
 
@@ -160,7 +203,7 @@ class ReallocationCallback(keras.callbacks.Callback):
 
         def solve() -> tuple[float, assignment.AssignmentSolution]:
             problem = _make_problem(softmax, *sums)
-            solution = self.solver.solve(problem, initial=old, prices=self._prices)
+            solution = self.solver.solve(problem, initial=old, prices=self.prices)
             return problem.compute_cost(old), solution
 
         cost_before, solution = run_on_chief(self.model, solve)
@@ -172,7 +215,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         moved = old.count_moved(new)
         if moved:
             self._install(table, old, new, counts)
-        self._prices = solution.prices
+        self.prices = solution.prices
         record = {
             "cost_before": cost_before,
             "cost": cost if new is solution.allocation else cost_before,

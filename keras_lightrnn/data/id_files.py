@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_lightrnn.files import replace_file
+
 
 def write_ids(path: str | os.PathLike[str], parts: Iterable[np.ndarray], dtype: str = "<i4") -> int:
     """Write a stream of word ids to one `.npy` file, part by part.
@@ -33,24 +35,17 @@ def write_ids(path: str | os.PathLike[str], parts: Iterable[np.ndarray], dtype: 
     5
     [0, 1, 2, 0, 1]
     """
-    path = os.fspath(path)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            # The number of ids is known only at the end. NumPy leaves room in the header for
-            # the first axis to grow, so that writing it again does not move the data.
-            _write_header(file, dtype, 0)
-            num_ids = 0
-            for part in parts:
-                part.astype(dtype, copy=False).tofile(file)
-                num_ids += part.size
-            file.seek(0)
-            _write_header(file, dtype, num_ids)
-        os.replace(temporary, path)
-        return num_ids
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    num_ids = 0
+    with replace_file(path) as temporary, open(temporary, "wb") as file:
+        # The number of ids is known only at the end. NumPy leaves room in the header for the
+        # first axis to grow, so that writing it again does not move the data.
+        _write_header(file, dtype, num_ids)
+        for part in parts:
+            part.astype(dtype, copy=False).tofile(file)
+            num_ids += part.size
+        file.seek(0)
+        _write_header(file, dtype, num_ids)
+    return num_ids
 
 
 def _write_header(file: Any, dtype: str, num_ids: int) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_lightrnn.files import replace_file
+
 
 class Vocabulary:
     """An immutable list of words; the id of a word is its place in the list.
@@ -278,15 +280,11 @@ class Vocabulary:
         Counts are not saved. The file is written under a temporary name and renamed, so
         that an earlier one survives a failure.
         """
-        path = os.fspath(path)
-        temporary = f"{path}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-                file.writelines(f"{word}\n" for word in self._words)
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
+        with (
+            replace_file(path) as temporary,
+            open(temporary, "w", encoding="utf-8", newline="\n") as file,
+        ):
+            file.writelines(f"{word}\n" for word in self._words)
 
     @classmethod
     def load(

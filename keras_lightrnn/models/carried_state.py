@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_lightrnn.distribution import count_replicas, make_replica_variable
+from keras_lightrnn.run_state import RunState
 
 
-class CarriedState(keras.layers.Layer):
+class CarriedState(RunState):
     """Holds the state of a recurrent stack between calls, `(B, H)` each, outside the saved weights.
 
     Each of `N` replicas has its own, `(B / N, H)`: the state of its share of the batch.
@@ -24,7 +24,7 @@ class CarriedState(keras.layers.Layer):
     """
 
     def __init__(self, batch_size: int, state_sizes: list[list[int]], **kwargs: Any) -> None:
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**kwargs)
         num_replicas = count_replicas()
         if batch_size % num_replicas:
             raise ValueError(
@@ -34,15 +34,15 @@ class CarriedState(keras.layers.Layer):
             )
         self.batch_size = batch_size
         self.share = batch_size // num_replicas
+        dtype = self.compute_dtype
         self.states = [
             [
-                make_replica_variable(
-                    (self.share, size), f"state_{layer}_{index}", self.compute_dtype
-                )
+                make_replica_variable((self.share, size), f"state_{layer}_{index}", dtype)
                 for index, size in enumerate(sizes)
             ]
             for layer, sizes in enumerate(state_sizes)
         ]
+        self.replica_variables = {state.name: state for states in self.states for state in states}
         self.built = True
 
     def read(self) -> list[list[Any]]:
@@ -55,15 +55,3 @@ class CarriedState(keras.layers.Layer):
         for states, values in zip(self.states, new_states, strict=True):
             for state, value in zip(states, values, strict=True):
                 state.assign(ops.stop_gradient(value))
-
-    def reset(self) -> None:
-        """Set every state to zero."""
-        for states in self.states:
-            for state in states:
-                state.assign(ops.zeros(state.shape, state.dtype))
-
-    def save_own_variables(self, store: Any) -> None:
-        """Nothing: the state belongs to a stream of text, not to the model."""
-
-    def load_own_variables(self, store: Any) -> None:
-        """Nothing: see `save_own_variables`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn.distribution import check_made_in_scope, count_replicas, strategy_scope
+from keras_lightrnn.files import replace_file, reserve_space
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import Perplexity
@@ -382,6 +385,28 @@ class LightRNNModel(MultiWorkerTraining, keras.Model):
     def assign_word_counts(self, counts: Any) -> None:
         """Set the word bias from the corpus; see `TwoComponentSoftmax.assign_word_counts`."""
         self.softmax.assign_word_counts(counts)
+
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """Save the whole model, as `keras.Model.save`.
+
+        A local file is written under a temporary name and renamed, so that an earlier one
+        survives a failure. The same holds of `save_weights`.
+        """
+        self._save(super().save, filepath, overwrite, kwargs)
+
+    def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        self._save(super().save_weights, filepath, overwrite, kwargs)
+
+    def _save(self, save: Any, filepath: Any, overwrite: bool, kwargs: dict[str, Any]) -> None:
+        is_file = isinstance(filepath, (str, os.PathLike)) and "://" not in str(filepath)
+        if is_file and overwrite and not kwargs:
+            with replace_file(filepath) as temporary:
+                # HDF5 brings the process down when the disk is full.
+                weights = [*self.variables, *(self.optimizer.variables if self.optimizer else [])]
+                reserve_space(temporary, sum(4 * math.prod(weight.shape) for weight in weights))
+                save(temporary)
+        else:  # Keras asks, or writes several files, or to another place
+            save(filepath, overwrite=overwrite, **kwargs)
 
     # Using the trained model. These start from the zero state and leave the carried one alone.
 

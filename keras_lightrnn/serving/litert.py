@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lightrnn.data import Vocabulary
+from keras_lightrnn.files import replace_file
 from keras_lightrnn.models import LightRNNModel
 from keras_lightrnn.serving.network import Network, check_exportable
 from keras_lightrnn.serving.served_vocabulary import check_vocabulary, write_words_by_cell
@@ -88,12 +89,8 @@ def export_litert(
         if quantize == "float16":
             converter.target_spec.supported_types = [tf.float16]
         content = converter.convert()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replace_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
     if vocabulary is not None:
         write_words_by_cell(vocabulary, allocation, path.with_suffix(".txt"))
     return path

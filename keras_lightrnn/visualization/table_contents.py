@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_lightrnn.allocation import Allocation
+from keras_lightrnn.files import replace_file
 
 # From the colour of words that never occur to that of the most frequent one, RGB. Lightness
 # falls evenly, so that the order survives in grey and for the colour-blind.
@@ -50,12 +51,5 @@ def check_counts(counts: Any, vocabulary_size: int) -> np.ndarray:
 
 def write_file(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file under a temporary name and rename it."""
-    path = os.fspath(path)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with replace_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)

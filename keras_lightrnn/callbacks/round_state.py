@@ -1,0 +1,60 @@
+"""What reallocation knows from round to round, kept where a model's weights are."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
+from keras_lightrnn.run_state import RunState
+
+if TYPE_CHECKING:
+    from keras_lightrnn.callbacks.reallocation import ReallocationCallback
+
+
+class RoundState(RunState):
+    """Observer of `TwoComponentSoftmax` that holds the state of a `ReallocationCallback`.
+
+    While `fit` runs it is part of the model, and so whatever saves weights or a run saves it:
+    `TrainingBackup`, `keras.callbacks.BackupAndRestore` and `ModelCheckpoint`. A model without
+    the callback passes over it.
+
+    Args:
+        callback: The `ReallocationCallback` whose history, prices and schedule these are.
+        statistics: `HalfStepStatistics`, to which half-steps are handed on.
+    """
+
+    is_within_epoch = False
+
+    def __init__(self, callback: ReallocationCallback, statistics: HalfStepStatistics) -> None:
+        super().__init__()
+        self.callback = callback
+        self.statistics = statistics
+        self.built = True
+
+    def call(self, column_half_steps: Any, row_half_steps: Any, targets: Any) -> None:
+        self.statistics(column_half_steps, row_half_steps, targets)
+
+    def read_run_state(self) -> dict[str, np.ndarray]:
+        rounds = {"history": self.callback.history, "num_epochs": self.callback.num_epochs}
+        state = {"rounds": np.frombuffer(json.dumps(rounds).encode(), np.uint8)}
+        if self.callback.prices is not None:
+            state["prices"] = self.callback.prices
+        return state
+
+    def assign_run_state(self, values: dict[str, np.ndarray]) -> None:
+        rounds = json.loads(np.asarray(values["rounds"]).tobytes())
+        self.callback.history[:] = rounds["history"]
+        self.callback.num_epochs = rounds["num_epochs"]
+        self.callback.prices = np.asarray(values["prices"]) if "prices" in values else None
+
+    def save_own_variables(self, store: Any) -> None:
+        for name, values in self.read_run_state().items():
+            store[name] = values
+
+    def load_own_variables(self, store: Any) -> None:
+        names = list(store.keys())  # of a file, not of an ordinary dictionary
+        if names:
+            self.assign_run_state({name: store[name] for name in names})
