@@ -119,6 +119,15 @@ class WordTable(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: `keras.Model.quantize` would skip the layers that hold a table, in silence."""
+        raise ValueError(
+            "The layers of keras_lightrnn cannot be quantized in place. Received: a call of "
+            f"`quantize` on a model that has the word table {self.name!r}. Use "
+            '`serving.export_litert(model, path, quantize="int8")` for a quantized file, or give '
+            "`quantize` a `filters` argument that names the other layers."
+        )
+
     def get_config(self) -> dict[str, Any]:
         # The cells themselves travel as a weight: ten million of them are no business of JSON.
         return {

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lightrnn import Allocation, WordTable
+from keras_lightrnn import Allocation, LightRNNModel, WordTable
+from keras_lightrnn.layers import TwoComponentEmbedding
 from keras_lightrnn.word_table import get_word_table, serialize_word_table
 
 
@@ -88,3 +89,18 @@ def test_eager_lookup_outside_the_vocabulary_raises():
     table = WordTable(11)
     with pytest.raises(tf.errors.InvalidArgumentError):
         table(np.int32([11]))
+
+
+def test_quantization_in_place_is_refused():
+    """Keras would skip the layers that hold a table, and tell nobody."""
+    whole = LightRNNModel(12, 4, 4)
+    whole.build((None, None))
+    words = keras.Input((None,), dtype="int32")
+    x = TwoComponentEmbedding(12, 4, combine="sum")(words)
+    functional = keras.Model(words, keras.layers.Dense(3)(x))
+    for model in whole, functional:
+        before = model.get_weights()
+        with pytest.raises(ValueError, match=r"cannot be quantized.*export_litert"):
+            model.quantize("int8")
+        after = model.get_weights()
+        assert all(np.array_equal(x, y) for x, y in zip(before, after, strict=True))

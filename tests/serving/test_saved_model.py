@@ -374,3 +374,41 @@ def test_c_api(directory, served, tmp_path):
     for (_, _, message), answer in zip(BAD, answers[len(good) :], strict=True):
         with pytest.raises(RuntimeError, match=message):
             raise RuntimeError(answer["error"])
+
+
+def test_openvino_scores_ids(by_id, model, rng):
+    """Its native reader takes the default signature, without TensorFlow."""
+    openvino = pytest.importorskip("openvino", reason="pip install openvino (283 MB)")
+    # Its own default on many processors is half precision.
+    compiled = openvino.compile_model(
+        openvino.convert_model(str(by_id)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    for shape in (3, 9), (1, 4):
+        words = rng.integers(V, size=shape).astype("int32")
+        assert compiled([words])[0] == pytest.approx(model.score(words), abs=1e-4)
+
+
+JAX = """
+import sys
+from exportable import make_model
+from keras_lightrnn.data import Vocabulary
+from keras_lightrnn.serving import export_saved_model
+vocabulary = Vocabulary.load(sys.argv[1])
+print(export_saved_model(make_model(), vocabulary, sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_model_of_another_backend(model, vocabulary, tmp_path):
+    pytest.importorskip("jax")
+    vocabulary.save(tmp_path / "words.txt")
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(tests), str(tests.parents[1])])
+    subprocess.run(
+        [sys.executable, "-c", JAX, tmp_path / "words.txt", tmp_path],
+        check=True,
+        env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": path},
+    )
+    served = tf.saved_model.load(str(tmp_path / "1"))
+    # The weights are drawn by NumPy, the same on every backend.
+    assert_scores(served, model, vocabulary, TEXTS)
