@@ -79,7 +79,8 @@ def export_saved_model(
         The directory written, `path/version`.
 
     Raises:
-        ValueError: if the model is not built, is quantized, or has another vocabulary size.
+        ValueError: if the model is not built, the vocabulary is not that of the model, or the
+            version is negative.
         FileExistsError: if the version exists already.
 
     Example:
@@ -270,10 +271,12 @@ def _make_warm_up_requests(id_: int, word: str) -> list[tuple[str, dict[str, Any
 
 
 def _find_version(path: Path, version: int | None) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
     if version is None:
-        versions = [int(entry.name) for entry in path.iterdir() if entry.name.isdecimal()]
+        names = os.listdir(path) if path.exists() else []
+        versions = [int(name) for name in names if name.isdecimal()]
         version = max(versions, default=0) + 1
+    elif version < 0:
+        raise ValueError(f"`version` must not be negative. Received: version={version}.")
     target = path / str(version)
     if target.exists():
         raise FileExistsError(
@@ -288,7 +291,7 @@ def _write_then_rename(target: Path) -> Iterator[Path]:
     """Yield a directory to write, which becomes `target` in the end, or is removed on failure."""
     # A server that watches the directory looks at names that are numbers only.
     directory = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    directory.mkdir()
+    directory.mkdir(parents=True)
     try:
         yield directory
         directory.rename(target)

@@ -22,8 +22,8 @@ def test_saved_model(model, tmp_path, rng):
     ("recurrence", "options"),
     [
         ("lstm", {"word_bias": None, "cells": np.arange(R * C)}),
-        ("gru", {"mask_zero": True}),
-        ("rnn", {}),
+        pytest.param("gru", {"mask_zero": True}, marks=pytest.mark.slow),
+        pytest.param("rnn", {}, marks=pytest.mark.slow),
     ],
     ids=["lstm", "gru", "rnn"],
 )

@@ -39,6 +39,11 @@ def call(served, signature, **inputs):
     return {name: value.numpy() for name, value in served.signatures[signature](**inputs).items()}
 
 
+@pytest.fixture(scope="module")
+def served_by_id(by_id):
+    return tf.saved_model.load(by_id)
+
+
 def decode(words):
     return [word.decode() for word in words]
 
@@ -93,10 +98,10 @@ def test_greedy_texts_equal_the_models(served, model, vocabulary):
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
-def test_samples_follow_the_distribution(served, model, vocabulary, temperature):
+def test_samples_follow_the_distribution(served_by_id, model, vocabulary, temperature):
     prefix, num_samples = read(vocabulary, "w3 w1"), 20_000
     answer = call(
-        served,
+        served_by_id,
         "generate",
         text=["w3 w1"] * num_samples,
         length=2,
@@ -117,9 +122,9 @@ def test_samples_follow_the_distribution(served, model, vocabulary, temperature)
     assert_frequencies(ids[ids[:, 0] == first, 1], [*prefix, first])
 
 
-def test_seeds_repeat_whatever_the_rest_of_the_batch(served):
+def test_seeds_repeat_whatever_the_rest_of_the_batch(served_by_id):
     def generate(texts, seed):
-        answer = call(served, "generate", text=texts, length=8, temperature=1.2, seed=seed)
+        answer = call(served_by_id, "generate", text=texts, length=8, temperature=1.2, seed=seed)
         return decode(answer["text"])
 
     first = generate(["w3", "w3", ""], 1)
@@ -192,10 +197,10 @@ def test_mixed_precision_is_served_in_float32(tmp_path, vocabulary):
     assert_next_words(served, float32, vocabulary, TEXTS[:1], k=3)
 
 
-def test_a_prefix_of_any_length(served, model, vocabulary, rng):
+def test_a_prefix_of_any_length(served_by_id, model, vocabulary, rng):
     text = " ".join(f"w{i}" for i in rng.integers(V - 4, size=3_000))
-    assert_scores(served, model, vocabulary, [text, "w1"])
-    assert_next_words(served, model, vocabulary, [text], k=3)
+    assert_scores(served_by_id, model, vocabulary, [text, "w1"])
+    assert_next_words(served_by_id, model, vocabulary, [text], k=3)
 
 
 # What is refused.
@@ -259,6 +264,8 @@ def test_versions(model, vocabulary, tmp_path, monkeypatch):
     assert export_saved_model(model, vocabulary, path) == path / "1"
     assert export_saved_model(model, vocabulary, path, version=7) == path / "7"
     assert export_saved_model(model, vocabulary, str(path)) == path / "8"
+    with pytest.raises(ValueError, match="version=-1"):
+        export_saved_model(model, vocabulary, path, version=-1)
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
     with pytest.raises(FileExistsError, match="version=7"):
         export_saved_model(model, vocabulary, path, version=7)
@@ -291,23 +298,23 @@ print(json.dumps([[word.decode() for word in row] for row in answer["words"].num
 """
 
 
-def test_loads_in_a_fresh_process(by_id, tmp_path):
+def test_loads_in_a_fresh_process(by_id, served_by_id, tmp_path):
     moved = shutil.copytree(by_id, tmp_path / "moved")
     result = subprocess.run(
         [sys.executable, "-c", FRESH, moved], check=True, cwd=tmp_path, capture_output=True
     )
-    answer = call(tf.saved_model.load(by_id), "next_words", text=["w3 w1", ""], k=4)
+    answer = call(served_by_id, "next_words", text=["w3 w1", ""], k=4)
     assert json.loads(result.stdout) == [decode(row) for row in answer["words"]]
 
 
-def test_keras_loads_it_as_a_layer(directory, served):
-    layer = keras.layers.TFSMLayer(directory, call_endpoint="score")
+def test_keras_loads_it_as_a_layer(by_id, served_by_id):
+    layer = keras.layers.TFSMLayer(by_id, call_endpoint="score")
     answer = layer(tf.constant(TEXTS))
-    expected = call(served, "score", text=TEXTS)
+    expected = call(served_by_id, "score", text=TEXTS)
     assert np.asarray(answer["log_probs"]) == pytest.approx(expected["log_probs"])
 
 
-def test_saved_model_cli(directory, served, capsys, monkeypatch):
+def test_saved_model_cli(by_id, served_by_id, capsys, monkeypatch):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["saved_model_cli", *arguments])
         with pytest.raises(SystemExit) as exit_info:
@@ -315,12 +322,12 @@ def test_saved_model_cli(directory, served, capsys, monkeypatch):
         assert not exit_info.value.code
         return capsys.readouterr().out
 
-    signature = ["--dir", str(directory), "--tag_set", "serve", "--signature_def", "next_words"]
+    signature = ["--dir", str(by_id), "--tag_set", "serve", "--signature_def", "next_words"]
     shown = run("show", *signature)
     assert "inputs['text']" in shown
     assert "outputs['log_probs']" in shown
     printed = run("run", *signature, "--input_exprs", "text=['w3 w1'];k=2")
-    words = call(served, "next_words", text=["w3 w1"], k=2)["words"][0]
+    words = call(served_by_id, "next_words", text=["w3 w1"], k=2)["words"][0]
     assert " ".join(repr(word) for word in words) in printed
 
 
@@ -354,7 +361,7 @@ def run_c_api(directory, calls, tmp_path):
     not list(Path(tf.__file__).parent.glob("libtensorflow_cc.so.2")),
     reason="this TensorFlow wheel holds no libtensorflow_cc.so.2",
 )
-def test_c_api(directory, served, tmp_path):
+def test_c_api(by_id, served_by_id, tmp_path):
     """The code path of TensorFlow Serving, whose errors must be errors there too."""
     good = [
         ("score", {"text": TEXTS}),
@@ -362,9 +369,9 @@ def test_c_api(directory, served, tmp_path):
         ("generate", {"text": TEXTS, "length": 5, "temperature": 0.7, "seed": 3}),
         ("score_ids", {"words": np.reshape(IDS[:6], (2, 3))}),
     ]
-    answers = run_c_api(directory, good + [(name, inputs) for name, inputs, _ in BAD], tmp_path)
+    answers = run_c_api(by_id, good + [(name, inputs) for name, inputs, _ in BAD], tmp_path)
     for (name, inputs), answer in zip(good, answers, strict=False):
-        for key, expected in call(served, name, **inputs).items():
+        for key, expected in call(served_by_id, name, **inputs).items():
             assert answer[key]["shape"] == list(expected.shape)
             if expected.dtype == object:
                 assert answer[key]["values"] == decode(expected.ravel())
