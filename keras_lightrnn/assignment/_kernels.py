@@ -4,14 +4,15 @@ Here benefits are maximised: `a[i] + b[j]` is what a word gains in cell `(i, j)`
 profit there is `a[i] + b[j] - prices[i, j]`. Benefits are float32 (half the memory, and the
 scan is bound by memory), prices and sums float64.
 
-A word remembers its `CANDIDATES` most profitable cells of the last scan, with the greatest
-profit of any other cell. As prices only rise, the two best of these candidates are the two
-best of the table for as long as both beat that profit, and most bids need no scan.
+A word remembers its `CANDIDATES` most profitable cells of the last scan, with a bound on the
+profit of any other cell. As prices only rise, a candidate that beats this bound is the best
+of the table, and most bids need no scan.
 """
 
 from __future__ import annotations
 
 import heapq
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -22,227 +23,301 @@ CANDIDATES = 8
 # gains, above all on a machine that is busy.
 PARALLEL_BATCH = 1024
 
+FREE = -1  # the owner of a cell that nobody holds
+
 _INFINITY = np.inf
 
 
-@numba.njit(cache=True)
-def find_candidates(a, b, prices, row_floors, column_prices, rows, columns, cells, benefits):
-    """Find the most profitable cells of one word; return the best profit outside of them.
+class Cells(NamedTuple):
+    """The cells of the table, as bidders see them.
 
-    With `row_floors[i] = min_j(prices[i, j] - column_prices[j])` or less, the profit in
-    `(i, j)` is at most `(a[i] - row_floors[i]) + (b[j] - column_prices[j])`. Only cells
-    for which this beats the least candidate have their own price looked at.
+    Attributes:
+        prices: `(R, C)`.
+        row_floors: `(R,)`, at most `min_j(prices[i, j] - column_prices[j])`.
+        column_prices: `(C,)`.
+        owners: `(R * C,)`, a word, `FREE`, or less for those who do not bid for themselves.
+    """
+
+    prices: np.ndarray
+    row_floors: np.ndarray
+    column_prices: np.ndarray
+    owners: np.ndarray
+
+
+class Bidders(NamedTuple):
+    """The words.
+
+    Attributes:
+        cells: `(V,)`, where each word is, -1 for nowhere.
+        candidates: `(V, CANDIDATES)` cells, -1 for none.
+        benefits: `(V, CANDIDATES)`, what the word gains there.
+        outside: `(V,)`, a bound on its profit in any other cell.
+        counters: `(3,)`, how many bids, scans of a word, and looks at a price there were.
+    """
+
+    cells: np.ndarray
+    candidates: np.ndarray
+    benefits: np.ndarray
+    outside: np.ndarray
+    counters: np.ndarray
+
+
+@numba.njit(cache=True, inline="always")
+def _insert(cell, benefit, profit, count, candidates, benefits, profits):
+    """Put a cell into its place among the first `count`, the most profitable first."""
+    place = count
+    while place > 0 and profits[place - 1] < profit:
+        if place < CANDIDATES:
+            profits[place] = profits[place - 1]
+            candidates[place] = candidates[place - 1]
+            benefits[place] = benefits[place - 1]
+        place -= 1
+    if place < CANDIDATES:
+        profits[place] = profit
+        candidates[place] = cell
+        benefits[place] = benefit
+
+
+@numba.njit(cache=True, fastmath={"nnan", "nsz"})
+def _subtract_prices(benefits, prices, profits):
+    """Set `profits` to `benefits - prices`; return the greatest."""
+    best = -_INFINITY
+    for i in range(profits.size):
+        profits[i] = benefits[i] - prices[i]
+        best = max(best, profits[i])
+    return best
+
+
+@numba.njit(cache=True)
+def _sort_promising(profits, least, places):
+    """Write the places whose profit is above `least` in falling order; return their number."""
+    count = 0
+    for i in range(profits.size):
+        if profits[i] > least:
+            place = count
+            while place > 0 and profits[places[place - 1]] < profits[i]:
+                places[place] = places[place - 1]
+                place -= 1
+            places[place] = i
+            count += 1
+    return count
+
+
+@numba.njit(cache=True)
+def find_candidates(a, b, cells, scratch, candidates, benefits):
+    """Find the most profitable cells of a word.
+
+    The profit in `(i, j)` is at most `(a[i] - row_floors[i]) + (b[j] - column_prices[j])`.
+    Only cells for which this beats the least candidate have their own price looked at.
 
     Args:
-        rows, columns: scratch, `(R,)` and `(C,)` integers.
-        cells, benefits: `(CANDIDATES,)`, read as a first guess (-1: none) and overwritten,
-            the most profitable first.
-    """
-    num_rows, num_columns = prices.shape
-    flat_prices = prices.ravel()
+        scratch: what `make_scratch` returned.
+        candidates, benefits: `(CANDIDATES,)`, read as a first guess (-1: none) and
+            overwritten, the most profitable first.
 
-    profits = np.empty(CANDIDATES)
+    Returns:
+        A bound on the profit in any other cell, and how many prices were looked at.
+    """
+    num_columns = b.size
+    flat_prices = cells.prices.ravel()
+    row_profits, column_profits, rows, columns, profits = scratch
+
     count = 0
-    for k in range(CANDIDATES):  # the guess, at today's prices, sorted by insertion
-        cell = cells[k]
+    for k in range(CANDIDATES):
+        cell = candidates[k]
         if cell < 0:
             break
         benefit = np.float64(a[cell // num_columns]) + np.float64(b[cell % num_columns])
-        profit = benefit - flat_prices[cell]
-        place = count
-        while place > 0 and profits[place - 1] < profit:
-            profits[place] = profits[place - 1]
-            cells[place] = cells[place - 1]
-            benefits[place] = benefits[place - 1]
-            place -= 1
-        profits[place] = profit
-        cells[place] = cell
-        benefits[place] = benefit
+        _insert(cell, benefit, benefit - flat_prices[cell], k, candidates, benefits, profits)
         count += 1
     for k in range(count, CANDIDATES):
         profits[k] = -_INFINITY
-        cells[k] = -1
+        candidates[k] = -1
         benefits[k] = 0.0
-    outside = -_INFINITY
-
-    best_row = -_INFINITY
-    for i in range(num_rows):
-        best_row = max(best_row, a[i] - row_floors[i])
-    best_column = -_INFINITY
-    for j in range(num_columns):
-        best_column = max(best_column, b[j] - column_prices[j])
-
-    threshold = profits[CANDIDATES - 1]
-    num_kept_columns = 0
-    for j in range(num_columns):
-        if b[j] - column_prices[j] + best_row > threshold:
-            columns[num_kept_columns] = j
-            num_kept_columns += 1
-        else:
-            outside = max(outside, b[j] - column_prices[j] + best_row)
-    num_kept_rows = 0
-    for i in range(num_rows):
-        if a[i] - row_floors[i] + best_column > threshold:
-            # The most promising row first, to raise the threshold early.
-            rows[num_kept_rows] = i
-            first = rows[0]
-            if a[i] - row_floors[i] > a[first] - row_floors[first]:
-                rows[num_kept_rows] = first
-                rows[0] = i
-            num_kept_rows += 1
-        else:
-            outside = max(outside, a[i] - row_floors[i] + best_column)
-
-    for index in range(num_kept_rows):
-        i = rows[index]
-        bound_row = a[i] - row_floors[i]
-        if bound_row + best_column <= threshold:
-            outside = max(outside, bound_row + best_column)
-            continue
-        for column_index in range(num_kept_columns):
-            j = columns[column_index]
-            bound = bound_row + (b[j] - column_prices[j])
-            if bound <= threshold:
-                outside = max(outside, bound)
-                continue
+    best_row = _subtract_prices(a, cells.row_floors, row_profits)
+    best_column = _subtract_prices(b, cells.column_prices, column_profits)
+    if count == 0:  # start from the best of the most promising row
+        i = np.argmax(row_profits)
+        for j in range(num_columns):
             benefit = np.float64(a[i]) + np.float64(b[j])
-            profit = benefit - prices[i, j]
-            if profit <= threshold:
-                outside = max(outside, profit)
+            profit = benefit - cells.prices[i, j]
+            if profit > profits[CANDIDATES - 1]:
+                cell = i * num_columns + j
+                _insert(cell, benefit, profit, CANDIDATES, candidates, benefits, profits)
+        count = min(CANDIDATES, num_columns)
+    least = profits[CANDIDATES - 1]
+
+    num_columns_kept = _sort_promising(column_profits, least - best_row, columns)
+    num_rows_kept = _sort_promising(row_profits, least - best_column, rows)
+    num_looks = 0
+    for n in range(num_rows_kept):
+        i = rows[n]
+        if row_profits[i] + best_column <= least:
+            break
+        for m in range(num_columns_kept):
+            j = columns[m]
+            if row_profits[i] + column_profits[j] <= least:
+                break
+            num_looks += 1
+            benefit = np.float64(a[i]) + np.float64(b[j])
+            profit = benefit - cells.prices[i, j]
+            if profit <= least:
                 continue
             cell = i * num_columns + j
             known = False
             for k in range(count):
-                known |= cells[k] == cell
-            if known:
-                continue
-            # The last candidate falls out, and may be the best of the rest.
-            outside = max(outside, profits[CANDIDATES - 1])
-            place = CANDIDATES - 1
-            while place > 0 and profits[place - 1] < profit:
-                profits[place] = profits[place - 1]
-                cells[place] = cells[place - 1]
-                benefits[place] = benefits[place - 1]
-                place -= 1
-            profits[place] = profit
-            cells[place] = cell
-            benefits[place] = benefit
-            count = min(count + 1, CANDIDATES)
-            threshold = profits[CANDIDATES - 1]
-    return outside
+                known |= candidates[k] == cell
+            if not known:
+                _insert(cell, benefit, profit, CANDIDATES, candidates, benefits, profits)
+                count = min(count + 1, CANDIDATES)
+                least = profits[CANDIDATES - 1]
+    return least, num_looks
 
 
 @numba.njit(cache=True)
-def scan_few_words(
-    words, block_rows, row_benefits, column_benefits, prices, row_floors, column_prices,
-    cells, benefits, outside,
-):  # fmt: skip
-    """Find the candidates of words; `block_rows[n]` is where the benefits of the nth lie."""
-    rows = np.empty(prices.shape[0], np.int32)
-    columns = np.empty(prices.shape[1], np.int32)
+def make_scratch(shape):
+    """Return the arrays that `find_candidates` works in."""
+    return (
+        np.empty(shape[0]),
+        np.empty(shape[1]),
+        np.empty(shape[0], np.int32),
+        np.empty(shape[1], np.int32),
+        np.empty(CANDIDATES),
+    )
+
+
+@numba.njit(cache=True)
+def scan_few_words(words, block_rows, row_benefits, column_benefits, cells, bidders):
+    """Find the candidates of words; return the number of looks.
+
+    The benefits of the nth word are in row `block_rows[n]` of the blocks.
+    """
+    scratch = make_scratch(cells.prices.shape)
+    num_looks = 0
     for n in range(words.size):
         word = words[n]
-        outside[word] = find_candidates(
-            row_benefits[block_rows[n]], column_benefits[block_rows[n]],
-            prices, row_floors, column_prices, rows, columns, cells[word], benefits[word],
-        )  # fmt: skip
+        a, b = row_benefits[block_rows[n]], column_benefits[block_rows[n]]
+        bidders.outside[word], looks = find_candidates(
+            a, b, cells, scratch, bidders.candidates[word], bidders.benefits[word]
+        )
+        num_looks += looks
+    return num_looks
 
 
 @numba.njit(cache=True, parallel=True)
 def scan_many_words(
-    words, block_rows, row_benefits, column_benefits, prices, row_floors, column_prices,
-    cells, benefits, outside, num_threads,
+    words, block_rows, row_benefits, column_benefits, cells, bidders, num_threads
 ):  # fmt: skip
     """Do what `scan_few_words` does, on several threads."""
     share = (words.size + num_threads - 1) // num_threads
+    num_looks = 0
     for thread in numba.prange(num_threads):
         part = slice(thread * share, (thread + 1) * share)
-        scan_few_words(
-            words[part], block_rows[part], row_benefits, column_benefits,
-            prices, row_floors, column_prices, cells, benefits, outside,
-        )  # fmt: skip
+        num_looks += scan_few_words(
+            words[part], block_rows[part], row_benefits, column_benefits, cells, bidders
+        )
+    return num_looks
 
 
 @numba.njit(cache=True)
-def place_bids(
-    queue, num_queued, stale, epsilon, prices, row_floors, column_prices,
-    owners, cells_of_words, cells, benefits, outside,
-):  # fmt: skip
+def scan_words(words, block_rows, row_benefits, column_benefits, cells, bidders, num_threads):
+    """Find the candidates of words, on as many threads as pay."""
+    if words.size < PARALLEL_BATCH or num_threads == 1:
+        num_looks = scan_few_words(
+            words, block_rows, row_benefits, column_benefits, cells, bidders
+        )
+    else:
+        num_looks = scan_many_words(
+            words, block_rows, row_benefits, column_benefits, cells, bidders, num_threads
+        )
+    bidders.counters[1] += words.size
+    bidders.counters[2] += num_looks
+
+
+@numba.njit(cache=True)
+def raise_price(cells, cell, price):
+    """Raise the price of one cell; keep the floor of its row as great as it goes."""
+    num_columns = cells.prices.shape[1]
+    i, j = cell // num_columns, cell % num_columns
+    was_floor = cells.prices[i, j] - cells.column_prices[j] <= cells.row_floors[i]
+    cells.prices[i, j] = price
+    if was_floor:
+        floor = _INFINITY
+        for column in range(num_columns):
+            floor = min(floor, cells.prices[i, column] - cells.column_prices[column])
+        cells.row_floors[i] = floor
+
+
+@numba.njit(cache=True)
+def place_bids(queue, num_queued, stale, epsilon, cells, bidders):
     """Let the words of the queue bid while their candidates hold good.
 
-    A word whose candidates may not hold its two best cells any more goes to `stale`, whose
+    A word none of whose candidates need be its best cell any more goes to `stale`, whose
     number is returned; a word that is outbid comes back to the queue.
     """
-    num_rows, num_columns = prices.shape
-    num_cells = num_rows * num_columns
-    num_wanted = min(2, num_cells)
+    flat_prices = cells.prices.ravel()
     num_stale = 0
     while num_queued > 0:
         num_queued -= 1
         word = queue[num_queued]
-        best = second = -_INFINITY
+        best = -_INFINITY
+        second = bidders.outside[word]
         best_cell = -1
         for k in range(CANDIDATES):
-            cell = cells[word, k]
+            cell = bidders.candidates[word, k]
             if cell < 0:
                 break
-            profit = benefits[word, k] - prices[cell // num_columns, cell % num_columns]
+            profit = bidders.benefits[word, k] - flat_prices[cell]
             if profit > best:
-                second = best
+                second = max(second, best)
                 best = profit
                 best_cell = cell
             elif profit > second:
                 second = profit
-        if best_cell < 0 or (second < outside[word]) or (num_wanted == 2 and second == -_INFINITY):
+        if best_cell < 0 or best < bidders.outside[word]:
             stale[num_stale] = word
             num_stale += 1
             continue
-        if num_wanted == 1:
+        if second == -_INFINITY:  # there is but one cell
             second = best
-        i = best_cell // num_columns
-        j = best_cell % num_columns
-        old_price = prices[i, j]
-        prices[i, j] = old_price + (best - second) + epsilon
-        if old_price - column_prices[j] <= row_floors[i]:
-            floor = _INFINITY
-            for column in range(num_columns):
-                floor = min(floor, prices[i, column] - column_prices[column])
-            row_floors[i] = floor
-        owner = owners[best_cell]
-        owners[best_cell] = word
-        cells_of_words[word] = best_cell
+        bidders.counters[0] += 1
+        raise_price(cells, best_cell, flat_prices[best_cell] + (best - second) + epsilon)
+        owner = cells.owners[best_cell]
+        cells.owners[best_cell] = word
+        bidders.cells[word] = best_cell
         if owner >= 0:
-            cells_of_words[owner] = -1
+            bidders.cells[owner] = -1
             queue[num_queued] = owner
             num_queued += 1
     return num_stale
 
 
 @numba.njit(cache=True)
-def compute_floors(prices, row_floors, column_prices):
+def compute_floors(cells):
     """Split prices into a row part and a column part, from below and as great as they go."""
-    num_rows, num_columns = prices.shape
+    num_rows, num_columns = cells.prices.shape
     for i in range(num_rows):
         floor = _INFINITY
         for j in range(num_columns):
-            floor = min(floor, prices[i, j])
-        row_floors[i] = floor
-    column_prices[:] = _INFINITY
+            floor = min(floor, cells.prices[i, j])
+        cells.row_floors[i] = floor
+    cells.column_prices[:] = _INFINITY
     for i in range(num_rows):
         for j in range(num_columns):
-            column_prices[j] = min(column_prices[j], prices[i, j] - row_floors[i])
+            cells.column_prices[j] = min(
+                cells.column_prices[j], cells.prices[i, j] - cells.row_floors[i]
+            )
     for i in range(num_rows):
         floor = _INFINITY
         for j in range(num_columns):
-            floor = min(floor, prices[i, j] - column_prices[j])
-        row_floors[i] = floor
+            floor = min(floor, cells.prices[i, j] - cells.column_prices[j])
+        cells.row_floors[i] = floor
 
 
 @numba.njit(cache=True)
 def settle_words(
     stale, num_stale, batch_size, max_scans, num_threads, epsilon,
-    row_benefits, column_benefits, prices, row_floors, column_prices,
-    owners, cells_of_words, cells, benefits, outside, queue,
+    row_benefits, column_benefits, cells, bidders, queue,
 ):  # fmt: skip
     """Scan and bid until all words have cells or `max_scans` are spent; return how many lack."""
     num_scans = 0
@@ -250,23 +325,11 @@ def settle_words(
         num_batch = min(batch_size, num_stale)
         num_stale -= num_batch
         batch = stale[num_stale : num_stale + num_batch]
-        if num_batch >= PARALLEL_BATCH:
-            scan_many_words(
-                batch, batch, row_benefits, column_benefits, prices, row_floors, column_prices,
-                cells, benefits, outside, num_threads,
-            )  # fmt: skip
-        else:
-            scan_few_words(
-                batch, batch, row_benefits, column_benefits, prices, row_floors, column_prices,
-                cells, benefits, outside,
-            )  # fmt: skip
+        scan_words(batch, batch, row_benefits, column_benefits, cells, bidders, num_threads)
         num_scans += num_batch
         # The batch is copied to the queue: what becomes stale takes its place.
         queue[:num_batch] = batch
-        num_stale += place_bids(
-            queue, num_batch, stale[num_stale:], epsilon, prices, row_floors, column_prices,
-            owners, cells_of_words, cells, benefits, outside,
-        )  # fmt: skip
+        num_stale += place_bids(queue, num_batch, stale[num_stale:], epsilon, cells, bidders)
     return num_stale
 
 
@@ -285,45 +348,37 @@ def choose_greedily(costs, groups, room, chosen):
 
 @numba.njit(cache=True)
 def match_greedily(
-    heap, max_steps, taken_price, spans, row_benefits, column_benefits, prices, row_floors,
-    column_prices, cells_of_words, cells, benefits, outside,
+    heap, max_steps, taken_price, spans, row_benefits, column_benefits, cells, bidders
 ):  # fmt: skip
     """Match the pair of a word and a free cell of the greatest weight, until steps run out.
 
     The weight of a pair is `spans[word]` plus the benefit. The heap holds
     `(-weight, word)` with an upper bound of the word's greatest weight.
     """
-    num_columns = prices.shape[1]
-    flat_prices = prices.ravel()
-    rows = np.empty(prices.shape[0], np.int32)
-    columns = np.empty(prices.shape[1], np.int32)
+    flat_prices = cells.prices.ravel()
+    scratch = make_scratch(cells.prices.shape)
     for _ in range(max_steps):
         if len(heap) == 0:
             break
         key, word = heapq.heappop(heap)
+        candidates, benefits = bidders.candidates[word], bidders.benefits[word]
         best = -_INFINITY
         best_cell = -1
         for attempt in range(2):
             for k in range(CANDIDATES):
-                cell = cells[word, k]
-                if cell >= 0 and benefits[word, k] - flat_prices[cell] > best:
-                    best = benefits[word, k] - flat_prices[cell]
+                cell = candidates[k]
+                if cell >= 0 and benefits[k] - flat_prices[cell] > best:
+                    best = benefits[k] - flat_prices[cell]
                     best_cell = cell
             if attempt == 0:
-                if best >= outside[word] and best_cell >= 0:
+                if best >= bidders.outside[word] and best_cell >= 0:
                     break
-                outside[word] = find_candidates(
-                    row_benefits[word], column_benefits[word], prices, row_floors, column_prices,
-                    rows, columns, cells[word], benefits[word],
-                )  # fmt: skip
+                bidders.outside[word], _ = find_candidates(
+                    row_benefits[word], column_benefits[word], cells, scratch, candidates, benefits
+                )
                 best = -_INFINITY
         if -(spans[word] + best) > key:
             heapq.heappush(heap, (-(spans[word] + best), word))
             continue
-        cells_of_words[word] = best_cell
-        i = best_cell // num_columns
-        flat_prices[best_cell] = taken_price
-        floor = _INFINITY
-        for column in range(num_columns):
-            floor = min(floor, prices[i, column] - column_prices[column])
-        row_floors[i] = floor
+        bidders.cells[word] = best_cell
+        raise_price(cells, best_cell, taken_price)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numba
@@ -9,17 +10,33 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn.assignment import _kernels
+from keras_lightrnn.assignment._kernels import FREE, Bidders, Cells
 from keras_lightrnn.assignment.problem import AssignmentProblem
 from keras_lightrnn.assignment.solver import SolverRun
 
-_FREE, _DUMMY = -1, -2  # owners of a cell that are not words
+
+@dataclasses.dataclass
+class Group:
+    """Words with equal costs. They bid as one, for otherwise they would bid each other up.
+
+    Attributes:
+        words: their ids.
+        num_cells: how many cells they need.
+        owner: what stands for them in `Cells.owners`.
+        benefits: `(R, 1)` and `(1, C)` float64, of every one of them.
+    """
+
+    words: np.ndarray
+    num_cells: int
+    owner: int
+    benefits: tuple[np.ndarray, np.ndarray]
 
 
 class Market:
     """Prices, owners and candidates of the cells during one `solve`.
 
-    Words to which all cells are alike (those that never occurred) would bid against each
-    other in steps of epsilon. They count as dummies and are seated where dummies are.
+    Words with equal costs that are many form a `Group`. The first group is that of the words to
+    which all cells are alike (those that never occurred), and of the cells left empty.
 
     Inside, costs become benefits: negated, less the best of each word, and scaled to
     at most 1 or so, so that float32 neither overflows nor wastes its digits on constants.
@@ -27,25 +44,28 @@ class Market:
 
     def __init__(self, run: SolverRun, max_block_bytes: int) -> None:
         problem = run.problem
-        num_words, num_cells = problem.vocabulary_size, problem.num_cells
+        num_words = problem.vocabulary_size
         self.run = run
         self.scale = _compute_scale(problem)
-        self.prices = np.zeros(problem.shape) if run.prices is None else run.prices * self.scale
-        self.row_floors = np.empty(problem.num_rows)
-        self.column_prices = np.empty(problem.num_columns)
-        self.cells_of_words = run.allocation.cells.copy()
-        self.owners = run.allocation.words.ravel().copy()
-        self.owners[self.owners < 0] = _DUMMY
-        self.num_dummies = num_cells - num_words
-        self.is_indifferent = np.zeros(num_words, bool)
+        owners = run.allocation.words.ravel().astype(np.int64)
+        prices = np.zeros(problem.shape) if run.prices is None else run.prices * self.scale
+        self.cells = Cells(
+            prices, np.empty(problem.num_rows), np.empty(problem.num_columns), owners
+        )
         shape = (num_words, _kernels.CANDIDATES)
-        self.cells = np.full(shape, -1, np.int32)
-        self.benefits = np.empty(shape)
-        self.outside = np.empty(num_words)
+        self.bidders = Bidders(
+            run.allocation.cells.copy(),
+            np.full(shape, -1, np.int32),
+            np.empty(shape),
+            np.empty(num_words),
+            np.zeros(3, np.int64),
+        )
+        self.best_profits = np.empty(num_words)
         self.queue = np.empty(num_words, np.int64)
         self.stale = np.empty(num_words, np.int64)
         self.num_threads = numba.get_num_threads()
-        self.is_measured = False
+        self.groups: list[Group] = []
+        self.is_alone = np.ones(num_words, bool)
         self.shift = self.mean_cost = self.slack = 0.0
         self.blocks: tuple[np.ndarray, np.ndarray] | None = None
         if 4 * num_words * sum(problem.shape) <= max_block_bytes:
@@ -58,60 +78,66 @@ class Market:
         """Return what a random allocation costs above the bound, in nats."""
         return self.mean_cost - self.run.dual_bound
 
-    def scan_all(self) -> None:
-        """Scan every word at the present prices; offer the bound that they prove."""
-        run, problem = self.run, self.run.problem
-        self.prices -= self.prices.min()
-        _kernels.compute_floors(self.prices, self.row_floors, self.column_prices)
-        first, self.is_measured = not self.is_measured, True
-        for block in problem.iterate_blocks():
-            if self.blocks is None or first:
-                rows, columns = self._make_benefits(block, first)
-                if self.blocks is not None:
-                    self.blocks[0][block], self.blocks[1][block] = rows, columns
-            else:
-                rows, columns = self.blocks[0][block], self.blocks[1][block]
-            words = block.start + np.flatnonzero(~self.is_indifferent[block])
-            self._scan(words, words - block.start, rows, columns)
-            run.report(self.num_unassigned)
-        if first:
-            self.owners[self.cells_of_words[self.is_indifferent]] = _DUMMY
-            self.num_dummies += int(np.count_nonzero(self.is_indifferent))
-        best = self.benefits[:, 0] - self.prices.ravel()[self.cells[:, 0]]
-        best[self.is_indifferent] = 0.0
-        self.best_profits = best
-        dual = best.sum() + self.prices.sum() - self.num_dummies * self.prices.min()
-        run.offer_bound(self.shift - float(dual) / self.scale - self.slack)
-        run.prices = self.prices / self.scale
-
     @property
     def num_unassigned(self) -> int:
-        return int(np.count_nonzero(self.cells_of_words < 0))
+        return int(np.count_nonzero(self.bidders.cells < 0))
+
+    def scan_all(self) -> None:
+        """Scan every word at the present prices; offer the bound that they prove."""
+        run, prices = self.run, self.cells.prices
+        prices -= prices.min()
+        _kernels.compute_floors(self.cells)
+        first = not self.groups
+        if first:
+            self._form_groups()
+        for block in run.problem.iterate_blocks():
+            if self.blocks is None:
+                rows, columns = self._make_benefits(block)
+            else:
+                rows, columns = self.blocks[0][block], self.blocks[1][block]
+            words = block.start + np.flatnonzero(self.is_alone[block])
+            self._scan(words, words - block.start, rows, columns)
+            run.report(self.num_unassigned)
+        best = self.bidders.benefits[:, 0] - prices.ravel()[self.bidders.candidates[:, 0]]
+        best[~self.is_alone] = 0.0
+        dual = best.sum() + prices.sum()
+        for group in self.groups:
+            profit = self._compute_profits(group).max()
+            best[group.words] = profit
+            dual += group.num_cells * profit
+        self.best_profits = best
+        run.offer_bound(self.shift - float(dual) / self.scale - self.slack)
+        run.prices = prices / self.scale
 
     def run_round(self, epsilon: float) -> None:
         """Assign all words so that none could profit by more than epsilon elsewhere."""
-        flat_prices = self.prices.ravel()
-        held = self.cells_of_words
+        flat_prices = self.cells.prices.ravel()
+        owners, held = self.cells.owners, self.bidders.cells
         profits = self._compute_benefits_held() - flat_prices[held]
-        leaving = np.flatnonzero((profits < self.best_profits - epsilon) & ~self.is_indifferent)
-        self.owners[held[leaving]] = _FREE
+        leaving = np.flatnonzero((profits < self.best_profits - epsilon) & self.is_alone)
+        owners[held[leaving]] = FREE
         held[leaving] = -1
-        dummies = np.flatnonzero(self.owners == _DUMMY)
-        self.owners[dummies[flat_prices[dummies] > flat_prices.min() + epsilon]] = _FREE
+        for group in self.groups:
+            profits = self._compute_profits(group)
+            owners[(owners == group.owner) & (profits < profits.max() - epsilon)] = FREE
 
         # All candidates are fresh, so the first bids need no scan.
         self.queue[: leaving.size] = leaving[::-1]
         num_stale = _kernels.place_bids(
-            self.queue, leaving.size, self.stale, epsilon, self.prices, self.row_floors,
-            self.column_prices, self.owners, held, self.cells, self.benefits, self.outside,
-        )  # fmt: skip
-        while True:
-            num_stale = self._settle(num_stale, epsilon)
-            num_missing = self.num_dummies - int(np.count_nonzero(self.owners == _DUMMY))
-            if num_missing == 0:
-                break
-            num_stale = self._place_dummies(num_missing, epsilon)
-        self._seat_indifferent()
+            self.queue, leaving.size, self.stale, epsilon, self.cells, self.bidders
+        )
+        is_settled = False
+        while not is_settled:
+            self._settle(num_stale, epsilon)
+            is_settled = True
+            for group in self.groups:
+                num_missing = group.num_cells - int(np.count_nonzero(owners == group.owner))
+                if num_missing:
+                    num_stale = self._bid_as_one(group, num_missing, epsilon)
+                    self._settle(num_stale, epsilon)
+                    num_stale, is_settled = 0, False
+        for group in self.groups:
+            self._seat(group, owners == group.owner)
         self.run.offer_allocation(held)
 
     def lower_prices(self) -> None:
@@ -120,126 +146,165 @@ class Market:
         An auction only raises prices: a cell that has become too dear would be filled only
         when all others have risen as far. Scan again afterwards.
         """
-        flat_prices = self.prices.ravel()
-        profits = self._compute_benefits_held() - flat_prices[self.cells_of_words]
-        excess = np.maximum(self.best_profits - profits, 0.0)
-        excess[self.is_indifferent] = 0.0
-        dummies = np.flatnonzero(self.owners == _DUMMY)
-        flat_prices[dummies] = flat_prices.min()
-        flat_prices[self.cells_of_words] -= excess
+        flat_prices = self.cells.prices.ravel()
+        held = self.bidders.cells
+        excess = np.zeros(flat_prices.size)
+        profits = self._compute_benefits_held() - flat_prices[held]
+        excess[held] = np.maximum(self.best_profits - profits, 0.0)
+        for group in self.groups:
+            profits = self._compute_profits(group)
+            owned = self.cells.owners == group.owner
+            excess[owned] = profits.max() - profits[owned]
+        flat_prices -= excess
 
     def complete(self) -> None:
         """Put the words that a stopped round left over into free cells; offer the result."""
-        problem = self.run.problem
-        words = np.flatnonzero(self.cells_of_words < 0)
-        taken = np.zeros(problem.num_cells, bool)
-        taken[self.cells_of_words[(self.cells_of_words >= 0) & ~self.is_indifferent]] = True
-        free = np.flatnonzero(~taken)
+        problem, held = self.run.problem, self.bidders.cells
+        idle, *groups = self.groups
+        for group in groups:
+            self._seat(group, self.cells.owners == group.owner)
+        is_idle = np.zeros(held.size, bool)
+        is_idle[idle.words] = True
+        words = np.flatnonzero((held < 0) & ~is_idle)
+        free = np.ones(problem.num_cells, bool)
+        free[held[(held >= 0) & ~is_idle]] = False
+        places = np.flatnonzero(free)
         size = 1000  # exact assignments of so many words at a time
         if words.size > 20 * size:  # too early for a good end, and it would take minutes
-            self.cells_of_words[words] = free[: words.size]
+            held[words] = places[: words.size]
             words = words[:0]
         for start in range(0, words.size, size):
             block = words[start : start + size]
-            places = free[start : start + size] if words.size > size else free[: 10 * size]
+            some = places[start : start + size] if words.size > size else places[: 10 * size]
             costs = (
-                problem.compute_row_costs(block)[:, places // problem.num_columns]
-                + problem.compute_column_costs(block)[:, places % problem.num_columns]
+                problem.compute_row_costs(block)[:, some // problem.num_columns]
+                + problem.compute_column_costs(block)[:, some % problem.num_columns]
             )
-            self.cells_of_words[block] = places[linear_sum_assignment(costs)[1]]
-        self._seat_indifferent()
-        self.run.offer_allocation(self.cells_of_words)
-        self.run.prices = self.prices / self.scale
+            held[block] = some[linear_sum_assignment(costs)[1]]
+        free[held[(held >= 0) & ~is_idle]] = False
+        self._seat(idle, free)
+        self.run.offer_allocation(held)
+        self.run.prices = self.cells.prices / self.scale
 
-    def _seat_indifferent(self) -> None:
-        """Leave indifferent words where they are, or give them any free cell."""
-        taken = np.zeros(self.owners.size, bool)
-        taken[self.cells_of_words[~self.is_indifferent]] = True
-        words = np.flatnonzero(self.is_indifferent)
-        moving = words[taken[self.cells_of_words[words]]]
-        taken[self.cells_of_words[words]] = True
-        self.cells_of_words[moving] = np.flatnonzero(~taken)[: moving.size]
+    def _form_groups(self) -> None:
+        """Make the benefits of all words, and find those that are alike."""
+        problem = self.run.problem
+        spreads = np.empty(problem.vocabulary_size)
+        for block in problem.iterate_blocks():
+            rows, columns = self._make_benefits(block, spreads)
+            if self.blocks is not None:
+                self.blocks[0][block], self.blocks[1][block] = rows, columns
+            self.run.report(self.num_unassigned)
+        is_idle = spreads == 0
+        idle = _make_idle(problem.num_cells - problem.vocabulary_size, np.flatnonzero(is_idle))
+        self.groups.append(idle)
+        self.cells.owners[self.cells.owners < 0] = idle.owner
+        # A smaller group is not worth a look at all cells for each of its bids.
+        for words in problem.find_equal_words(max(problem.shape)):
+            if not is_idle[words[0]]:
+                rows, columns = self._make_benefits(words[:1])
+                benefits = (rows.astype(np.float64).T, columns.astype(np.float64))
+                owner = idle.owner - len(self.groups)
+                self.groups.append(Group(words, words.size, owner, benefits))
+        for group in self.groups:
+            self.is_alone[group.words] = False
+            self.cells.owners[self.bidders.cells[group.words]] = group.owner
 
-    def _settle(self, num_stale: int, epsilon: float) -> int:
+    def _compute_profits(self, group: Group) -> np.ndarray:
+        """Return the profit `(R * C,)` of a group in every cell."""
+        rows, columns = group.benefits
+        return (rows + columns - self.cells.prices).ravel()
+
+    def _bid_as_one(self, group: Group, num_missing: int, epsilon: float) -> int:
+        """Take the best cells that a group lacks; return how many words that put out.
+
+        All of its cells rise to the price at which the best that it leaves is as good, instead
+        of in steps of epsilon against each other.
+        """
+        flat_prices, owners = self.cells.prices.ravel(), self.cells.owners
+        profits = self._compute_profits(group)
+        own = np.flatnonzero(owners == group.owner)
+        others = np.flatnonzero(owners != group.owner)
+        last = min(num_missing, others.size - 1)
+        order = np.argpartition(-profits[others], last)
+        level = profits[others[order[last]]]
+        chosen = others[order[:num_missing]]
+        flat_prices[own] += np.maximum(profits[own] - level, 0)
+        flat_prices[chosen] += profits[chosen] - level + epsilon
+        outbid = owners[chosen]
+        outbid = outbid[outbid >= 0]
+        self.bidders.cells[outbid] = -1
+        owners[chosen] = group.owner
+        self.bidders.counters[0] += num_missing
+        _kernels.compute_floors(self.cells)
+        self.stale[: outbid.size] = outbid
+        return int(outbid.size)
+
+    def _seat(self, group: Group, is_open: np.ndarray) -> None:
+        """Give the words of a group open cells, their present ones if they can; or else none."""
+        held = self.bidders.cells
+        here = held[group.words]
+        stays = (here >= 0) & is_open[here]
+        moving = group.words[~stays]
+        is_left = is_open.copy()
+        is_left[here[stays]] = False
+        cells = np.flatnonzero(is_left)[: moving.size]
+        held[moving] = -1
+        held[moving[: cells.size]] = cells
+
+    def _settle(self, num_stale: int, epsilon: float) -> None:
+        """Scan and bid until all words that are alone have cells."""
         batch_size = min(4096, max(64, self.stale.size // 128))
-        state = (
-            self.prices, self.row_floors, self.column_prices, self.owners, self.cells_of_words,
-            self.cells, self.benefits, self.outside,
-        )  # fmt: skip
         while num_stale:
             if self.blocks is not None:
                 num_stale = _kernels.settle_words(
                     self.stale, num_stale, batch_size, 10_000, self.num_threads, epsilon,
-                    *self.blocks, *state, self.queue,
+                    *self.blocks, self.cells, self.bidders, self.queue,
                 )  # fmt: skip
             else:
                 num_batch = min(batch_size, num_stale)
                 num_stale -= num_batch
                 words = self.stale[num_stale : num_stale + num_batch].copy()
-                rows, columns = self._make_benefits(words, False, np.float32)
+                rows, columns = self._make_benefits(words, dtype=np.float32)
                 self._scan(words, np.arange(num_batch), rows, columns)
                 self.queue[:num_batch] = words
-                num_new = _kernels.place_bids(
-                    self.queue, num_batch, self.stale[num_stale:], epsilon, *state
-                )
-                num_stale += num_new
+                num_stale += _kernels.place_bids(
+                    self.queue, num_batch, self.stale[num_stale:], epsilon,
+                    self.cells, self.bidders,
+                )  # fmt: skip
             self.run.report(num_stale)
-        return num_stale
-
-    def _place_dummies(self, num_missing: int, epsilon: float) -> int:
-        """Give the cheapest cells to dummies; return how many words that put out.
-
-        Dummies are alike, so they bid as one: all of their cells rise to the price of
-        the cheapest that they leave, instead of in steps of epsilon against each other.
-        """
-        flat_prices = self.prices.ravel()
-        others = np.flatnonzero(self.owners != _DUMMY)
-        order = np.argpartition(flat_prices[others], num_missing)
-        level = flat_prices[others[order[num_missing]]]
-        dummies = np.flatnonzero(self.owners == _DUMMY)
-        flat_prices[dummies] = np.maximum(flat_prices[dummies], level)
-        chosen = others[order[:num_missing]]
-        flat_prices[chosen] = level + epsilon
-        outbid = self.owners[chosen]
-        outbid = outbid[outbid >= 0]
-        self.cells_of_words[outbid] = -1
-        self.owners[chosen] = _DUMMY
-        _kernels.compute_floors(self.prices, self.row_floors, self.column_prices)
-        self.stale[: outbid.size] = outbid
-        return int(outbid.size)
 
     def _scan(
         self, words: np.ndarray, block_rows: np.ndarray, rows: np.ndarray, columns: np.ndarray
     ) -> None:
-        arguments = (
-            words, block_rows, rows, columns, self.prices, self.row_floors, self.column_prices,
-            self.cells, self.benefits, self.outside,
-        )  # fmt: skip
-        if words.size < _kernels.PARALLEL_BATCH:
-            _kernels.scan_few_words(*arguments)
-        else:
-            _kernels.scan_many_words(*arguments, self.num_threads)
+        _kernels.scan_words(
+            words, block_rows, rows, columns, self.cells, self.bidders, self.num_threads
+        )
 
     def _make_benefits(
-        self, words: Any, measure: bool, dtype: Any = np.float64
+        self, words: Any, spreads: np.ndarray | None = None, dtype: Any = np.float64
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return float32 benefits `(N, R)` and `(N, C)`; add to the sums if they are to measure."""
+        """Return float32 benefits `(N, R)` and `(N, C)`.
+
+        With `spreads` given the words' largest benefit differences are written there, and
+        what they add to the sums over all words is added.
+        """
         problem = self.run.problem
         parts = []
         spread = np.zeros(1)
         for compute in (problem.compute_row_costs, problem.compute_column_costs):
             costs = compute(words, dtype)
             least = costs.min(axis=1, keepdims=True)
-            if measure:
+            if spreads is not None:
                 self.shift += float(least.sum())
                 self.mean_cost += float(costs.mean(axis=1).sum())
             costs -= least
-            if measure:
+            if spreads is not None:
                 spread = spread + costs.max(axis=1)
             costs *= -self.scale
             parts.append(costs.astype(np.float32, copy=False))
-        if measure:
-            self.is_indifferent[words] = spread == 0
+        if spreads is not None:
+            spreads[words] = spread
             # Rounding to float32 is off by half a unit in the last place at most; what
             # float64 arithmetic itself may have lost is taken generously.
             self.slack += float(spread.sum()) * 2.0**-24
@@ -248,17 +313,23 @@ class Market:
 
     def _compute_benefits_held(self) -> np.ndarray:
         problem = self.run.problem
-        rows, columns = np.divmod(self.cells_of_words, problem.num_columns)
+        rows, columns = np.divmod(self.bidders.cells, problem.num_columns)
         held = np.empty(problem.vocabulary_size)
         for block in problem.iterate_blocks():
             if self.blocks is None:
-                parts = self._make_benefits(block, False)
+                parts = self._make_benefits(block)
             else:
                 parts = self.blocks[0][block], self.blocks[1][block]
             words = np.arange(block.stop - block.start)
             held[block] = parts[0][words, rows[block]].astype(np.float64)
             held[block] += parts[1][words, columns[block]]
         return held
+
+
+def _make_idle(num_empty: int, words: Any = ()) -> Group:
+    """Return the group of those to which all cells are alike."""
+    words = np.asarray(words, np.int64)
+    return Group(words, words.size + num_empty, FREE - 1, (np.zeros((1, 1)), np.zeros((1, 1))))
 
 
 def _compute_scale(problem: AssignmentProblem) -> float:

@@ -105,14 +105,12 @@ class GreedySolver(AssignmentSolver):
         keys = -(spans + market.best_profits)
         # A sorted list is a heap.
         heap = List([(keys[word], word) for word in np.argsort(keys, kind="stable")])
-        chosen = np.full(problem.vocabulary_size, -1, np.int64)
         while len(heap):
             _kernels.match_greedily(
-                heap, 20_000, _TAKEN, spans, rows, columns, market.prices, market.row_floors,
-                market.column_prices, chosen, market.cells, market.benefits, market.outside,
-            )  # fmt: skip
+                heap, 20_000, _TAKEN, spans, rows, columns, market.cells, market.bidders
+            )
             run.report(len(heap))
-        return chosen
+        return market.bidders.cells
 
 
 def _choose_by_regret(run: SolverRun) -> np.ndarray:

@@ -153,6 +153,15 @@ class AssignmentProblem:
         """Table shape `(R, C)`."""
         return self.num_rows, self.num_columns
 
+    @property
+    def factors(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
+        """Row features, row vectors, column features, column vectors, as `from_factors` takes them.
+
+        In a problem made from costs these stand for the features, and the vectors are `None`.
+        """
+        row_side, column_side = self._row_side, self._column_side
+        return row_side.features, row_side.vectors, column_side.features, column_side.vectors
+
     def compute_row_costs(self, words: Any = None, dtype: Any = np.float64) -> np.ndarray:
         """Return the row costs `(N, R)` of some words (a slice or an index array), or of all."""
         return self._row_side.compute_costs(words, dtype)
@@ -211,6 +220,29 @@ class AssignmentProblem:
                 mean += float(costs.mean(axis=1).sum())
         return least, mean
 
+    def find_equal_words(self, least: int) -> list[np.ndarray]:
+        """Return the groups, of `least` words or more, whose costs are described by equal numbers.
+
+        Example:
+
+        >>> problem = AssignmentProblem.from_costs([[0.0], [1.0], [0.0]], [[2, 3, 4]] * 3)
+        >>> problem.find_equal_words(least=2)
+        [array([0, 2])]
+        """
+        hashes = self._row_side.hash_words() + np.uint64(3) * self._column_side.hash_words()
+        order = np.argsort(hashes, kind="stable")
+        starts = np.flatnonzero(np.diff(hashes[order], prepend=~hashes[order[0]]))
+        sizes = np.diff(starts, append=order.size)
+        groups = [order[starts[n] : starts[n] + sizes[n]] for n in np.flatnonzero(sizes >= least)]
+        return [
+            words
+            for words in groups
+            if all(
+                (features[words] == features[words[0]]).all()
+                for features in (self._row_side.features, self._column_side.features)
+            )
+        ]
+
     def compute_magnitude(self) -> float:
         """Return a bound on the absolute value of every row cost and column cost."""
         return max(self._row_side.magnitude, self._column_side.magnitude)
@@ -247,8 +279,8 @@ class _Side:
                 f"{name}.shape={features.shape}, vectors.shape={vectors.shape}."
             )
         self.name = name
-        self._features = features
-        self._vectors = vectors
+        self.features = features
+        self.vectors = vectors
         self.vocabulary_size = features.shape[0]
         self.size = features.shape[1] if vectors is None else vectors.shape[0]
         # By Cauchy-Schwarz, for factors; a bound is all that is asked for.
@@ -259,17 +291,27 @@ class _Side:
         )
 
     def compute_costs(self, words: Any, dtype: Any) -> np.ndarray:
-        features = self._features if words is None else self._features[words]
-        if self._vectors is None:
+        features = self.features if words is None else self.features[words]
+        if self.vectors is None:
             return features.astype(dtype)
-        costs = features.astype(dtype, copy=False) @ self._vectors.astype(dtype, copy=False).T
+        costs = features.astype(dtype, copy=False) @ self.vectors.astype(dtype, copy=False).T
         return np.negative(costs, out=costs)
 
+    def hash_words(self) -> np.ndarray:
+        """Return an integer for each word, equal for words with equal features."""
+        bits = self.features.view(f"u{self.features.itemsize}")
+        factors = np.random.default_rng(0).integers(2**63, size=bits.shape[1], dtype=np.uint64)
+        hashes = np.empty(self.vocabulary_size, np.uint64)
+        for start in range(0, self.vocabulary_size, 1 << 16):  # the product copies its operand
+            block = slice(start, start + (1 << 16))
+            hashes[block] = bits[block] @ factors
+        return hashes
+
     def compute_chosen(self, words: slice, chosen: np.ndarray) -> float:
-        features = self._features[words]
-        if self._vectors is None:
+        features = self.features[words]
+        if self.vectors is None:
             return float(np.take_along_axis(features, chosen[:, None], 1).sum(dtype=np.float64))
-        vectors = self._vectors[chosen].astype(np.float64)  # (N, K)
+        vectors = self.vectors[chosen].astype(np.float64)  # (N, K)
         return -float(np.einsum("nk,nk->", features.astype(np.float64), vectors))
 
 
