@@ -62,22 +62,6 @@ class Bidders(NamedTuple):
     counters: np.ndarray
 
 
-@numba.njit(cache=True, inline="always")
-def _insert(cell, benefit, profit, count, candidates, benefits, profits):
-    """Put a cell into its place among the first `count`, the most profitable first."""
-    place = count
-    while place > 0 and profits[place - 1] < profit:
-        if place < CANDIDATES:
-            profits[place] = profits[place - 1]
-            candidates[place] = candidates[place - 1]
-            benefits[place] = benefits[place - 1]
-        place -= 1
-    if place < CANDIDATES:
-        profits[place] = profit
-        candidates[place] = cell
-        benefits[place] = benefit
-
-
 @numba.njit(cache=True, fastmath={"nnan", "nsz"})
 def _subtract_prices(benefits, prices, profits):
     """Set `profits` to `benefits - prices`; return the greatest."""
@@ -94,13 +78,41 @@ def _sort_promising(profits, least, places):
     count = 0
     for i in range(profits.size):
         if profits[i] > least:
-            place = count
-            while place > 0 and profits[places[place - 1]] < profits[i]:
-                places[place] = places[place - 1]
-                place -= 1
-            places[place] = i
+            places[count] = i
             count += 1
+    if count > 24:
+        places[:count] = places[np.argsort(-profits[places[:count]])]
+    else:
+        for n in range(1, count):
+            i = places[n]
+            while n > 0 and profits[places[n - 1]] < profits[i]:
+                places[n] = places[n - 1]
+                n -= 1
+            places[n] = i
     return count
+
+
+@numba.njit(cache=True)
+def _insert(cell, benefit, profit, place, candidates, benefits, profits):
+    """Let a cell replace the last of `place + 1` candidates and move up to where it belongs."""
+    while place > 0 and profits[place - 1] < profit:
+        profits[place] = profits[place - 1]
+        candidates[place] = candidates[place - 1]
+        benefits[place] = benefits[place - 1]
+        place -= 1
+    profits[place] = profit
+    candidates[place] = cell
+    benefits[place] = benefit
+
+
+@numba.njit(cache=True)
+def _add(cell, benefit, profit, candidates, benefits, profits):
+    """Put a better cell in the place of the last candidate; return the new least profit."""
+    for k in range(CANDIDATES):
+        if candidates[k] == cell:
+            return profits[CANDIDATES - 1]
+    _insert(cell, benefit, profit, CANDIDATES - 1, candidates, benefits, profits)
+    return profits[CANDIDATES - 1]
 
 
 @numba.njit(cache=True)
@@ -118,59 +130,47 @@ def find_candidates(a, b, cells, scratch, candidates, benefits):
     Returns:
         A bound on the profit in any other cell, and how many prices were looked at.
     """
-    num_columns = b.size
-    flat_prices = cells.prices.ravel()
+    prices, num_columns = cells.prices, b.size
     row_profits, column_profits, rows, columns, profits = scratch
-
-    count = 0
     for k in range(CANDIDATES):
         cell = candidates[k]
         if cell < 0:
-            break
-        benefit = np.float64(a[cell // num_columns]) + np.float64(b[cell % num_columns])
-        _insert(cell, benefit, benefit - flat_prices[cell], k, candidates, benefits, profits)
-        count += 1
-    for k in range(count, CANDIDATES):
-        profits[k] = -_INFINITY
-        candidates[k] = -1
-        benefits[k] = 0.0
+            profits[k] = -_INFINITY
+            continue
+        i, j = cell // num_columns, cell % num_columns
+        benefit = np.float64(a[i]) + np.float64(b[j])
+        _insert(cell, benefit, benefit - prices[i, j], k, candidates, benefits, profits)
+
     best_row = _subtract_prices(a, cells.row_floors, row_profits)
     best_column = _subtract_prices(b, cells.column_prices, column_profits)
-    if count == 0:  # start from the best of the most promising row
-        i = np.argmax(row_profits)
-        for j in range(num_columns):
-            benefit = np.float64(a[i]) + np.float64(b[j])
-            profit = benefit - cells.prices[i, j]
-            if profit > profits[CANDIDATES - 1]:
-                cell = i * num_columns + j
-                _insert(cell, benefit, profit, CANDIDATES, candidates, benefits, profits)
-        count = min(CANDIDATES, num_columns)
     least = profits[CANDIDATES - 1]
-
-    num_columns_kept = _sort_promising(column_profits, least - best_row, columns)
-    num_rows_kept = _sort_promising(row_profits, least - best_column, rows)
     num_looks = 0
-    for n in range(num_rows_kept):
+    # One row first, for a higher bar to what is promising.
+    first_row = np.argmax(row_profits)
+    for j in range(num_columns):
+        if best_row + column_profits[j] > least:
+            num_looks += 1
+            benefit = np.float64(a[first_row]) + np.float64(b[j])
+            profit = benefit - prices[first_row, j]
+            if profit > least:
+                cell = first_row * num_columns + j
+                least = _add(cell, benefit, profit, candidates, benefits, profits)
+    num_promising_rows = _sort_promising(row_profits, least - best_column, rows)
+    num_promising_columns = _sort_promising(column_profits, least - best_row, columns)
+    for n in range(num_promising_rows):
         i = rows[n]
-        if row_profits[i] + best_column <= least:
-            break
-        for m in range(num_columns_kept):
+        if i == first_row:
+            continue
+        for m in range(num_promising_columns):
             j = columns[m]
             if row_profits[i] + column_profits[j] <= least:
                 break
             num_looks += 1
             benefit = np.float64(a[i]) + np.float64(b[j])
-            profit = benefit - cells.prices[i, j]
-            if profit <= least:
-                continue
-            cell = i * num_columns + j
-            known = False
-            for k in range(count):
-                known |= candidates[k] == cell
-            if not known:
-                _insert(cell, benefit, profit, CANDIDATES, candidates, benefits, profits)
-                count = min(count + 1, CANDIDATES)
-                least = profits[CANDIDATES - 1]
+            profit = benefit - prices[i, j]
+            if profit > least:
+                cell = i * num_columns + j
+                least = _add(cell, benefit, profit, candidates, benefits, profits)
     return least, num_looks
 
 
@@ -274,7 +274,7 @@ def place_bids(queue, num_queued, stale, epsilon, cells, bidders):
                 best_cell = cell
             elif profit > second:
                 second = profit
-        if best_cell < 0 or best < bidders.outside[word]:
+        if best_cell < 0 or best < bidders.outside[word] - 0.5 * epsilon:
             stale[num_stale] = word
             num_stale += 1
             continue

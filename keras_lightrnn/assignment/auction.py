@@ -11,7 +11,7 @@ from keras_lightrnn.assignment.solver import AssignmentSolver, OutOfTime, Solver
 
 # The first epsilon is the mean gain a word, divided by this: coarser rounds raise prices in
 # leaps that later ones cannot use and that make them irregular, hence slow to scan.
-_FIRST_DIVISOR = 200.0
+_FIRST_DIVISOR = 2000.0
 
 # Epsilon falls by this factor from one round to the next.
 _SCALING_FACTOR = 5.0
