@@ -241,7 +241,9 @@ def cluster_features(
     row_vectors, column_vectors, error = _fit_vectors(features, allocation)
     best, best_error = allocation, error
     # (V, F + 1): the last factor carries the squared length of the vector.
-    factors = np.concatenate([2 * features, -features.any(axis=1, keepdims=True).astype(np.float32)], axis=1)
+    factors = np.concatenate(
+        [2 * features, -features.any(axis=1, keepdims=True).astype(np.float32)], axis=1
+    )
     for round_ in range(num_rounds):
         if verbose:
             print(f"round {round_}: error {error:.6g}, {time.perf_counter() - start:.1f} s")

@@ -23,6 +23,11 @@ CANDIDATES = 8
 # gains, above all on a machine that is busy.
 PARALLEL_BATCH = 1024
 
+# A word that has bid so often in a round doubles what it adds to its bids, then again after
+# as many more: words of nearly equal costs would bid each other up in steps of epsilon.
+PATIENCE = 16
+MOST_DOUBLINGS = 6
+
 FREE = -1  # the owner of a cell that nobody holds
 
 _INFINITY = np.inf
@@ -52,6 +57,7 @@ class Bidders(NamedTuple):
         candidates: `(V, CANDIDATES)` cells, -1 for none.
         benefits: `(V, CANDIDATES)`, what the word gains there.
         outside: `(V,)`, a bound on its profit in any other cell.
+        bids: `(V,)`, how often it has bid in this round.
         counters: `(3,)`, how many bids, scans of a word, and looks at a price there were.
     """
 
@@ -59,6 +65,7 @@ class Bidders(NamedTuple):
     candidates: np.ndarray
     benefits: np.ndarray
     outside: np.ndarray
+    bids: np.ndarray
     counters: np.ndarray
 
 
@@ -223,9 +230,7 @@ def scan_many_words(
 def scan_words(words, block_rows, row_benefits, column_benefits, cells, bidders, num_threads):
     """Find the candidates of words, on as many threads as pay."""
     if words.size < PARALLEL_BATCH or num_threads == 1:
-        num_looks = scan_few_words(
-            words, block_rows, row_benefits, column_benefits, cells, bidders
-        )
+        num_looks = scan_few_words(words, block_rows, row_benefits, column_benefits, cells, bidders)
     else:
         num_looks = scan_many_words(
             words, block_rows, row_benefits, column_benefits, cells, bidders, num_threads
@@ -280,8 +285,10 @@ def place_bids(queue, num_queued, stale, epsilon, cells, bidders):
             continue
         if second == -_INFINITY:  # there is but one cell
             second = best
+        step = epsilon * 2.0 ** min(bidders.bids[word] // PATIENCE, MOST_DOUBLINGS)
+        bidders.bids[word] += 1
         bidders.counters[0] += 1
-        raise_price(cells, best_cell, flat_prices[best_cell] + (best - second) + epsilon)
+        raise_price(cells, best_cell, flat_prices[best_cell] + (best - second) + step)
         owner = cells.owners[best_cell]
         cells.owners[best_cell] = word
         bidders.cells[word] = best_cell

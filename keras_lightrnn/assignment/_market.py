@@ -58,6 +58,7 @@ class Market:
             np.full(shape, -1, np.int32),
             np.empty(shape),
             np.empty(num_words),
+            np.zeros(num_words, np.int32),
             np.zeros(3, np.int64),
         )
         self.best_profits = np.empty(num_words)
@@ -108,6 +109,8 @@ class Market:
         self.best_profits = best
         run.offer_bound(self.shift - float(dual) / self.scale - self.slack)
         run.prices = prices / self.scale
+        names = ("num_bids", "num_scans", "num_looks")
+        run.statistics = dict(zip(names, self.bidders.counters.tolist(), strict=True))
 
     def run_round(self, epsilon: float) -> None:
         """Assign all words so that none could profit by more than epsilon elsewhere."""
@@ -121,6 +124,7 @@ class Market:
             profits = self._compute_profits(group)
             owners[(owners == group.owner) & (profits < profits.max() - epsilon)] = FREE
 
+        self.bidders.bids[:] = 0
         # All candidates are fresh, so the first bids need no scan.
         self.queue[: leaving.size] = leaving[::-1]
         num_stale = _kernels.place_bids(

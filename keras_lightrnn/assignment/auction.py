@@ -13,6 +13,12 @@ from keras_lightrnn.assignment.solver import AssignmentSolver, OutOfTime, Solver
 # leaps that later ones cannot use and that make them irregular, hence slow to scan.
 _FIRST_DIVISOR = 2000.0
 
+# It is also at most the mean gap a word, divided by this, or it would undo a warm start.
+_GAP_DIVISOR = 4.0
+
+# How often prices given from outside are lowered to what keeps words where they are.
+_LOWERINGS = 5
+
 # Epsilon falls by this factor from one round to the next.
 _SCALING_FACTOR = 5.0
 
@@ -38,8 +44,16 @@ class AuctionSolver(AssignmentSolver):
     cells are counted as held by dummy words that cost nothing. Rounding of the float32
     benefits is accounted for in the bound.
 
+    Words that would bid each other up in steps of epsilon are kept from it: words with equal costs,
+    if they are many, bid as one; a word that bids again and again takes greater steps.
+
+    Prices of an earlier solution are adapted before the first round, which then starts at
+    an epsilon near the gap that they leave. When that gap is no better than what a first round
+    reaches from no prices at all, they are dropped.
+
     One round is one value of epsilon. The result depends on the arguments only, not on the
     number of threads. Compilation (some ten seconds) happens once on a machine.
+    `solution.statistics` counts bids, scans of a word and looks at a price.
 
     Args:
         gap_tolerance: Float, stop when the duality gap is at most this share of what there
@@ -93,9 +107,9 @@ class AuctionSolver(AssignmentSolver):
         self.max_rounds = max_rounds
 
     def run(self, run: SolverRun) -> tuple[str, str]:
+        is_warm = run.prices is not None
         market = Market(run, self.max_block_bytes)
         epsilon = np.inf
-        is_warm = run.prices is not None
         while True:
             market.scan_all()
             gap = run.primal_cost - run.dual_bound
@@ -116,10 +130,10 @@ class AuctionSolver(AssignmentSolver):
             share = market.scale / run.problem.num_cells
             least = 0.9 * target * share
             if np.isinf(epsilon):
+                first = market.compute_gain() / _FIRST_DIVISOR
                 if is_warm:
-                    market.lower_prices()
-                    market.scan_all()
-                epsilon = max(market.compute_gain() * share / _FIRST_DIVISOR, least)
+                    gap = self._adapt_prices(market, first)
+                epsilon = max(min(first, gap / _GAP_DIVISOR) * share, least)
             elif epsilon > least:
                 epsilon = max(epsilon / _SCALING_FACTOR, least)
             else:
@@ -131,6 +145,18 @@ class AuctionSolver(AssignmentSolver):
                 market.complete()
                 raise
             run.num_rounds += 1
+
+    def _adapt_prices(self, market: Market, first: float) -> float:
+        """Fit prices from outside to the problem, or drop them; return the gap."""
+        run = market.run
+        for _ in range(_LOWERINGS):
+            market.lower_prices()
+            market.scan_all()
+            if run.primal_cost - run.dual_bound > first / 2:  # a first round does better
+                market.cells.prices[:] = 0
+                market.scan_all()
+                break
+        return run.primal_cost - run.dual_bound
 
     def get_config(self) -> dict[str, Any]:
         return {

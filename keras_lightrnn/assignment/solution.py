@@ -29,6 +29,7 @@ class AssignmentSolution:
             next `solve` of a similar problem. `None` for solvers without prices.
         num_rounds: Integer, rounds of the method (see the solver).
         solve_seconds: Float, wall time.
+        statistics: Dictionary of integers, what the solver counted; empty for most.
 
     Example:
 
@@ -47,6 +48,7 @@ class AssignmentSolution:
     prices: np.ndarray | None = dataclasses.field(repr=False)
     num_rounds: int
     solve_seconds: float
+    statistics: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def duality_gap(self) -> float:

@@ -96,6 +96,7 @@ class AssignmentSolver:
             prices=run.prices,
             num_rounds=run.num_rounds,
             solve_seconds=run.elapsed_seconds,
+            statistics=run.statistics,
         )
 
     def run(self, run: SolverRun) -> tuple[str, str]:
@@ -143,6 +144,7 @@ class SolverRun:
         self.dual_bound = -2.0 * problem.compute_magnitude() * problem.vocabulary_size
         self.prices = None if prices is None else _check_prices(prices, problem.shape)
         self.num_rounds = 0
+        self.statistics: dict[str, int] = {}
 
     @property
     def elapsed_seconds(self) -> float:

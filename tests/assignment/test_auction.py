@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_lightrnn.allocation import Allocation
-from keras_lightrnn.assignment import AssignmentProblem, AuctionSolver
+from keras_lightrnn.assignment import AssignmentProblem, AuctionSolver, ExactSolver
 
 
 def make_problem(num_words: int = 1000, noise: float = 0.0, table: tuple[int, int] = (32, 32)):
@@ -42,6 +42,58 @@ def test_warm_start_takes_fewer_rounds():
     assert warm.status == again.status == "optimal"
     assert warm.num_rounds < again.num_rounds
     assert warm.primal_cost == pytest.approx(again.primal_cost, rel=2e-4)
+
+
+def count_bids(solution) -> int:
+    return solution.statistics["num_bids"]
+
+
+def test_warm_start_costs_a_fraction_of_the_bids():
+    solver = AuctionSolver(gap_tolerance=1e-5)
+    cold = solver.solve(make_problem())
+    changed = make_problem(noise=0.001)
+    warm = solver.solve(changed, cold.allocation, prices=cold.prices)
+    assert warm.status == "optimal"
+    assert count_bids(warm) < count_bids(solver.solve(changed)) / 2
+
+
+def test_useless_prices_are_dropped():
+    # Those of an unrelated problem: what they cost is a few scans, not a slower auction.
+    problem = make_problem()
+    order = np.random.default_rng(2).permutation(1024)
+    solver = AuctionSolver(gap_tolerance=1e-4)
+    cold = solver.solve(problem)
+    prices = cold.prices.ravel()[order].reshape(32, 32)
+    misled = solver.solve(problem, Allocation.random(1000, 32, 32, seed=0), prices=prices)
+    assert misled.status == "optimal"
+    assert count_bids(misled) < 1.5 * count_bids(cold)
+
+
+def make_alike(num_alike: int, noise: float):
+    """600 words, some of which want nearly the same cells."""
+    generator = np.random.default_rng(0)
+    row_cost, column_cost = generator.standard_normal((2, 600, 25))
+    for costs in (row_cost, column_cost):
+        costs[:num_alike] = costs[0] + noise * generator.standard_normal((num_alike, 25))
+    return AssignmentProblem.from_costs(row_cost, column_cost)
+
+
+@pytest.mark.parametrize("noise", [0, 1e-4])
+def test_words_alike_do_not_bid_each_other_up(noise):
+    solver = AuctionSolver(gap_tolerance=1e-4)
+    bids = [count_bids(solver.solve(make_alike(size, noise))) for size in (1, 300)]
+    # In steps of epsilon it is hundreds of times as many.
+    assert bids[1] < (3 if noise == 0 else 20) * bids[0]
+
+
+def test_words_alike_reach_the_optimum():
+    problem = make_alike(300, 0)
+    exact = ExactSolver().solve(problem)
+    solution = AuctionSolver(gap_tolerance=1e-6).solve(problem)
+    assert solution.status == "optimal"
+    gain = problem.compute_reference_costs()[1] - exact.primal_cost
+    assert solution.primal_cost - exact.primal_cost <= 1e-6 * gain
+    assert solution.dual_bound <= exact.primal_cost
 
 
 def test_prices_of_any_kind_do_no_harm():
