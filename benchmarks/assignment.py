@@ -2,7 +2,8 @@
 
 Every solver gets the same problem and the same starting allocation, in a process of its
 own without TensorFlow, so that peak memory is its own (problem included, which is given
-apart). Printed are medians over `--repeats` solves (one of the exact solver), the first-call compilation apart:
+apart). Printed are medians over `--repeats` solves (one of the exact solver), the
+first-call compilation apart:
 
 - gain: share of the distance between the starting allocation and the best lower bound that
   any solver proved, in percent;
