@@ -54,6 +54,7 @@ SURFACE = {
         "EMPTY_CELL_LOGIT",
         "cast_word_ids",
         "compute_bias_table",
+        "compute_fused_log_probs",
         "compute_word_log_probs",
         "gru",
         "interleave_components",

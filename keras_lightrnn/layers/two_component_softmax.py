@@ -12,6 +12,7 @@ from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.ops import (
     cast_word_ids,
     compute_bias_table,
+    compute_fused_log_probs,
     compute_word_log_probs,
     mark_invalid_ids,
     split_half_steps,
@@ -215,13 +216,36 @@ class TwoComponentSoftmax(keras.layers.Layer):
                 observer(column_half_steps, row_half_steps, targets)
         cells = self.word_table(targets)  # (B, T)
         bias_table = self.compute_bias_table()
-        rows = cells // self.word_table.num_columns
-        log_probs = compute_word_log_probs(
-            self.compute_row_logits(column_half_steps, bias_table),
-            self.compute_column_logits(row_half_steps, rows, bias_table),
-            cells,
-        )
+        if training and keras.backend.backend() in ("tensorflow", "jax"):
+            log_probs = self._compute_fused_log_probs(half_steps, cells, bias_table)
+        else:
+            rows = cells // self.word_table.num_columns
+            log_probs = compute_word_log_probs(
+                self.compute_row_logits(column_half_steps, bias_table),
+                self.compute_column_logits(row_half_steps, rows, bias_table),
+                cells,
+            )
         return log_probs + mark_invalid_ids(targets, self.word_table.vocabulary_size)
+
+    def _compute_fused_log_probs(self, half_steps: Any, cells: Any, bias_table: Any) -> Any:
+        row_bias, column_bias = (
+            ops.zeros((kernel.shape[0],), "float32") if bias is None else ops.cast(bias, "float32")
+            for kernel, bias in (
+                (self.row_kernel, self.row_bias),
+                (self.column_kernel, self.column_bias),
+            )
+        )
+        if bias_table is not None:
+            row_bias = row_bias + self._compute_row_offsets(bias_table)
+        return compute_fused_log_probs(
+            half_steps,
+            cells,
+            ops.cast(self.row_kernel, self.compute_dtype),
+            row_bias,
+            ops.cast(self.column_kernel, self.compute_dtype),
+            column_bias,
+            bias_table,
+        )
 
     def compute_bias_table(self) -> Any:
         """Return what each cell adds to its column logit, `(R, C)`; `None` if nothing.
@@ -247,12 +271,14 @@ class TwoComponentSoftmax(keras.layers.Layer):
             bias_table: What `compute_bias_table` returns.
         """
         logits = self._project(column_half_steps, self.row_kernel, self.row_bias)
-        if bias_table is None:
-            return logits
+        return logits if bias_table is None else logits + self._compute_row_offsets(bias_table)
+
+    def _compute_row_offsets(self, bias_table: Any) -> Any:
+        """Return what the words of each row add to its logit, `(R, C) -> (R,)`."""
         if self._word_bias is None:
             # Only whether there is any word counts: a row is no likelier for holding more.
-            return logits + ops.max(bias_table, axis=1)
-        return logits + ops.logsumexp(bias_table, axis=1)
+            return ops.max(bias_table, axis=1)
+        return ops.logsumexp(bias_table, axis=1)
 
     def compute_column_logits(self, row_half_steps: Any, rows: Any, bias_table: Any) -> Any:
         """Return the logits of all columns given rows, `(..., H), (...) -> (..., C)`.

@@ -57,25 +57,29 @@ def run_fused(
     """
     mask = model.embedding.compute_mask(words)
     time_first_mask = None if mask is None else ops.transpose(mask)  # (2T, B)
-    batch_size = ops.shape(words)[0]
+    if states is None:
+        zeros = ops.zeros((ops.shape(words)[0], model.units), "float32")
+        states = [[zeros] * model.num_states for _ in model.recurrent_layers]
+    # Compiled code clamps wrong ids in silence.
+    invalid = mark_invalid_ids(words, model.word_table.vocabulary_size)
+    invalid = ops.sum(invalid, axis=1, keepdims=True)  # (B, 1)
+    states = [[state + invalid for state in states[0]], *states[1:]]
+
+    x, indices = _look_up(model, words)
     new_states = []
-    x = None
-    for index, layer in enumerate(model.recurrent_layers):
-        if index == 0:
-            inputs = _project_words(model, words, training)
-        else:
-            x = model.dropout_layers[index](x, training=training)
-            inputs = _project(layer.cell, x)
-        if states is None:
-            first = [ops.zeros((batch_size, model.units), "float32")] * model.num_states
-        else:
-            first = states[index]
-        if index == 0:
-            # Compiled code clamps wrong ids in silence.
-            invalid = mark_invalid_ids(words, model.word_table.vocabulary_size)
-            first = [state + ops.sum(invalid, axis=1, keepdims=True) for state in first]
-        x, last = _run_layer(model.recurrence, layer.cell, inputs, first, time_first_mask)
-        x = ops.cast(x, model.compute_dtype)
+    for layer, dropout, first in zip(
+        model.recurrent_layers, model.dropout_layers, states, strict=False
+    ):
+        if model.dropout:
+            if indices is not None:
+                x, indices = ops.take(x, indices, axis=0), None  # (2T, B, D)
+            x = dropout(x, training=training)
+        cell, dtype = layer.cell, layer.compute_dtype
+        weights = [ops.cast(kernel, dtype) for kernel in (cell.kernel, cell.recurrent_kernel)]
+        weights.append(ops.cast(cell.bias, "float32"))
+        run = lstm if model.recurrence == "lstm" else gru
+        x, last = run(x, weights, first, time_first_mask, indices)
+        x, indices = ops.cast(x, dtype), None
         new_states.append(last)
     x = model.dropout_layers[-1](x, training=training)
     x = ops.transpose(x, (1, 0, 2))  # (B, 2T, H)
@@ -84,33 +88,13 @@ def run_fused(
     return x, new_states
 
 
-def _project_words(model: LightRNNModel, words: Any, training: bool) -> Any:
-    """Return the projected inputs of the first layer, `(2T, B, 4H)`."""
-    embedding, cell = model.embedding, model.recurrent_layers[0].cell
+def _look_up(model: LightRNNModel, words: Any) -> tuple[Any, Any]:
+    """Return the vectors of rows, then columns, and the indices `(2T, B)` of the half-steps."""
     num_rows, num_columns = model.word_table.table_shape
     cells = model.word_table(words)  # (B, T + 1)
-    # The half-steps c_0 r_1 c_1 r_2 ... as indices into the vectors of rows, then columns.
+    # The half-steps c_0 r_1 c_1 r_2 ... of every window.
     columns, rows = num_rows + cells[:, :-1] % num_columns, cells[:, 1:] // num_columns
     indices = ops.reshape(ops.stack([columns, rows], axis=2), (ops.shape(words)[0], -1))
-    indices = ops.transpose(indices)  # (2T, B)
+    embedding = model.embedding
     vectors = ops.concatenate([embedding.row_embeddings, embedding.column_embeddings])
-    if model.dropout and training:
-        x = ops.take(ops.cast(vectors, model.compute_dtype), indices, axis=0)  # (2T, B, D)
-        return _project(cell, model.dropout_layers[0](x, training=training))
-    # R + C products instead of 2T * B.
-    return ops.take(_project(cell, vectors), indices, axis=0)
-
-
-def _project(cell: Any, x: Any) -> Any:
-    dtype = cell.compute_dtype
-    kernel, bias = ops.cast(cell.kernel, dtype), ops.cast(cell.bias, "float32")
-    if len(bias.shape) == 2:  # of a GRU: of the inputs, and of the recurrence
-        bias = bias[0]
-    return ops.cast(ops.matmul(ops.cast(x, dtype), kernel), "float32") + bias
-
-
-def _run_layer(recurrence: str, cell: Any, inputs: Any, states: Any, mask: Any) -> Any:
-    kernel = ops.cast(cell.recurrent_kernel, cell.compute_dtype)
-    if recurrence == "lstm":
-        return lstm(inputs, kernel, states, mask)
-    return gru(inputs, kernel, ops.cast(cell.bias, "float32")[1], states, mask)
+    return ops.cast(vectors, model.compute_dtype), ops.transpose(indices)

@@ -1,5 +1,6 @@
 """Pure tensor functions of LightRNN, without variables, on every Keras backend."""
 
+from keras_lightrnn.ops.fused_log_probs import compute_fused_log_probs
 from keras_lightrnn.ops.half_steps import interleave_components, split_half_steps
 from keras_lightrnn.ops.log_probs import (
     EMPTY_CELL_LOGIT,
@@ -13,6 +14,7 @@ __all__ = [
     "EMPTY_CELL_LOGIT",
     "cast_word_ids",
     "compute_bias_table",
+    "compute_fused_log_probs",
     "compute_word_log_probs",
     "gru",
     "interleave_components",

@@ -1,14 +1,11 @@
-"""Loops over time and what compiles them, on the backends that have them of their own."""
+"""Loops over time, on the backends that have one that compiles."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-
-HAS_LOOPS = ("tensorflow", "jax")
 
 
 def scan(
@@ -68,33 +65,3 @@ def scan(
         maximum_iterations=num_steps,
     )
     return carry, [array.stack() for array in outputs]
-
-
-def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Have XLA compile a function of tensors wherever it is called from.
-
-    On TensorFlow it becomes a compiled island inside a step that is not compiled, as Keras's
-    steps are on CPU and under a strategy, and a part of one that is. On JAX the caller's
-    `jit` compiles it.
-
-    Example:
-
-    >>> import numpy as np
-    >>> double = compile_function(lambda x: x + x)
-    >>> float(double(np.float32(2)))
-    4.0
-    """
-
-    @functools.cache
-    def get() -> Callable[..., Any]:  # the backend is loaded on the first call
-        if keras.backend.backend() != "tensorflow":
-            return function
-        import tensorflow as tf
-
-        return tf.function(function, jit_compile=True, autograph=False)
-
-    @functools.wraps(function)
-    def compiled(*args: Any) -> Any:
-        return get()(*args)
-
-    return compiled

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lightrnn.ops.loops import compile_function, scan
+from keras_lightrnn.ops.loops import scan
 
 
 def weigh(carry, inputs):
@@ -16,15 +16,16 @@ def weigh(carry, inputs):
 
 @pytest.mark.parametrize("length", [1, 5])
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("compiled", [False, True])
-def test_scan_is_the_loop_that_it_says(rng, length, reverse, compiled):
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_scan_is_the_loop_that_it_says(rng, length, reverse, jit_compile):
     x = rng.normal(size=(length, 2, 3)).astype("float32")
     y = rng.normal(size=(length, 2, 4)).astype("float32")
 
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def run(x, y):
         return scan(weigh, [tf.ones((2, 3))], [x, y], [(2, 3), (2, 4)], reverse)
 
-    [last], outputs = (compile_function(run) if compiled else run)(x, y)
+    [last], outputs = run(x, y)
     total, expected = np.ones((2, 3)), [None] * length
     for t in reversed(range(length)) if reverse else range(length):
         total = 0.5 * total + x[t]
@@ -32,12 +33,3 @@ def test_scan_is_the_loop_that_it_says(rng, length, reverse, compiled):
     assert np.asarray(last) == pytest.approx(total, abs=1e-5)
     assert np.asarray(outputs[0]) == pytest.approx(np.array(expected), abs=1e-5)
     assert np.array_equal(outputs[1], y)
-
-
-def test_what_is_compiled_is_compiled_inside_a_function_that_is_not():
-    double = compile_function(lambda x: x + x)
-    function = tf.function(lambda x: double(x), autograph=False)
-    graph = function.get_concrete_function(tf.TensorSpec((3,))).graph.as_graph_def()
-    inner = [f for f in graph.library.function if f.attr["_XlaMustCompile"].b]
-    assert inner
-    assert np.array_equal(function(np.float32([1, 2, 3])), [2, 4, 6])

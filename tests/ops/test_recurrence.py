@@ -46,12 +46,10 @@ class Problem:
 
     def run(self, x, kernel, recurrent_kernel, bias, *states):
         """Return outputs `(B, L, H)` and last states of the package's recurrence."""
-        inputs = tf.einsum("bld,dg->lbg", x, kernel)
         mask = None if self.mask is None else tf.constant(self.mask.T)
-        if self.name == "lstm":
-            hidden, last = lstm(inputs + bias, recurrent_kernel, states, mask)
-        else:
-            hidden, last = gru(inputs + bias[0], recurrent_kernel, bias[1], states, mask)
+        weights = [kernel, recurrent_kernel, bias]
+        function = {"lstm": lstm, "gru": gru}[self.name]
+        hidden, last = function(tf.transpose(x, (1, 0, 2)), weights, states, mask)
         return [tf.transpose(hidden, (1, 0, 2)), *last]
 
     def run_keras(self, x, kernel, recurrent_kernel, bias, *states):
@@ -131,6 +129,29 @@ def test_equals_the_oracle_and_its_differences(rng, name, masked):
 
 
 @every_cell
+@pytest.mark.parametrize("num_vectors", [1, 3, 40])
+def test_vectors_of_a_table_are_the_sequence_that_indices_make_of_them(rng, name, num_vectors):
+    problem = Problem(rng, name, (6, 3, 4, 5))
+    function = {"lstm": lstm, "gru": gru}[name]
+    table = tf.constant(rng.normal(size=(num_vectors, 4)).astype("float32"))
+    indices = rng.integers(num_vectors, size=(6, 3)).astype("int32")
+    results = []
+    for is_table in (False, True):
+        with tf.GradientTape() as tape:
+            watched = [table, *(tf.constant(w) for w in problem.weights)]
+            tape.watch(watched)
+            x = table if is_table else tf.gather(table, indices)
+            hidden, _ = function(
+                x, watched[1:], problem.states, indices=indices if is_table else None
+            )
+            loss = tf.reduce_sum(hidden * tf.transpose(problem.upstream[0], (1, 0, 2)))
+        gradients = tape.gradient(loss, watched)
+        results.append([np.asarray(v) for v in (hidden, *map(tf.convert_to_tensor, gradients))])
+    for received, expected in zip(*results, strict=True):
+        assert received == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@every_cell
 def test_masked_steps_carry_the_state_and_need_no_input(rng, name):
     problem = Problem(rng, name, (6, 2, 3, 4))
     problem.mask = np.ones((2, 6), bool)
@@ -148,13 +169,14 @@ def test_masked_steps_carry_the_state_and_need_no_input(rng, name):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_low_precision_products_have_float32_sums(rng, name, dtype):
     problem = Problem(rng, name, (9, 2, 8, 64))
-    # Exact in the low type, so that only sums and states could lose anything.
-    for weights in problem.weights:
-        weights[...] = np.round(weights * 8) / 64
+    # Exact in the low type, so that only states and sums could lose anything.
+    for values in (problem.x, *problem.weights):
+        values[...] = np.round(values * 8) / 64
     exact = problem.differentiate(problem.run)
 
     def run(x, kernel, recurrent_kernel, *others):
-        return problem.run(x, kernel, tf.cast(recurrent_kernel, dtype), *others)
+        kernel, recurrent_kernel = tf.cast(kernel, dtype), tf.cast(recurrent_kernel, dtype)
+        return problem.run(x, kernel, recurrent_kernel, *others)
 
     received = problem.differentiate(run)
     assert all(value.dtype == tf.float32 for value in received)
