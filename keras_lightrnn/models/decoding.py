@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,17 +96,49 @@ def generate(
     return np.array(sampled, np.int32)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What lies where in the table: what one search after the other would else lay out anew.
+
+    Attributes:
+        sources: The values that it was made from: cells, and word bias if there is one.
+        words: The word in each cell, -1 in empty ones, `(R, C)`.
+        bias_table: What `TwoComponentSoftmax.compute_bias_table` returns.
+    """
+
+    sources: list[np.ndarray]
+    words: np.ndarray
+    bias_table: Any
+
+    @classmethod
+    def of(cls, model: LightRNNModel) -> Layout:
+        """Return the last one while cells and word bias are what they were, else a new one."""
+        variables = [model.word_table.cells, model.softmax.word_bias_values]
+        sources = [ops.convert_to_numpy(v) for v in variables if v is not None]
+        layout = model.decoding_layout
+        if layout is None or not all(map(np.array_equal, sources, layout.sources)):
+            # Copies of the sources: a view of a variable would change with it.
+            layout = model.decoding_layout = cls(
+                [np.array(source) for source in sources],
+                model.word_table.allocation.words,
+                model.softmax.compute_bias_table(),
+            )
+        return layout
+
+
 class _Search:
     """The distribution after a prefix: over rows at once, over words row by row."""
 
     def __init__(self, model: LightRNNModel, prefix: np.ndarray, start: Any = None) -> None:
         self.model = model
-        self.words = model.word_table.allocation.words if start is None else start.words
-        words = ops.convert_to_tensor(prefix[None])
+        self.layout = Layout.of(model) if start is None else start.layout
+        words, bias_table = ops.convert_to_tensor(prefix[None]), self.layout.bias_table
         if start is None:
-            row_log_probs, self.states = model.compile_inference(_read_prefix)(words)
+            row_log_probs, self.states = model.compile_inference(_read_prefix)(words, bias_table)
         else:
-            row_log_probs, self.states = model.compile_inference(_read_word)(words, start.states)
+            row_log_probs, self.states = model.compile_inference(_read_word)(
+                words, start.states, bias_table
+            )
         self.row_log_probs = ops.convert_to_numpy(row_log_probs)[0].astype(np.float64)
         self.num_expanded = 0
 
@@ -120,9 +153,10 @@ class _Search:
         padded = np.zeros(_ROWS_AT_ONCE, np.int32)
         padded[: len(rows)] = rows
         run = self.model.compile_inference(_expand_rows)
-        columns = ops.convert_to_numpy(run(ops.convert_to_tensor(padded), self.states))
+        columns = run(ops.convert_to_tensor(padded), self.states, self.layout.bias_table)
+        columns = ops.convert_to_numpy(columns)
         joint = self.row_log_probs[rows][:, None] + columns[: len(rows)]
-        words = self.words[rows]
+        words = self.layout.words[rows]
         occupied = words >= 0
         return words[occupied], joint[occupied]
 
@@ -175,33 +209,33 @@ def score_windows(model: LightRNNModel, words: Any) -> Any:
     return model.softmax(half_steps, words[:, 1:], training=False)
 
 
-def _read_prefix(model: LightRNNModel, prefix: Any) -> tuple[Any, Any]:
+def _read_prefix(model: LightRNNModel, prefix: Any, bias_table: Any) -> tuple[Any, Any]:
     rows, columns = model.embedding.embed_components(prefix)  # (1, N, D) each
     half_steps = ops.concatenate(
         [interleave_components(rows, columns), columns[:, -1:]], axis=1
     )  # (1, 2N - 1, D)
-    return _predict_rows(model, half_steps, None)
+    return _predict_rows(model, half_steps, None, bias_table)
 
 
-def _read_word(model: LightRNNModel, word: Any, states: Any) -> tuple[Any, Any]:
+def _read_word(model: LightRNNModel, word: Any, states: Any, bias_table: Any) -> tuple[Any, Any]:
     rows, columns = model.embedding.embed_components(word)  # (1, 1, D) each
-    return _predict_rows(model, ops.concatenate([rows, columns], axis=1), states)
+    return _predict_rows(model, ops.concatenate([rows, columns], axis=1), states, bias_table)
 
 
-def _predict_rows(model: LightRNNModel, half_steps: Any, states: Any) -> tuple[Any, Any]:
+def _predict_rows(
+    model: LightRNNModel, half_steps: Any, states: Any, bias_table: Any
+) -> tuple[Any, Any]:
     hidden, states = model.run_recurrence(half_steps, states, training=False)
-    bias_table = model.softmax.compute_bias_table()
     logits = model.softmax.compute_row_logits(hidden[:, -1], bias_table)  # (1, R)
     return ops.log_softmax(logits), states
 
 
-def _expand_rows(model: LightRNNModel, rows: Any, states: Any) -> Any:
+def _expand_rows(model: LightRNNModel, rows: Any, states: Any, bias_table: Any) -> Any:
     num_rows = ops.shape(rows)[0]
     vectors = ops.take(model.embedding.row_embeddings, rows, axis=0)[:, None]  # (n, 1, D)
     vectors = ops.cast(vectors, model.compute_dtype)
     states = [[ops.repeat(state, num_rows, axis=0) for state in layer] for layer in states]
     hidden, _ = model.run_recurrence(vectors, states, training=False)
-    bias_table = model.softmax.compute_bias_table()
     logits = model.softmax.compute_column_logits(hidden[:, 0], rows, bias_table)  # (n, C)
     return ops.log_softmax(logits)
 

@@ -154,6 +154,7 @@ class LightRNNModel(MultiWorkerTraining, keras.Model):
             self.word_table, word_bias=word_bias, dtype=policy, name="softmax"
         )
         self.carried_state: CarriedState | None = None
+        self.decoding_layout: decoding.Layout | None = None
         self._inference: dict[str, Callable[..., Any]] = {}
 
     def build(self, input_shape: Any = None) -> None:

@@ -89,6 +89,25 @@ def test_search_sees_an_assigned_table(model, distribution):
         model.word_table.assign(before)
 
 
+def test_search_sees_an_assigned_word_bias(model, distribution):
+    before = np.array(model.softmax.word_bias_values)
+    try:
+        assert model.word_log_probs(PREFIX) == pytest.approx(distribution, abs=5e-5)
+        model.assign_word_counts(np.arange(1, V + 1))
+        after = LanguageModel.of(model).compute_distribution(PREFIX)
+        assert model.word_log_probs(PREFIX) == pytest.approx(after, abs=5e-5)
+        assert np.abs(after - distribution).max() > 0.1
+    finally:
+        model.softmax.word_bias_values.assign(before)
+
+
+def test_a_search_lays_the_table_out_once(model, monkeypatch):
+    model.next_words(PREFIX)
+    monkeypatch.setattr(model.softmax, "compute_bias_table", None)
+    monkeypatch.setattr(type(model.word_table), "allocation", None)
+    model.next_words(PREFIX)
+
+
 def test_a_search_looks_at_few_rows():
     # One row has nearly all of the probability: nobody need look at the others.
     keras.utils.set_random_seed(0)
