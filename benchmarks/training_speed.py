@@ -1,0 +1,352 @@
+"""How fast does a large-vocabulary recurrent language model train here, beside what else there is?
+
+One table a size `B,T,H,V` (windows of `T` words, `D = H`): words a second of whole training
+steps with Adam on the same random windows, the ratio to this package, and the peak memory of
+the process. Every contestant has a process of its own; they take turns, a few steps each, for
+`--rounds` rounds, and medians over all steps are printed. Nothing else should run beside.
+
+- lightrnn: `LightRNNModel` as it comes, and in a step that XLA compiles as a whole.
+- keras half-steps: the same model on `keras.layers.LSTM`, with XLA off and on, and unrolled.
+- keras full, keras sampled: `Embedding` and `LSTM` over words, then all `V` logits, or
+  `tf.nn.sampled_softmax_loss` with 1,024 samples.
+- torch half-steps, torch adaptive: `nn.LSTM` over half-steps, and over words with
+  `AdaptiveLogSoftmaxWithLoss`; sparse gradients where they help. Skipped without PyTorch.
+
+`rate` is the arithmetic of the LightRNN step (three products for each one of the forward pass;
+what is computed twice counts once) a second, as a share of the machine's matrix-product rate,
+which takes its turn as well. Contestants whose estimated memory is above `--max-gigabytes` are
+left out. `--sweep` prints the cost of a word against the vocabulary.
+
+    python benchmarks/training_speed.py                      # the four sizes
+    python benchmarks/training_speed.py --sizes 64,35,512,65000 --rounds 5
+    python benchmarks/training_speed.py --quick              # under a minute, small
+    python benchmarks/training_speed.py --sweep 10000 100000 1000000 10000000
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIZES = ["64,35,512,65000", "32,35,256,10000", "128,35,512,250000", "100,32,1000,793000"]
+QUICK_SIZE = "32,20,256,10000"
+NUM_SAMPLED = 1024
+MATMUL_SIZE = 2048
+
+Step = Callable[[], float]  # a training step, or a product; returns something of its result
+
+
+def make_windows(batch_size: int, length: int, vocabulary_size: int) -> np.ndarray:
+    shape = batch_size, length + 1
+    return np.random.default_rng(0).integers(vocabulary_size, size=shape).astype("int32")
+
+
+def count_flops(batch_size: int, length: int, units: int, vocabulary_size: int) -> float:
+    """Return the floating-point operations of a LightRNN training step that no one can avoid."""
+    num_vectors = 2 * int(np.ceil(np.sqrt(vocabulary_size)))
+    words = batch_size * length
+    recurrence = 2 * words * units * 4 * units
+    projection = num_vectors * units * 4 * units
+    logits = words * units * num_vectors
+    return 3 * 2.0 * (recurrence + projection + logits)
+
+
+def estimate_gigabytes(name: str, size: Sequence[int]) -> float:
+    """Return what a contestant needs beyond its framework, by its largest arrays."""
+    batch_size, length, units, vocabulary_size = size
+    table = 4e-9 * vocabulary_size * units
+    if name == "keras full":
+        return 8 * table + 4 * 4e-9 * batch_size * length * vocabulary_size
+    if name in ("keras sampled", "torch adaptive"):
+        return 8 * table
+    return 8 * 4e-9 * 2 * batch_size * length * units * 5
+
+
+# Contestants: each returns a step.
+
+
+def make_keras_step(model: Any, windows: np.ndarray, targets: np.ndarray | None = None) -> Step:
+    import tensorflow as tf
+
+    data = tuple(tf.constant(x) for x in (windows, targets) if x is not None)
+    iterator = iter(tf.data.Dataset.from_tensors(data).repeat())
+    model.make_train_function()
+    return lambda: float(model.train_function(iterator)["loss"])
+
+
+def make_light_rnn(size: Sequence[int], path: str, jit_compile: bool, layer: Any = None) -> Step:
+    from keras_lightrnn import LightRNNModel
+
+    batch_size, length, units, vocabulary_size = size
+    model = LightRNNModel(vocabulary_size, units, units, recurrence_path=path)
+    model.build((batch_size, length + 1))
+    if path == "keras" and layer is not None:
+        model.recurrent_layers[0].unroll = True
+    model.compile("adam", jit_compile=jit_compile)
+    return make_keras_step(model, make_windows(batch_size, length, vocabulary_size))
+
+
+def make_keras_full(size: Sequence[int]) -> Step:
+    import keras
+
+    batch_size, length, units, vocabulary_size = size
+    words = keras.Input((length,), batch_size=batch_size, dtype="int32")
+    x = keras.layers.Embedding(vocabulary_size, units)(words)
+    x = keras.layers.LSTM(units, return_sequences=True)(x)
+    model = keras.Model(words, keras.layers.Dense(vocabulary_size)(x))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, jit_compile=True)
+    windows = make_windows(batch_size, length, vocabulary_size)
+    return make_keras_step(model, windows[:, :-1], windows[:, 1:])
+
+
+def make_keras_sampled(size: Sequence[int]) -> Step:
+    import keras
+    import tensorflow as tf
+
+    batch_size, length, units, vocabulary_size = size
+
+    class SampledModel(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = keras.layers.Embedding(vocabulary_size, units)
+            self.lstm = keras.layers.LSTM(units, return_sequences=True)
+            self.kernel = self.add_weight(shape=(vocabulary_size, units), name="kernel")
+            self.bias = self.add_weight(shape=(vocabulary_size,), name="bias")
+
+        def call(self, windows: Any) -> Any:
+            hidden = self.lstm(self.embedding(windows[:, :-1]))
+            return tf.nn.sampled_softmax_loss(
+                self.kernel.value,
+                self.bias.value,
+                tf.reshape(windows[:, 1:], (-1, 1)),
+                tf.reshape(hidden, (-1, units)),
+                NUM_SAMPLED,
+                vocabulary_size,
+            )
+
+    windows = make_windows(batch_size, length, vocabulary_size)
+    model = SampledModel()
+    model(windows)
+    # Keras's Adam takes sparse gradients and touches all rows; XLA has no sampler on CPU.
+    model.compile("adam", lambda _, losses: tf.reduce_mean(losses), jit_compile=False)
+    return make_keras_step(model, windows, np.zeros(windows.size - batch_size, "float32"))
+
+
+def make_torch(size: Sequence[int], adaptive: bool) -> Step:
+    import torch
+    from torch import nn
+
+    batch_size, length, units, vocabulary_size = size
+    side = int(np.ceil(np.sqrt(vocabulary_size)))
+    windows = torch.tensor(make_windows(batch_size, length, vocabulary_size)).long()
+    targets = windows[:, 1:].reshape(-1)
+    lstm = nn.LSTM(units, units, batch_first=True)
+    embedding = nn.Embedding(vocabulary_size if adaptive else 2 * side, units, sparse=adaptive)
+    if adaptive:
+        cutoffs = [c for c in (2000, 10_000, 60_000) if c < vocabulary_size]
+        output: nn.Module = nn.AdaptiveLogSoftmaxWithLoss(units, vocabulary_size, cutoffs)
+    else:
+        output = nn.ModuleList([nn.Linear(units, side), nn.Linear(units, side)])
+        columns, rows = side + windows[:, :-1] % side, windows[:, 1:] // side
+        half_steps = torch.stack([columns, rows], 2).reshape(batch_size, -1)
+    dense = [*lstm.parameters(), *output.parameters()]
+    if adaptive:
+        optimizers = [torch.optim.SparseAdam(list(embedding.parameters()))]
+    else:
+        optimizers, dense = [], [*dense, *embedding.parameters()]
+    optimizers.append(torch.optim.Adam(dense, fused=True))
+
+    def step() -> float:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        if adaptive:
+            hidden, _ = lstm(embedding(windows[:, :-1]))
+            loss = output(hidden.reshape(-1, units), targets).loss
+        else:
+            hidden, _ = lstm(embedding(half_steps))
+            entropy = nn.functional.cross_entropy
+            loss = entropy(output[0](hidden[:, 0::2]).reshape(-1, side), targets // side)
+            loss = loss + entropy(output[1](hidden[:, 1::2]).reshape(-1, side), targets % side)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def make_matmul(size: Sequence[int]) -> Step:
+    import tensorflow as tf
+
+    x = tf.random.normal((MATMUL_SIZE, MATMUL_SIZE))
+    product = tf.function(lambda x: tf.matmul(x, x), jit_compile=True)
+    return lambda: float(product(x)[0, 0])
+
+
+CONTESTANTS: dict[str, Callable[[Sequence[int]], Step]] = {
+    "lightrnn": lambda size: make_light_rnn(size, "auto", False),
+    "lightrnn, XLA": lambda size: make_light_rnn(size, "auto", True),
+    "keras half-steps": lambda size: make_light_rnn(size, "keras", False),
+    "keras half-steps, XLA": lambda size: make_light_rnn(size, "keras", True),
+    "keras half-steps, unrolled": lambda size: make_light_rnn(size, "keras", False, "unroll"),
+    "keras full": make_keras_full,
+    "keras sampled": make_keras_sampled,
+    "torch half-steps": lambda size: make_torch(size, adaptive=False),
+    "torch adaptive": lambda size: make_torch(size, adaptive=True),
+}
+ALL = {**CONTESTANTS, "matmul": make_matmul}
+
+
+class Contestant:
+    """A process that runs steps when asked to."""
+
+    def __init__(self, name: str, size: str) -> None:
+        self.name, self.seconds = name, []  # type: ignore[var-annotated]
+        root = Path(__file__).resolve().parent.parent
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", name, "--sizes", size],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(root)},
+        )
+        self._ask(3)  # compiles, and warms up
+
+    def run(self, num_steps: int) -> None:
+        self.seconds += self._ask(num_steps)["seconds"]
+
+    def close(self) -> float:
+        """End the process and return its peak memory in GB."""
+        gigabytes = self._ask(0)["gigabytes"]
+        self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.wait()
+        return gigabytes
+
+    def _ask(self, num_steps: int) -> dict[str, Any]:
+        self._process.stdin.write(f"{num_steps}\n")  # type: ignore[union-attr]
+        self._process.stdin.flush()  # type: ignore[union-attr]
+        line = self._process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            raise RuntimeError(f"The contestant {self.name!r} died; see its error above.")
+        return json.loads(line)
+
+
+def work(name: str, size: Sequence[int]) -> None:
+    """Answer each number of steps on standard input with how long they took."""
+    step = None
+    for line in sys.stdin:
+        if step is None:
+            step = ALL[name](size)
+        seconds = []
+        for _ in range(int(line)):
+            start = time.perf_counter()
+            value = step()
+            seconds.append(time.perf_counter() - start)
+            if not np.isfinite(value):
+                raise ValueError(f"{name} computed {value}.")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps({"seconds": seconds, "gigabytes": peak}), flush=True)
+
+
+def measure(
+    size: str, names: Sequence[str], rounds: int, steps: int, max_gigabytes: float = np.inf
+) -> dict[str, dict[str, float]]:
+    """Return median seconds and peak gigabytes of each contestant, the product rate included."""
+    numbers = parse_size(size)
+    contestants = [
+        Contestant(name, size)
+        for name in [*names, "matmul"]
+        if estimate_gigabytes(name, numbers) <= max_gigabytes
+        and (not name.startswith("torch") or importlib.util.find_spec("torch"))
+    ]
+    for _ in range(rounds):
+        for contestant in contestants:
+            contestant.run(steps)
+    return {
+        contestant.name: {
+            "seconds": statistics.median(contestant.seconds),
+            "gigabytes": contestant.close(),
+        }
+        for contestant in contestants
+    }
+
+
+def print_table(size: str, results: dict[str, dict[str, float]]) -> None:
+    batch_size, length, units, vocabulary_size = numbers = parse_size(size)
+    rate = 2 * MATMUL_SIZE**3 / results["matmul"]["seconds"]
+    own = min(result["seconds"] for name, result in results.items() if name.startswith("light"))
+    print(f"\n### B={batch_size} T={length} D=H={units} V={vocabulary_size:,}")
+    print(f"\nmatrix products: {rate / 1e9:.0f} GFlop/s\n")
+    print("| | words/s | ms a step | times as long | peak GB | rate % |")
+    print("|---|---|---|---|---|---|")
+    for name, result in results.items():
+        if name == "matmul":
+            continue
+        seconds = result["seconds"]
+        is_light_rnn = name.startswith("light") or "half-steps" in name
+        share = f"{100 * count_flops(*numbers) / seconds / rate:.0f}" if is_light_rnn else ""
+        print(
+            f"| {name} | {batch_size * length / seconds:,.0f} | {1e3 * seconds:.0f} "
+            f"| {seconds / own:.2f} | {result['gigabytes']:.2f} | {share} |",
+            flush=True,
+        )
+
+
+def print_sweep(vocabulary_sizes: Sequence[int], rounds: int, steps: int) -> None:
+    print("\n| V | us a word | us a word / sqrt(V) | peak GB |\n|---|---|---|---|")
+    for vocabulary_size in vocabulary_sizes:
+        size = f"64,35,512,{vocabulary_size}"
+        result = measure(size, ["lightrnn"], rounds, steps)["lightrnn"]
+        cost = 1e6 * result["seconds"] / (64 * 35)
+        print(
+            f"| {vocabulary_size:,} | {cost:.1f} | {cost / vocabulary_size**0.5:.3f} "
+            f"| {result['gigabytes']:.2f} |",
+            flush=True,
+        )
+
+
+def parse_size(size: str) -> list[int]:
+    return [int(number) for number in size.split(",")]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="B,T,H,V")
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3, help="of each contestant in a round")
+    parser.add_argument("--max-gigabytes", type=float, default=5.0)
+    parser.add_argument("--quick", action="store_true", help="one small size, the fast ones")
+    parser.add_argument("--sweep", type=int, nargs="+", metavar="V")
+    parser.add_argument("--worker", choices=ALL, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.worker:
+        work(arguments.worker, parse_size(arguments.sizes[0]))
+        return
+    if arguments.sweep:
+        print_sweep(arguments.sweep, arguments.rounds, arguments.steps)
+        return
+    sizes, names = arguments.sizes, arguments.contestants
+    if arguments.quick:
+        sizes = [QUICK_SIZE]
+        names = ["lightrnn", "lightrnn, XLA", "keras half-steps", "keras half-steps, XLA"]
+    for size in sizes:
+        results = measure(size, names, arguments.rounds, arguments.steps, arguments.max_gigabytes)
+        print_table(size, results)
+
+
+if __name__ == "__main__":
+    main()
