@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_lightrnn.ops import EMPTY_CELL_LOGIT
 from keras_lightrnn.serving.network import Network
 
 _ROWS_AT_ONCE = 16
@@ -132,7 +133,7 @@ def sample_cells(
     Returns:
         `(B,)` int32.
     """
-    row_logits = tf.cast(network.compute_row_log_probs(states), tf.float64) / temperature
+    row_logits = _temper(network.compute_row_log_probs(states), temperature)
     # sum_c P(c)^(1/t) is at most 1 for t <= 1, and at most C^(1 - 1/t) above.
     bound = tf.maximum(1 - 1 / temperature, 0) * math.log(network.num_columns)
     batch_size = tf.shape(row_logits)[0]
@@ -143,7 +144,7 @@ def sample_cells(
 
         rows = _sample(weights, make_seed(0))
         column_log_probs = network.compute_column_log_probs(rows, network.read_rows(rows, states))
-        column_logits = tf.cast(column_log_probs, tf.float64) / temperature
+        column_logits = _temper(column_log_probs, temperature)
         columns = _sample(column_logits, make_seed(1))
         weight = _pick(row_logits, rows) + tf.reduce_logsumexp(column_logits, axis=1)
         uniform = tf.random.stateless_uniform([batch_size], make_seed(2), dtype=tf.float64)
@@ -198,6 +199,13 @@ def _keep(condition: Any, new: list[Any], old: list[Any]) -> list[Any]:
 
 def _pick(values: Any, indices: Any) -> Any:
     return tf.gather(values, indices, batch_dims=1)
+
+
+def _temper(log_probs: Any, temperature: Any) -> Any:
+    """Divide log-probabilities by a temperature; what is empty stays so, however high that is."""
+    is_occupied = log_probs > EMPTY_CELL_LOGIT / 2
+    logits = tf.cast(log_probs, tf.float64) / temperature
+    return tf.where(is_occupied, logits, tf.constant(-math.inf, tf.float64))
 
 
 def _sample(logits: Any, seed: Any) -> Any:

@@ -122,6 +122,18 @@ def test_samples_follow_the_distribution(served_by_id, model, vocabulary, temper
     assert_frequencies(ids[ids[:, 0] == first, 1], [*prefix, first])
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e30])
+def test_any_temperature_gives_words(served_by_id, vocabulary, temperature):
+    inputs = {"text": ["w3"] * 500, "length": 1, "seed": 0}
+    answer = call(served_by_id, "generate", temperature=temperature, **inputs)
+    words = {word.decode() for word in answer["words"][:, 0]}
+    if temperature > 1:  # all are equally likely, and no empty cell is among them
+        assert words == {*vocabulary.words}
+    else:
+        best = call(served_by_id, "generate", temperature=0, **inputs)
+        assert words == {best["words"][0, 0].decode()}
+
+
 def test_seeds_repeat_whatever_the_rest_of_the_batch(served_by_id):
     def generate(texts, seed):
         answer = call(served_by_id, "generate", text=texts, length=8, temperature=1.2, seed=seed)
