@@ -86,14 +86,13 @@ def make_keras_step(model: Any, windows: np.ndarray, targets: np.ndarray | None 
     return lambda: float(model.train_function(iterator)["loss"])
 
 
-def make_light_rnn(size: Sequence[int], path: str, jit_compile: bool, layer: Any = None) -> Step:
+def make_light_rnn(size: Sequence[int], path: str, jit_compile: bool, unroll: bool = False) -> Step:
     from keras_lightrnn import LightRNNModel
 
     batch_size, length, units, vocabulary_size = size
     model = LightRNNModel(vocabulary_size, units, units, recurrence_path=path)
     model.build((batch_size, length + 1))
-    if path == "keras" and layer is not None:
-        model.recurrent_layers[0].unroll = True
+    model.recurrent_layers[0].unroll = unroll
     model.compile("adam", jit_compile=jit_compile)
     return make_keras_step(model, make_windows(batch_size, length, vocabulary_size))
 
@@ -201,7 +200,7 @@ CONTESTANTS: dict[str, Callable[[Sequence[int]], Step]] = {
     "lightrnn, XLA": lambda size: make_light_rnn(size, "auto", True),
     "keras half-steps": lambda size: make_light_rnn(size, "keras", False),
     "keras half-steps, XLA": lambda size: make_light_rnn(size, "keras", True),
-    "keras half-steps, unrolled": lambda size: make_light_rnn(size, "keras", False, "unroll"),
+    "keras half-steps, unrolled": lambda size: make_light_rnn(size, "keras", False, unroll=True),
     "keras full": make_keras_full,
     "keras sampled": make_keras_sampled,
     "torch half-steps": lambda size: make_torch(size, adaptive=False),

@@ -65,14 +65,15 @@ def run_fused(
     invalid = ops.sum(invalid, axis=1, keepdims=True)  # (B, 1)
     states = [[state + invalid for state in states[0]], *states[1:]]
 
-    x, indices = _look_up(model, words)
+    if model.dropout:  # of every half-step on its own: there is no table to project
+        x, indices = ops.transpose(model.embedding(words), (1, 0, 2)), None  # (2T, B, D)
+    else:
+        x, indices = _look_up(model, words)
     new_states = []
     for layer, dropout, first in zip(
         model.recurrent_layers, model.dropout_layers, states, strict=False
     ):
         if model.dropout:
-            if indices is not None:
-                x, indices = ops.take(x, indices, axis=0), None  # (2T, B, D)
             x = dropout(x, training=training)
         cell, dtype = layer.cell, layer.compute_dtype
         weights = [ops.cast(kernel, dtype) for kernel in (cell.kernel, cell.recurrent_kernel)]

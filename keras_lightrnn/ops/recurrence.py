@@ -173,7 +173,10 @@ def _forward(inputs: list[Any], cell: str) -> tuple[list[Any], list[Any]]:
     mask, indices, x, kernel, recurrent_kernel, bias, *states = inputs
     states = [ops.cast(state, "float32") for state in states]
     bias, *recurrent_bias = _split_bias(bias, kernel)
-    projected = multiply(x, kernel) + bias  # (L, B, 4H), or (K, 4H)
+    # One product of two matrices, whatever the axes of `x` are.
+    projected = multiply(ops.reshape(x, (-1, kernel.shape[0])), kernel) + bias  # (L B or K, 4H)
+    if indices is None:
+        projected = ops.reshape(projected, (*ops.shape(x)[:2], kernel.shape[1]))  # (L, B, 4H)
 
     def step(states: list[Any], place: list[Any]) -> tuple[list[Any], list[Any]]:
         x, *is_word = place
