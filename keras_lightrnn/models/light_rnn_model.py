@@ -403,7 +403,8 @@ class LightRNNModel(MultiWorkerTraining, keras.Model):
         if is_file and overwrite and not kwargs:
             with replace_file(filepath) as temporary:
                 # HDF5 brings the process down when the disk is full.
-                weights = [*self.variables, *(self.optimizer.variables if self.optimizer else [])]
+                optimizer = getattr(self, "optimizer", None)  # Keras has none before `compile`
+                weights = [*self.variables, *(optimizer.variables if optimizer else [])]
                 reserve_space(temporary, sum(4 * math.prod(weight.shape) for weight in weights))
                 save(temporary)
         else:  # Keras asks, or writes several files, or to another place
