@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         layers,
         losses,
         metrics,
+        reallocation,
         serving,
         visualization,
     )
@@ -37,12 +38,13 @@ __all__ = [
     "layers",
     "losses",
     "metrics",
+    "reallocation",
     "serving",
     "visualization",
 ]
 
 # Read on first use: what trains no model need not wait for TensorFlow Datasets or Numba.
-_LAZY_MODULES = ("assignment", "data", "serving", "visualization")
+_LAZY_MODULES = ("assignment", "data", "reallocation", "serving", "visualization")
 _no_keras: ImportError | None = None
 
 try:

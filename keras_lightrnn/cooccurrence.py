@@ -176,7 +176,7 @@ def compute_word_features(
     )
     information = _compute_information(counts, first, second, times, window, max_contexts)
     left, values = _decompose(information, num_features, np.random.default_rng(seed))
-    return _scale_features(left * np.sqrt(values), counts), counts
+    return scale_features(left * np.sqrt(values), counts), counts
 
 
 def cluster_features(
@@ -186,6 +186,7 @@ def cluster_features(
     *,
     num_rounds: int = 10,
     solver: Any = None,
+    initial: Allocation | None = None,
     verbose: int = 0,
 ) -> Allocation:
     """Allocate words so that the sum of a row and a column vector is near their features.
@@ -206,6 +207,7 @@ def cluster_features(
         num_rounds: Integer, the most rounds. Rounds end when they no longer pay.
         solver: The assignment solver, whatever `keras_lightrnn.assignment.get` takes. `None`
             is two sweeps of the alternating solver; above 50,000 words, the greedy one.
+        initial: The `Allocation` to start from; `None` to halve the words again and again.
         verbose: Integer, 0 or 1. With 1 each round is reported on standard output.
 
     Returns:
@@ -237,7 +239,7 @@ def cluster_features(
     solver = assignment.get(solver)
     start = time.perf_counter()
 
-    allocation = _compute_start(features, *shape)
+    allocation = _compute_start(features, *shape) if initial is None else initial
     row_vectors, column_vectors, error = _fit_vectors(features, allocation)
     best, best_error = allocation, error
     # (V, F + 1): the last factor carries the squared length of the vector.
@@ -260,6 +262,11 @@ def cluster_features(
     if verbose:
         print(f"clustered: error {best_error:.6g}, {time.perf_counter() - start:.1f} s")
     return best
+
+
+def compute_cluster_error(features: np.ndarray, allocation: Allocation) -> float:
+    """Return what `cluster_features` minimises, for an allocation and its best vectors."""
+    return _fit_vectors(features, allocation)[2]
 
 
 # Counting.
@@ -448,7 +455,8 @@ def _orthonormalise(vectors: np.ndarray) -> np.ndarray:
     return vectors @ (directions * scales)
 
 
-def _scale_features(features: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def scale_features(features: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Give each word's features the length `log(1 + n_w)`, keeping their direction."""
     lengths = np.linalg.norm(features, axis=1)
     # A vector of almost no length is rounding: it stays short. With none at all, so do all.
     floor = _LEAST_LENGTH * float(lengths.max()) or 1.0

@@ -1,30 +1,39 @@
-"""Sums of hidden states from which the cost of every word in every cell follows."""
+"""Sums of hidden states that say what the network makes of each word."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_lightrnn.distribution import make_replica_variable
 from keras_lightrnn.run_state import RunState
 
+_SUMS = ("column_sums", "row_sums", "following_sums")
+
 
 class HalfStepStatistics(RunState):
-    """Adds up, for each word, the hidden half-steps that predicted it.
+    """Adds up, for each word, the hidden half-steps around its occurrences.
 
-    An observer of `TwoComponentSoftmax`. With `H_w` the sum of the column half-steps before the
-    occurrences of word `w`, `G_w` that of the row half-steps, and `n_w` their number, the cost
-    of `w` in row `i` is `-(H_w · row_kernel_i + n_w row_bias_i)`, up to a constant of the word,
-    and likewise in each column. Sums add up over batches, replicas and hosts, and a step costs
-    one scatter-add of states that it has computed anyway.
+    An observer of `TwoComponentSoftmax`. The sums that there are:
+
+    - `column_sums`: the column half-steps that predicted the word's row;
+    - `row_sums`: the row half-steps that predicted its column;
+    - `following_sums`: the column half-steps after the word has been read. The last word of a
+      window has none in that window.
+
+    They add up over batches, replicas and hosts, and each costs a step one scatter-add of states
+    that it has computed anyway.
 
     Not saved with the weights of a model.
 
     Args:
         vocabulary_size: Integer `V`.
         units: Integer `H`.
+        sums: Names of the sums to keep, of those above.
 
     Call arguments:
         column_half_steps: `(B, T, H)`.
@@ -36,44 +45,63 @@ class HalfStepStatistics(RunState):
     >>> import numpy as np
     >>> statistics = HalfStepStatistics(vocabulary_size=3, units=1)
     >>> statistics(np.ones((1, 2, 1)), 5 * np.ones((1, 2, 1)), np.array([[2, 2]]))
-    >>> column_sums, row_sums, counts = statistics.read()
-    >>> column_sums.ravel().tolist(), row_sums.ravel().tolist(), counts.tolist()
-    ([0.0, 0.0, 2.0], [0.0, 0.0, 10.0], [0.0, 0.0, 2.0])
+    >>> sums = statistics.read()
+    >>> sums["column_sums"].ravel().tolist(), sums["row_sums"].ravel().tolist()
+    ([0.0, 0.0, 2.0], [0.0, 0.0, 10.0])
+    >>> sums["counts"].tolist()
+    [0.0, 0.0, 2.0]
     """
 
-    def __init__(self, vocabulary_size: int, units: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        vocabulary_size: int,
+        units: int,
+        sums: Iterable[str] = ("column_sums", "row_sums"),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(dtype="float32", **kwargs)
-        self.column_sums, self.row_sums, self.counts = (
-            make_replica_variable(shape, name)
-            for name, shape in (
-                ("column_sums", (vocabulary_size, units)),
-                ("row_sums", (vocabulary_size, units)),
-                ("counts", (vocabulary_size,)),
-            )
-        )
+        self.sums = tuple(sums)
+        unknown = sorted(set(self.sums) - set(_SUMS))
+        if unknown:
+            raise ValueError(f"`sums` must be of {list(_SUMS)}. Received: unknown ones {unknown}.")
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(self.sums, (vocabulary_size, units))
+        shapes["counts"] = (vocabulary_size,)
+        if "following_sums" in self.sums:
+            shapes["following_counts"] = (vocabulary_size,)
         self.replica_variables = {
-            "column_sums": self.column_sums,
-            "row_sums": self.row_sums,
-            "counts": self.counts,
+            name: make_replica_variable(shape, name) for name, shape in shapes.items()
         }
+        for name, variable in self.replica_variables.items():
+            setattr(self, name, variable)  # Keras tracks attributes
         self.built = True
 
     def call(self, column_half_steps: Any, row_half_steps: Any, targets: Any) -> None:
-        words = ops.reshape(targets, (-1,))
-        units = self.column_sums.shape[-1]
-        for variable, values in (
-            (self.column_sums, ops.reshape(column_half_steps, (-1, units))),
-            (self.row_sums, ops.reshape(row_half_steps, (-1, units))),
-            (self.counts, ops.ones_like(words, "float32")),
-        ):
-            _scatter_add(variable, words, ops.stop_gradient(ops.cast(values, "float32")))
+        half_steps = {
+            "column_sums": (targets, column_half_steps),
+            "row_sums": (targets, row_half_steps),
+            "following_sums": (targets[:, :-1], column_half_steps[:, 1:]),
+        }
+        ones = ops.ones_like(targets, "float32")
+        values = {name: half_steps[name] for name in self.sums}
+        values["counts"] = (targets, ones)
+        if "following_sums" in self.sums:
+            values["following_counts"] = (targets[:, :-1], ones[:, 1:])
+        for name, (words, added) in values.items():
+            variable = self.replica_variables[name]
+            added = ops.stop_gradient(ops.cast(added, "float32"))
+            _scatter_add(
+                variable, ops.reshape(words, (-1,)), ops.reshape(added, (-1, *variable.shape[1:]))
+            )
 
-    def read(self) -> tuple[Any, Any, Any]:
-        """Return `(V, H)` column sums, `(V, H)` row sums and `(V,)` counts, as NumPy arrays."""
-        return tuple(
-            ops.convert_to_numpy(variable)
-            for variable in (self.column_sums, self.row_sums, self.counts)
-        )
+    def read(self) -> dict[str, np.ndarray]:
+        """Return the sums `(V, H)`, `counts` and, with `following_sums`, `following_counts` `(V,)`.
+
+        `counts` are the words' occurrences, `following_counts` those not at the end of a window.
+        """
+        return {
+            name: ops.convert_to_numpy(variable)
+            for name, variable in self.replica_variables.items()
+        }
 
 
 def _scatter_add(variable: Any, indices: Any, values: Any) -> None:

@@ -1,4 +1,4 @@
-"""Learning the table: moving words to the cells where the network predicts them best."""
+"""Learning the table while the network is trained."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ import numpy as np
 from keras import ops
 from scipy import sparse
 
-from keras_lightrnn import assignment
+from keras_lightrnn import reallocation
 from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
+from keras_lightrnn.callbacks.round_schedule import RoundSchedule
 from keras_lightrnn.callbacks.round_state import RoundState
 from keras_lightrnn.distribution import is_chief, run_on_chief, strategy_scope
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.reallocation import OutputWeights
 from keras_lightrnn.word_table import WordTable
 
 
 class ReallocationCallback(keras.callbacks.Callback):
-    """Reallocates words after epochs: the network stays fixed, the table takes the least cost.
+    """Reallocates words in the course of training, by what the network has learnt of them.
 
-    During training the hidden half-steps before each word are summed (see
-    `HalfStepStatistics`). After an epoch the assignment problem that they define is solved,
-    and the allocation found is installed in the one `WordTable` of the model. A shared input
-    vector becomes the mean, weighted by counts, of the vectors that its words had, and so do
-    the optimizer's slots of it; output weights keep theirs.
+    The hidden half-steps around each word are summed (see `HalfStepStatistics`). In a round of
+    reallocation an objective proposes an allocation from the sums, which is installed in the one
+    `WordTable` of the model. A shared input vector becomes the mean, weighted by counts, of the
+    vectors that its words had, and so do the optimizer's slots of it, and, if the objective says
+    so, the output vectors.
 
     Everything that can fail comes before the first change: when a round raises, table, weights
     and optimizer are as training left them.
@@ -34,16 +36,26 @@ class ReallocationCallback(keras.callbacks.Callback):
     Works with any model that has one `TwoComponentSoftmax`. The sums are taken with the words
     as the layer sees them: padding of sample weight zero counts as occurrences of its word.
 
+    The procedure of the paper, from a random allocation, trained until validation no longer
+    gains, reallocated by output costs over the whole corpus, and so on:
+
+    `ReallocationCallback("likelihood", every="plateau", data=windows)`
+
     Args:
-        solver: Whatever `keras_lightrnn.assignment.get` takes: `"alternating"` (default),
-            `"auction"` for a certified gap near zero, `"exact"` for small vocabularies, or a
-            solver.
-        every: Integer, epochs from one round to the next. Counted from the first epoch of the
-            whole training, so that a resumed `fit(initial_epoch=...)` keeps the schedule.
-        start: Integer, the first epoch (from 1) after which there may be a round.
+        objective: `"similarity"` (default), `"likelihood"`, or a
+            `keras_lightrnn.reallocation.ReallocationObjective`, such as
+            `LikelihoodObjective(solver="auction")`.
+        every: When there is a round. `"epoch"`: after every epoch. An integer: after every so many
+            train steps, counted over the whole training. A list of integers: after these epochs,
+            from 1. `"plateau"`: after an epoch in which `monitor` was no lower than before.
         max_rounds: Integer, or `None` for no limit.
-        minimum_gain: Float, nats per word by which the cost must fall for an allocation to be
-            installed.
+        minimum_gain: Float, by how much the cost must fall, in the unit of the objective, for an
+            allocation to be installed.
+        monitor: What `every="plateau"` looks at in the `logs`.
+        data: What `model.evaluate` takes, to be summed over in a pass of its own before each
+            round. `None` sums in the train steps since the last round or, with rounds after
+            epochs, in those of the epoch. A pass costs a third of an epoch, and its states are
+            those of one network.
         verbose: 0 for silence, 1 for a line a round.
 
     Attributes:
@@ -54,10 +66,10 @@ class ReallocationCallback(keras.callbacks.Callback):
     History, prices and schedule are part of what `TrainingBackup` and Keras's `BackupAndRestore`
     save.
 
-    `logs` receive `reallocation_cost` (nats per word, up to a constant),
-    `reallocation_cost_before`, `reallocation_gap` (nats per word, certified),
-    `reallocation_moved` (words) and `reallocation_seconds`, so that callbacks after this one
-    can log them.
+    `logs` of an epoch with a round receive `reallocation_cost` (in the unit of the objective: nats
+    per word, up to a constant, or the share of variance), `reallocation_cost_before`,
+    `reallocation_gap` (where it is certified), `reallocation_moved` (words) and
+    `reallocation_seconds`, so that callbacks after this one can log them.
 
     Raises:
         ValueError: in `fit`, if the model has no or several word tables, or the sums are not
@@ -69,10 +81,10 @@ class ReallocationCallback(keras.callbacks.Callback):
     >>> model = LightRNNModel(30, embedding_dim=4, units=4)
     >>> model.compile("adam")
     >>> windows = np.random.default_rng(0).integers(30, size=(32, 6))
-    >>> callback = ReallocationCallback("alternating", verbose=0)
+    >>> callback = ReallocationCallback(max_rounds=1, verbose=0)
     >>> history = model.fit(windows, epochs=2, callbacks=[callback], verbose=0)
-    >>> len(callback.history), "reallocation_moved" in history.history
-    (2, True)
+    >>> len(callback.history), callback.history[0]["cost"] <= callback.history[0]["cost_before"]
+    (1, True)
 
     Reference:
         Li et al., "LightRNN", NIPS 2016, [arXiv:1610.09893](https://arxiv.org/abs/1610.09893),
@@ -81,37 +93,38 @@ class ReallocationCallback(keras.callbacks.Callback):
 
     def __init__(
         self,
-        solver: Any = "alternating",
-        every: int = 1,
-        start: int = 1,
+        objective: Any = "similarity",
+        every: Any = "epoch",
         max_rounds: int | None = None,
         minimum_gain: float = 0.0,
+        monitor: str = "val_loss",
+        data: Any = None,
         verbose: int = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("every", every), ("start", start), ("max_rounds", max_rounds)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(
-                    f"`{name}` must be a positive integer. Received: {name}={value!r}."
-                )
         if not np.isfinite(minimum_gain) or minimum_gain < 0:
             raise ValueError(
                 "`minimum_gain` must be finite and not negative. Received: "
                 f"minimum_gain={minimum_gain}."
             )
-        self.solver = assignment.get(solver)
-        self.every = every
-        self.start = start
-        self.max_rounds = max_rounds
+        self.objective = reallocation.get(objective)
+        self.schedule = RoundSchedule(every, max_rounds, monitor)
+        if data is not None and self.schedule.counts_steps:
+            raise ValueError(
+                "A pass over `data` belongs between two epochs. Received: every="
+                f'{every}, which counts steps. Give `every="epoch"` or a list of epochs, or no '
+                "`data`."
+            )
         self.minimum_gain = minimum_gain
+        self.data = data
         self.verbose = verbose
         self.history: list[dict[str, float]] = []
         self.prices: np.ndarray | None = None
         self.num_epochs: int | None = None
         self._state: RoundState | None = None
-        self._statistics: HalfStepStatistics | None = None
         self._softmax: TwoComponentSoftmax | None = None
         self._is_training = False
+        self._step = self._num_rounds_before = 0  # of the epoch that runs
 
     def set_model(self, model: Any) -> None:
         # Before any callback's `on_train_begin`: that of a backup brings our state back.
@@ -142,8 +155,9 @@ class ReallocationCallback(keras.callbacks.Callback):
         table = self._softmax.word_table
         units = self._softmax.row_kernel.shape[-1]
         with strategy_scope(self.model):
-            self._statistics = HalfStepStatistics(table.vocabulary_size, units)
-        self._state = RoundState(self, self._statistics)
+            statistics = HalfStepStatistics(table.vocabulary_size, units, self.objective.sums)
+        statistics.is_within_epoch = not self.schedule.counts_steps
+        self._state = RoundState(self, statistics)
         self._softmax.observe(self._state)
         self.model.train_function = None  # one made without the observer is stale
 
@@ -151,7 +165,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         if self._softmax is not None and self._state is not None:
             self._softmax.stop_observing(self._state)
             self.model.train_function = None
-        self._softmax = self._state = self._statistics = None
+        self._softmax = self._state = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._is_training = True
@@ -174,74 +188,102 @@ class ReallocationCallback(keras.callbacks.Callback):
                 "`ReallocationCallback` before `BackupAndRestore` in `callbacks`, or use "
                 "`TrainingBackup`, which writes weights and epoch in one file."
             )
+        self._step = _count_steps(self.model)
+        self._num_rounds_before = len(self.history)
         self.num_epochs = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.schedule.counts_steps:
+            before, self._step = self._step, _count_steps(self.model)
+            if self.schedule.is_due_after_step(before, self._step, len(self.history)):
+                self.reallocation_round()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         number = epoch + 1
-        is_due = number >= self.start and (number - self.start) % self.every == 0
-        is_left = self.max_rounds is None or len(self.history) < self.max_rounds
-        if is_due and is_left:
-            record = self.reallocation_round()
-            if logs is not None:
-                logs.update({f"reallocation_{name}": value for name, value in record.items()})
+        logs = {} if logs is None else logs
+        if self.schedule.is_due_after_epoch(number, len(self.history), logs):
+            self.reallocation_round()
+        if len(self.history) > self._num_rounds_before:
+            record = self.history[-1]
+            logs.update({f"reallocation_{name}": value for name, value in record.items()})
+        if self._state is not None and not self.schedule.counts_steps:
+            self._state.statistics.reset()  # a round after an epoch sees the states of that epoch
         self.num_epochs = number
-        if self._statistics is not None:
-            self._statistics.reset()  # every round sees the states of one epoch
 
     def reallocation_round(self) -> dict[str, float]:
-        """Solve and install now, from what was summed since the last epoch began."""
-        if self._softmax is None or self._statistics is None:
+        """Propose and install now, from what was summed since the last round or epoch began."""
+        if self._softmax is None or self._state is None:
             raise ValueError(
                 "A reallocation round needs statistics, which are collected during `fit`. "
                 "Received: a callback that no `fit` is running with."
             )
         start = time.perf_counter()
-        softmax, table = self._softmax, self._softmax.word_table
+        if self.data is not None:
+            self._sum_over_data(self._softmax, self._state)
+        table = self._softmax.word_table
         old = table.allocation
         # To sum over replicas is the work of all processes; to solve, of one.
-        sums = self._statistics.read()
-
-        def solve() -> tuple[float, assignment.AssignmentSolution]:
-            problem = _make_problem(softmax, *sums)
-            solution = self.solver.solve(problem, initial=old, prices=self.prices)
-            return problem.compute_cost(old), solution
-
-        cost_before, solution = run_on_chief(self.model, solve)
-        counts = sums[-1]
-        num_words = float(counts.sum(dtype=np.float64))
-        cost_before /= num_words
-        cost = solution.primal_cost / num_words
-        new = solution.allocation if cost_before - cost > self.minimum_gain else old
+        sums = self._state.statistics.read()
+        weights = _read_output_weights(self._softmax)
+        proposal = run_on_chief(
+            self.model, lambda: self.objective.propose(sums, weights, old, self.prices)
+        )
+        is_gain = proposal.cost_before - proposal.cost > self.minimum_gain
+        new = proposal.allocation if is_gain else old
         moved = old.count_moved(new)
         if moved:
-            self._install(table, old, new, counts)
-        self.prices = solution.prices
+            self._install(table, old, new, sums["counts"])
+        self.prices = proposal.prices
+        self._state.statistics.reset()
         record = {
-            "cost_before": cost_before,
-            "cost": cost if new is solution.allocation else cost_before,
-            "gap": solution.duality_gap / num_words,
+            "cost_before": proposal.cost_before,
+            "cost": proposal.cost if is_gain else proposal.cost_before,
             "moved": float(moved),
             "seconds": time.perf_counter() - start,
         }
+        if proposal.gap is not None:
+            record["gap"] = proposal.gap
         self.history.append(record)
         if self.verbose and is_chief(self.model):
+            gap = "" if proposal.gap is None else f" (gap {proposal.gap:.1e})"
             print(
                 f"\nreallocation round {len(self.history)}: cost {record['cost_before']:.4f} -> "
-                f"{record['cost']:.4f} nats/word (gap {record['gap']:.1e}), {moved:,} of "
+                f"{record['cost']:.4f} {self.objective.unit}{gap}, {moved:,} of "
                 f"{table.vocabulary_size:,} words moved, {record['seconds']:.1f} s"
-                f" [{solution.status}]"
+                f" [{proposal.status}]"
             )
         return record
+
+    def _sum_over_data(self, softmax: TwoComponentSoftmax, state: RoundState) -> None:
+        """Replace the sums of the train steps by those of a pass with the network as it is."""
+        state.statistics.reset()
+        softmax.stop_observing(state)
+        softmax.observe(state, in_training=False)
+        self.model.test_function = None
+        try:
+            self.model.evaluate(self.data, verbose=0)
+        finally:
+            softmax.stop_observing(state)
+            softmax.observe(state)
+            self.model.test_function = None
 
     def _install(
         self, table: WordTable, old: Allocation, new: Allocation, counts: np.ndarray
     ) -> None:
+        by_row = [embedding.row_embeddings for embedding in self._embeddings]
+        by_column = [embedding.column_embeddings for embedding in self._embeddings]
+        if self.objective.carries_output:
+            row_kernel, row_bias, column_kernel, column_bias = _list_output_weights(self._softmax)
+            by_row += [row_kernel, row_bias]
+            by_column += [column_kernel, column_bias]
         changes = []
-        for embedding in self._embeddings:
-            for variable, old_groups, new_groups in (
-                (embedding.row_embeddings, old.rows, new.rows),
-                (embedding.column_embeddings, old.columns, new.columns),
-            ):
+        for variables, old_groups, new_groups in (
+            (by_row, old.rows, new.rows),
+            (by_column, old.columns, new.columns),
+        ):
+            for variable in variables:
+                if variable is None:
+                    continue
                 for weight in (variable, *_find_slots(self.model.optimizer, variable)):
                     values = ops.convert_to_numpy(weight)
                     changes.append((weight, carry_vectors(values, old_groups, new_groups, counts)))
@@ -250,28 +292,20 @@ class ReallocationCallback(keras.callbacks.Callback):
         table.assign(new)
 
 
-def _make_problem(
-    softmax: TwoComponentSoftmax, column_sums: np.ndarray, row_sums: np.ndarray, counts: np.ndarray
-) -> assignment.AssignmentProblem:
-    """Return the problem that the sums and the output weights define."""
-    num_nan = int(np.isnan(column_sums).sum() + np.isnan(row_sums).sum())
-    if not (np.isfinite(column_sums).all() and np.isfinite(row_sums).all() and counts.any()):
-        raise ValueError(
-            "A reallocation round needs finite sums over at least one word. Received: "
-            f"{num_nan} sums that are NaN, {counts.sum():.0f} words. Table and weights are "
-            "unchanged. Lower the learning rate or clip gradients if the loss is NaN."
-        )
-    sides = []
-    for sums, kernel, bias in (
-        (column_sums, softmax.row_kernel, softmax.row_bias),
-        (row_sums, softmax.column_kernel, softmax.column_bias),
-    ):
-        vectors = ops.convert_to_numpy(kernel)
-        if bias is not None:
-            sums = np.concatenate([sums, counts[:, None]], axis=1)
-            vectors = np.concatenate([vectors, ops.convert_to_numpy(bias)[:, None]], axis=1)
-        sides += [sums, vectors]
-    return assignment.AssignmentProblem.from_factors(*sides, counts=counts)
+def _list_output_weights(softmax: Any) -> tuple[Any, Any, Any, Any]:
+    return softmax.row_kernel, softmax.row_bias, softmax.column_kernel, softmax.column_bias
+
+
+def _read_output_weights(softmax: Any) -> OutputWeights:
+    arrays: list[Any] = [
+        None if weight is None else ops.convert_to_numpy(weight)
+        for weight in _list_output_weights(softmax)
+    ]
+    return OutputWeights(*arrays)
+
+
+def _count_steps(model: Any) -> int:
+    return int(ops.convert_to_numpy(model.optimizer.iterations))
 
 
 def carry_vectors(
@@ -280,13 +314,13 @@ def carry_vectors(
     """Return shared vectors for new groups: means of what their words had, weighted by counts.
 
     Args:
-        vectors: `(R, D)`, one vector a group.
+        vectors: `(R, D)`, one vector a group, or `(R,)`, one number.
         old_groups: `(V,)`, the group of each word until now.
         new_groups: `(V,)`, its group from now on.
         counts: `(V,)`, occurrences of each word.
 
     Returns:
-        `(R, D)` of the type of `vectors`. A group none of whose words occurs keeps its vector.
+        Of the shape and type of `vectors`. A group none of whose words occurs keeps its vector.
 
     Example:
 
@@ -297,8 +331,9 @@ def carry_vectors(
     size = len(vectors)
     flow = sparse.csr_matrix((counts, (new_groups, old_groups)), shape=(size, size))
     totals = np.asarray(flow.sum(axis=1)).ravel()
-    means = (flow @ vectors.astype(np.float64)) / np.maximum(totals, 1e-30)[:, None]
-    return np.where(totals[:, None] > 0, means, vectors).astype(vectors.dtype)
+    flat = vectors.reshape(size, -1)
+    means = (flow @ flat.astype(np.float64)) / np.maximum(totals, 1e-30)[:, None]
+    return np.where(totals[:, None] > 0, means, flat).astype(vectors.dtype).reshape(vectors.shape)
 
 
 def _find_slots(optimizer: Any, variable: Any) -> list[Any]:

@@ -38,7 +38,11 @@ class RoundState(RunState):
         self.statistics(column_half_steps, row_half_steps, targets)
 
     def read_run_state(self) -> dict[str, np.ndarray]:
-        rounds = {"history": self.callback.history, "num_epochs": self.callback.num_epochs}
+        rounds = {
+            "history": self.callback.history,
+            "num_epochs": self.callback.num_epochs,
+            "best": self.callback.schedule.best,
+        }
         state = {"rounds": np.frombuffer(json.dumps(rounds).encode(), np.uint8)}
         if self.callback.prices is not None:
             state["prices"] = self.callback.prices
@@ -48,6 +52,7 @@ class RoundState(RunState):
         rounds = json.loads(np.asarray(values["rounds"]).tobytes())
         self.callback.history[:] = rounds["history"]
         self.callback.num_epochs = rounds["num_epochs"]
+        self.callback.schedule.best = rounds["best"]
         self.callback.prices = np.asarray(values["prices"]) if "prices" in values else None
 
     def save_own_variables(self, store: Any) -> None:

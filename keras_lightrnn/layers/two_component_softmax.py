@@ -107,8 +107,9 @@ class TwoComponentSoftmax(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.supports_masking = True
         self.autocast = False  # word ids must never be rounded to a float type
-        # Called with (column half-steps, row half-steps, targets) in training; see `observe`.
-        self._observers: list[Any] = []
+        # Called with (column half-steps, row half-steps, targets); see `observe`.
+        self._observers: list[Any] = []  # in training
+        self._evaluation_observers: list[Any] = []
         self._word_bias = None
         if word_bias is not None:
             # Made at once, so that counts can be assigned before the first call.
@@ -189,31 +190,36 @@ class TwoComponentSoftmax(keras.layers.Layer):
         """The `(V,)` weight of log shares; `None` without a word bias."""
         return self._word_bias
 
-    def observe(self, observer: Any) -> None:
-        """Have `observer(column_half_steps, row_half_steps, targets)` called in training.
+    def observe(self, observer: Any, in_training: bool = True) -> None:
+        """Have `observer(column_half_steps, row_half_steps, targets)` called.
 
-        A `keras.layers.Layer` whose variables are to be part of the training state. The
-        model's train function must be made anew afterwards.
+        The model's train function, or test function, must be made anew afterwards.
+
+        Args:
+            observer: A `keras.layers.Layer` whose variables are to be part of the training state.
+            in_training: Boolean, whether it is called in training, or otherwise.
         """
         # A built layer refuses new state; the tracker is opened for just this change, as
         # Keras does for LoRA and quantisation.
         self._tracker.unlock()
-        self._observers.append(observer)
+        observers = self._observers if in_training else self._evaluation_observers
+        observers.append(observer)
         self._tracker.lock()
 
     def stop_observing(self, observer: Any) -> None:
         """Undo `observe`."""
         self._tracker.unlock()
-        self._observers.remove(observer)
+        for observers in (self._observers, self._evaluation_observers):
+            if observer in observers:
+                observers.remove(observer)
         self._tracker.lock()
 
     def call(self, half_steps: Any, targets: Any, training: bool | None = None) -> Any:
         targets = cast_word_ids(targets)
         self.compute_output_shape(half_steps.shape, targets.shape)  # checks them
         column_half_steps, row_half_steps = split_half_steps(half_steps)  # (B, T, H) each
-        if training:
-            for observer in self._observers:
-                observer(column_half_steps, row_half_steps, targets)
+        for observer in self._observers if training else self._evaluation_observers:
+            observer(column_half_steps, row_half_steps, targets)
         cells = self.word_table(targets)  # (B, T)
         bias_table = self.compute_bias_table()
         if training and keras.backend.backend() in ("tensorflow", "jax"):

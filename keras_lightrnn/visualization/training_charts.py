@@ -15,7 +15,7 @@ _CHARTS = (
         {"perplexity": "training", "val_perplexity": "validation"},
     ),
     (
-        "Cost of the table, nats a word",
+        "Cost of the table",
         "round",
         {"reallocation_cost_before": "before", "reallocation_cost": "after"},
     ),

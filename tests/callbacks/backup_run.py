@@ -21,6 +21,7 @@ from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.assignment import AuctionSolver
 from keras_lightrnn.callbacks import ReallocationCallback, TrainingBackup
 from keras_lightrnn.data import token_windows
+from keras_lightrnn.reallocation import LikelihoodObjective
 
 V, EPOCHS, STEPS = 23, 3, 5
 
@@ -69,7 +70,7 @@ def train(kind: str, folder: Path, crash: Crash) -> dict[str, np.ndarray]:
     solver = CrashingSolver()
     solver.crash = crash
     # Two rounds in three epochs: the schedule must be taken up as well.
-    reallocation = ReallocationCallback(solver, max_rounds=2, verbose=0)
+    reallocation = ReallocationCallback(LikelihoodObjective(solver), max_rounds=2, verbose=0)
     backup: Any
     if kind == "keras":
         backup = keras.callbacks.BackupAndRestore(str(folder))

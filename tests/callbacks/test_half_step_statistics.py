@@ -6,6 +6,8 @@ import pytest
 
 from keras_lightrnn.callbacks import HalfStepStatistics
 
+ALL_SUMS = ("column_sums", "row_sums", "following_sums")
+
 
 def draw(rng, batch_size):
     shape = (batch_size, 4, 3)
@@ -13,42 +15,52 @@ def draw(rng, batch_size):
 
 
 def sum_slowly(column, row, targets, vocabulary_size):
-    sums = [np.zeros((vocabulary_size, 3)), np.zeros((vocabulary_size, 3))]
-    counts = np.zeros(vocabulary_size)
-    for index in np.ndindex(targets.shape):
-        word = targets[index]
-        sums[0][word] += column[index]
-        sums[1][word] += row[index]
-        counts[word] += 1
-    return *sums, counts
+    sums = {name: np.zeros((vocabulary_size, 3)) for name in ALL_SUMS}
+    sums |= {name: np.zeros(vocabulary_size) for name in ("counts", "following_counts")}
+    for batch, place in np.ndindex(targets.shape):
+        word = targets[batch, place]
+        sums["column_sums"][word] += column[batch, place]
+        sums["row_sums"][word] += row[batch, place]
+        sums["counts"][word] += 1
+        if place + 1 < targets.shape[1]:
+            sums["following_sums"][word] += column[batch, place + 1]
+            sums["following_counts"][word] += 1
+    return sums
 
 
 def test_sums_equal_a_loop_over_occurrences():
     column, row, targets = draw(np.random.default_rng(0), 5)
-    statistics = HalfStepStatistics(6, 3)
+    statistics = HalfStepStatistics(6, 3, ALL_SUMS)
     statistics(column, row, targets)
-    for got, expected in zip(statistics.read(), sum_slowly(column, row, targets, 6), strict=True):
-        np.testing.assert_allclose(got, expected, atol=1e-5)
+    got, expected = statistics.read(), sum_slowly(column, row, targets, 6)
+    assert got.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(got[name], values, atol=1e-5)
+
+
+def test_refuses_sums_that_there_are_not():
+    with pytest.raises(ValueError, match=r"unknown ones \['gate_sums'\]"):
+        HalfStepStatistics(6, 3, sums=["gate_sums"])
 
 
 def test_splitting_a_batch_leaves_the_sums_unchanged():
     column, row, targets = draw(np.random.default_rng(1), 6)
-    whole, parts = HalfStepStatistics(6, 3), HalfStepStatistics(6, 3)
+    whole, parts = HalfStepStatistics(6, 3, ALL_SUMS), HalfStepStatistics(6, 3, ALL_SUMS)
     whole(column, row, targets)
     for part in (slice(0, 2), slice(2, 6)):
         parts(column[part], row[part], targets[part])
-    for a, b in zip(whole.read(), parts.read(), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+    for name, values in whole.read().items():
+        np.testing.assert_allclose(values, parts.read()[name], atol=1e-5)
 
 
 def test_reset_and_half_precision_input():
     column, row, targets = draw(np.random.default_rng(2), 2)
     statistics = HalfStepStatistics(6, 3)
     statistics(keras.ops.cast(column, "bfloat16"), keras.ops.cast(row, "bfloat16"), targets)
-    assert statistics.read()[0].dtype == np.float32
-    assert statistics.read()[2].sum() == targets.size
+    assert statistics.read()["column_sums"].dtype == np.float32
+    assert statistics.read()["counts"].sum() == targets.size
     statistics.reset()
-    assert all(not values.any() for values in statistics.read())
+    assert all(not values.any() for values in statistics.read().values())
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA of TensorFlow")
@@ -56,10 +68,9 @@ def test_compiled_by_xla():
     import tensorflow as tf
 
     column, row, targets = draw(np.random.default_rng(3), 2)
-    statistics = HalfStepStatistics(6, 3)
+    statistics = HalfStepStatistics(6, 3, ALL_SUMS)
     tf.function(statistics, jit_compile=True)(
         column.astype("float32"), row.astype("float32"), targets
     )
-    np.testing.assert_allclose(
-        statistics.read()[0], sum_slowly(column, row, targets, 6)[0], atol=1e-5
-    )
+    for name, values in sum_slowly(column, row, targets, 6).items():
+        np.testing.assert_allclose(statistics.read()[name], values, atol=1e-5)

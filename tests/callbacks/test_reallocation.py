@@ -9,6 +9,7 @@ from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.callbacks.reallocation import carry_vectors
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
+from keras_lightrnn.reallocation import LikelihoodObjective
 
 VOCABULARY_SIZE = 20
 
@@ -31,7 +32,7 @@ def make_model(**kwargs):
 def test_a_round_lowers_the_cost_and_moves_words_in_the_table():
     model = make_model()
     before = model.word_table.allocation
-    callback = ReallocationCallback("exact", max_rounds=1, verbose=0)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), max_rounds=1, verbose=0)
     history = model.fit(make_windows(), epochs=3, callbacks=[callback], verbose=0).history
     (record,) = callback.history
     assert record["cost"] < record["cost_before"]
@@ -46,13 +47,13 @@ def test_cost_is_the_loss_up_to_a_constant_of_each_word():
     model = make_model()
     windows = make_windows(32)
     softmax, table = model.softmax, model.word_table
-    callback = ReallocationCallback("exact", verbose=0)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0)
     # A learning rate of zero: the states summed over the epoch are those of one network.
     model.optimizer.learning_rate = 0.0
     seen = {}
 
-    callback.solver.solve = lambda problem, **kwargs: (
-        seen.update(problem=problem) or type(callback.solver)().solve(problem, **kwargs)
+    callback.objective.solver.solve = lambda problem, **kwargs: (
+        seen.update(problem=problem) or type(callback.objective.solver)().solve(problem, **kwargs)
     )
     old = table.allocation
     half_steps, _ = model.run_recurrence(model.embedding(windows))
@@ -76,7 +77,7 @@ def test_cost_is_the_loss_up_to_a_constant_of_each_word():
 
 def test_optimizer_slots_are_carried_like_their_vectors():
     model = make_model()
-    callback = ReallocationCallback("exact", verbose=0)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0)
     state = {}
 
     class Before(keras.callbacks.Callback):
@@ -110,7 +111,7 @@ def test_carried_vectors_keep_what_did_not_move():
 
 def test_a_failing_round_leaves_everything_as_training_left_it():
     model = make_model()
-    callback = ReallocationCallback("exact", verbose=0)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0)
     state = {}
 
     def fail(problem, **kwargs):
@@ -118,7 +119,7 @@ def test_a_failing_round_leaves_everything_as_training_left_it():
         state["slots"] = [keras.ops.convert_to_numpy(w) for w in model.optimizer.variables]
         raise RuntimeError("no solution today")
 
-    callback.solver.solve = fail
+    callback.objective.solver.solve = fail
     with pytest.raises(RuntimeError, match="no solution today"):
         model.fit(make_windows(), callbacks=[callback], verbose=0)
     for weights, saved in (
@@ -128,7 +129,7 @@ def test_a_failing_round_leaves_everything_as_training_left_it():
         for weight, value in zip(weights, saved, strict=True):
             np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), value)
     # And training can go on.
-    fresh = ReallocationCallback("exact", verbose=0)
+    fresh = ReallocationCallback(LikelihoodObjective("exact"), verbose=0)
     model.fit(make_windows(), epochs=2, initial_epoch=1, callbacks=[fresh], verbose=0)
     assert len(fresh.history) == 1
 
@@ -144,7 +145,7 @@ def test_nan_statistics_are_refused():
 def test_minimum_gain_keeps_the_table():
     model = make_model()
     before = model.word_table.allocation
-    callback = ReallocationCallback("exact", minimum_gain=100.0, verbose=0)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), minimum_gain=100.0, verbose=0)
     model.fit(make_windows(), callbacks=[callback], verbose=0)
     assert model.word_table.allocation == before
     assert callback.history[0]["moved"] == 0
@@ -155,17 +156,18 @@ def test_minimum_gain_keeps_the_table():
     ("arguments", "epochs", "expected"),
     [
         ({}, range(4), 4),
-        ({"every": 2}, range(4), 2),
-        ({"start": 3}, range(4), 2),
+        ({"every": [1, 3, 9]}, range(4), 2),
+        ({"every": 2}, range(4), 4),  # steps, of which an epoch has two
+        ({"every": 3}, range(4), 2),
         ({"max_rounds": 1}, range(4), 1),
-        ({"every": 2, "start": 2}, range(2, 4), 1),  # resumed
+        ({"every": [2, 4]}, range(2, 4), 1),  # resumed
     ],
 )
 def test_schedule(arguments, epochs, expected):
     model = make_model()
-    callback = ReallocationCallback("alternating", verbose=0, **arguments)
+    callback = ReallocationCallback("likelihood", verbose=0, **arguments)
     model.fit(
-        make_windows(16),
+        make_windows(),
         initial_epoch=epochs[0],
         epochs=epochs[-1] + 1,
         callbacks=[callback],
@@ -176,7 +178,7 @@ def test_schedule(arguments, epochs, expected):
 
 def test_prints_one_line_a_round(capsys):
     model = make_model()
-    callback = ReallocationCallback("alternating")
+    callback = ReallocationCallback("likelihood")
     model.fit(make_windows(16), epochs=2, callbacks=[callback], verbose=0)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert len(lines) == 2
@@ -201,7 +203,7 @@ def test_works_on_a_functional_model():
     model = keras.Model(words, TwoComponentSoftmax(table)(x, words[:, 1:]))
     model.compile("adam", loss=NegativeLogLikelihood())
     windows = make_windows()
-    callback = ReallocationCallback("exact", verbose=0)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0)
     model.fit(windows, windows[:, 1:], callbacks=[callback], verbose=0)
     assert callback.history[0]["moved"] > 0
     assert table.allocation != Allocation.random(VOCABULARY_SIZE, seed=0)
@@ -219,7 +221,8 @@ def test_refuses_layers_with_tables_of_their_own():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"every": 0}, {"start": -1}, {"max_rounds": 0}, {"minimum_gain": np.nan}]
+    "arguments",
+    [{"every": 0}, {"every": "week"}, {"every": []}, {"max_rounds": 0}, {"minimum_gain": np.nan}],
 )
 def test_bad_arguments(arguments):
     with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` must be"):
@@ -229,3 +232,66 @@ def test_bad_arguments(arguments):
 def test_a_round_needs_statistics():
     with pytest.raises(ValueError, match="during `fit`"):
         ReallocationCallback().reallocation_round()
+
+
+def test_similarity_carries_output_vectors_too():
+    model = make_model()
+    callback = ReallocationCallback("similarity", max_rounds=1, verbose=0)
+    before = {}
+
+    class Before(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            before["allocation"] = model.word_table.allocation
+            before["kernel"] = keras.ops.convert_to_numpy(model.softmax.row_kernel)
+            before["bias"] = keras.ops.convert_to_numpy(model.softmax.column_bias)
+
+    model.fit(make_windows(), callbacks=[Before(), callback], verbose=0)
+    old, new = before["allocation"], model.word_table.allocation
+    counts = np.bincount(make_windows()[:, 1:].ravel(), minlength=VOCABULARY_SIZE)
+    assert callback.history[0]["moved"] == old.count_moved(new) > 0
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(model.softmax.row_kernel),
+        carry_vectors(before["kernel"], old.rows, new.rows, counts),
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(model.softmax.column_bias),
+        carry_vectors(before["bias"], old.columns, new.columns, counts),
+        atol=1e-6,
+    )
+
+
+def test_a_pass_over_data_sums_what_the_network_does_after_the_epoch():
+    model = make_model()
+    windows = make_windows()
+    seen = {}
+
+    class Objective(LikelihoodObjective):
+        def propose(self, sums, weights, allocation, prices=None):
+            seen.update(sums)
+            half_steps = model.run_recurrence(model.embedding(windows))[0]
+            seen["half_steps"] = keras.ops.convert_to_numpy(half_steps)
+            return super().propose(sums, weights, allocation, prices)
+
+    callback = ReallocationCallback(Objective("exact"), data=windows, verbose=0)
+    model.fit(windows, validation_data=(windows[:8],), callbacks=[callback], verbose=0)
+    targets = windows[:, 1:]
+    np.testing.assert_array_equal(
+        seen["counts"], np.bincount(targets.ravel(), minlength=VOCABULARY_SIZE)
+    )
+    expected = np.zeros((VOCABULARY_SIZE, 6))
+    np.add.at(expected, targets, seen["half_steps"][:, 0::2])
+    np.testing.assert_allclose(seen["column_sums"], expected, atol=1e-4)
+
+
+def test_a_pass_over_data_needs_rounds_after_epochs():
+    with pytest.raises(ValueError, match=r"between two epochs.*every=5"):
+        ReallocationCallback(every=5, data=make_windows())
+
+
+def test_rounds_by_steps_are_in_the_logs_of_their_epoch():
+    model = make_model()
+    callback = ReallocationCallback(every=3, max_rounds=1, verbose=0)
+    history = model.fit(make_windows(), epochs=3, callbacks=[callback], verbose=0).history
+    assert len(callback.history) == 1  # after step 3 of 6, in the second epoch
+    assert history["reallocation_cost"] == [callback.history[0]["cost"]]

@@ -27,6 +27,7 @@ from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import Perplexity
 from keras_lightrnn.models import MultiWorkerTraining
+from keras_lightrnn.reallocation import LikelihoodObjective
 
 V, BATCH_SIZE = 23, 4
 
@@ -50,7 +51,7 @@ class SumsRecorder(keras.callbacks.Callback):
         self.sums: list[Any] = []
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.sums.append(self.reallocation._statistics.read())
+        self.sums.append(tuple(self.reallocation._state.statistics.read().values()))
 
 
 class CountingSolver(ExactSolver):
@@ -95,7 +96,7 @@ def train(prepare: Any, strategy: Any) -> dict[str, np.ndarray]:
         strategy.scope() if strategy else contextlib.nullcontext()
     )
     solver = CountingSolver()
-    reallocation = ReallocationCallback(solver, verbose=0)
+    reallocation = ReallocationCallback(LikelihoodObjective(solver), verbose=0)
     recorder = SumsRecorder(reallocation)
     history = model.fit(
         data, epochs=2, callbacks=[recorder, reallocation], verbose=0, **arguments

@@ -1,0 +1,101 @@
+"""When there is a round of reallocation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+
+class RoundSchedule:
+    """Says after which train steps or epochs a round is due.
+
+    Args:
+        every: `"epoch"`: after every epoch. An integer: after every so many train steps, counted
+            over the whole training. A list of integers: after these epochs, from 1. `"plateau"`:
+            after an epoch in which `monitor` was no lower than in the best one before.
+        max_rounds: Integer, or `None` for no limit.
+        monitor: What `"plateau"` looks at in the `logs`.
+
+    Raises:
+        ValueError: if an argument is none of these.
+
+    Example:
+
+    >>> schedule = RoundSchedule([1, 3])
+    >>> [epoch for epoch in range(1, 6) if schedule.is_due_after_epoch(epoch, 0, {})]
+    [1, 3]
+    >>> schedule = RoundSchedule(400, max_rounds=2)
+    >>> schedule.is_due_after_step(399, 400, num_rounds=0)
+    True
+    >>> schedule.is_due_after_step(1199, 1200, num_rounds=2)
+    False
+    """
+
+    def __init__(
+        self, every: Any = "epoch", max_rounds: int | None = None, monitor: str = "val_loss"
+    ) -> None:
+        if isinstance(every, Iterable) and not isinstance(every, str):
+            every = list(every)
+            is_known = bool(every) and all(map(_is_positive, every))
+        else:
+            is_known = _is_positive(every) or every in ("epoch", "plateau")
+        if not is_known:
+            raise ValueError(
+                '`every` must be "epoch", a positive integer (of steps), a list of positive '
+                f'integers (epochs, from 1), or "plateau". Received: every={every!r}.'
+            )
+        if max_rounds is not None and not _is_positive(max_rounds):
+            raise ValueError(
+                f"`max_rounds` must be a positive integer. Received: max_rounds={max_rounds!r}."
+            )
+        self.every = every
+        self.max_rounds = max_rounds
+        self.monitor = monitor
+        self.best = math.inf  # of `monitor`
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether rounds follow train steps and not epochs."""
+        return isinstance(self.every, int)
+
+    def is_due_after_step(self, before: int, step: int, num_rounds: int) -> bool:
+        """Return whether a round is due now.
+
+        Args:
+            before: Integer, train steps of the whole training when it was last asked. One
+                execution of the train function may be several.
+            step: Integer, train steps by now.
+            num_rounds: Integer, rounds that there were.
+        """
+        if not self.counts_steps or before // self.every == step // self.every:
+            return False
+        return self._is_left(num_rounds)
+
+    def is_due_after_epoch(self, epoch: int, num_rounds: int, logs: dict[str, Any]) -> bool:
+        """Return whether a round follows epoch `epoch`, from 1, after so many rounds.
+
+        Raises:
+            ValueError: if `"plateau"` misses its `monitor` in the `logs`.
+        """
+        if self.every == "plateau":
+            if self.monitor not in logs:
+                raise ValueError(
+                    f"A round at a plateau needs {self.monitor!r} in the logs. Received: "
+                    f"{sorted(logs)}. Give `fit` validation data, or another `monitor`."
+                )
+            value = float(logs[self.monitor])
+            is_due = not value < self.best
+            self.best = min(self.best, value)
+        elif isinstance(self.every, list):
+            is_due = epoch in self.every
+        else:
+            is_due = self.every == "epoch"
+        return is_due and self._is_left(num_rounds)
+
+    def _is_left(self, num_rounds: int) -> bool:
+        return self.max_rounds is None or num_rounds < self.max_rounds
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

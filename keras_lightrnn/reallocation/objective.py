@@ -1,0 +1,94 @@
+"""What an objective of reallocation promises."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_lightrnn.allocation import Allocation
+
+
+class OutputWeights(NamedTuple):
+    """The weights of a `TwoComponentSoftmax`, as arrays: `(R, H)`, `(R,)`, `(C, H)`, `(C,)`."""
+
+    row_kernel: np.ndarray
+    row_bias: np.ndarray | None
+    column_kernel: np.ndarray
+    column_bias: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An allocation that an objective prefers, and by how much.
+
+    Attributes:
+        allocation: The `Allocation`; never a worse one than it was made from.
+        cost_before: Float, cost of the allocation there was, in the objective's `unit`.
+        cost: Float, cost of this one.
+        gap: Float, by how much the best allocation could be better still at most; `None` where
+            nothing certifies it.
+        status: String, how the search ended.
+        prices: What the next round's search may start from, or `None`.
+    """
+
+    allocation: Allocation
+    cost_before: float
+    cost: float
+    gap: float | None
+    status: str
+    prices: np.ndarray | None = None
+
+
+class ReallocationObjective(abc.ABC):
+    """Says which sums over a training run it needs, and which allocation is best by them.
+
+    Pure: it reads arrays and returns a `Proposal`. `ReallocationCallback` decides when, gathers
+    the sums and installs what is proposed.
+
+    Attributes:
+        name: String.
+        unit: String, of the costs.
+        sums: Names of the sums of `HalfStepStatistics` that it needs.
+        carries_output: Boolean, whether the output vectors of rows and columns follow the words
+            that move, as the input vectors always do.
+    """
+
+    name: str
+    unit: str
+    sums: tuple[str, ...]
+    carries_output: bool
+
+    @abc.abstractmethod
+    def propose(
+        self,
+        sums: dict[str, np.ndarray],
+        weights: OutputWeights,
+        allocation: Allocation,
+        prices: np.ndarray | None = None,
+    ) -> Proposal:
+        """Return the best allocation found.
+
+        Args:
+            sums: By name, those that `sums` asks for, `(V, H)`, and `counts`, `(V,)`.
+            weights: The output weights.
+            allocation: The allocation that the sums were taken under.
+            prices: What the last proposal's `prices` were, or `None`.
+
+        Raises:
+            ValueError: if a sum is not finite or nothing was counted.
+        """
+
+
+def check_sums(sums: dict[str, np.ndarray]) -> None:
+    """Raise `ValueError` unless all sums are finite, over at least one word."""
+    num_bad = sum(int((~np.isfinite(values)).sum()) for values in sums.values())
+    counts: Any = sums["counts"]
+    if num_bad or not counts.any():
+        raise ValueError(
+            "A reallocation round needs finite sums over at least one word. Received: "
+            f"{num_bad} numbers that are NaN or infinite, {counts.sum():.0f} words. Table and "
+            "weights are unchanged. Lower the learning rate or clip gradients if the loss is NaN."
+        )

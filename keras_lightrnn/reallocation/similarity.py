@@ -1,0 +1,168 @@
+"""The objective that pays: words share vectors with words that the network treats alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.optimize import linear_sum_assignment
+
+from keras_lightrnn.allocation import Allocation, check_size
+from keras_lightrnn.cooccurrence import cluster_features, compute_cluster_error, scale_features
+from keras_lightrnn.reallocation.objective import (
+    OutputWeights,
+    Proposal,
+    ReallocationObjective,
+    check_sums,
+)
+
+# A mean over n occurrences keeps n / (n + this) of its distance from the mean of all words.
+_SHRINKAGE = 5.0
+
+
+class SimilarityObjective(ReallocationObjective):
+    """Squared distance of what the network has learnt of words from what their cells can say.
+
+    The features of a word are the mean hidden state before its occurrences (what leads to it)
+    and the mean state after them (what it leads to), reduced to `num_features` principal
+    components, and with the length `log(1 + n_w)`. Words are clustered by them as
+    `Allocation.from_cooccurrence` clusters by neighbours,
+
+        sum over words w of |features_w - row_vector[row(w)] - column_vector[column(w)]|**2,
+
+    starting once from the present table and once afresh, and the better is proposed. A fresh one
+    has its rows and columns numbered so that as many occurrences as can be stay where they are.
+    The cost is that sum as a share of what one vector for all would leave.
+
+    A word that moves takes its shares of input and output vectors along: a vector becomes the
+    mean of those of its new words, weighted by counts. So a round costs some perplexity at once
+    and earns it back, with more, in the training that follows. It pays early.
+
+    Args:
+        features: `(V, F)`, what is known of the words beside, such as what
+            `keras_lightrnn.cooccurrence.compute_word_features` returns, or `None`. It is set
+            beside the learnt features, with the lengths that it has.
+        num_features: Integer, principal components kept.
+        num_rounds: Integer, the most rounds of clustering.
+        solver: Whatever `keras_lightrnn.assignment.get` takes; `None` as in
+            `Allocation.from_cooccurrence`.
+
+    Raises:
+        ValueError: if `features` is no finite matrix or an argument is out of range.
+
+    Example:
+
+    >>> column_sums = np.array([[9.0], [9.0], [-9.0], [-9.0]])  # 0 and 1 follow like states
+    >>> sums = {"column_sums": column_sums, "following_sums": np.array([[9.0], [-9.0]] * 2),
+    ...         "counts": np.full(4, 9.0), "following_counts": np.full(4, 9.0)}
+    >>> weights = OutputWeights(np.zeros((2, 1)), None, np.zeros((2, 1)), None)
+    >>> objective = SimilarityObjective(num_features=2)
+    >>> proposal = objective.propose(sums, weights, Allocation([0, 3, 1, 2], 2, 2))
+    >>> round(proposal.cost_before, 3), round(proposal.cost, 3)
+    (0.5, 0.0)
+    """
+
+    name = "similarity"
+    unit = "of the variance"
+    sums = ("column_sums", "following_sums")
+    carries_output = True
+
+    def __init__(
+        self,
+        features: Any = None,
+        num_features: int = 64,
+        num_rounds: int = 10,
+        solver: Any = None,
+    ) -> None:
+        check_size("num_features", num_features)
+        check_size("num_rounds", num_rounds)
+        if features is not None:
+            features = np.asarray(features, np.float32)
+            if features.ndim != 2 or not np.isfinite(features).all():
+                raise ValueError(
+                    "`features` must be a finite matrix, one row for each word. Received: "
+                    f"features.shape={features.shape}, "
+                    f"{np.count_nonzero(~np.isfinite(features))} of them not finite."
+                )
+        self.features = features
+        self.num_features = num_features
+        self.num_rounds = num_rounds
+        self.solver = solver
+
+    def propose(
+        self,
+        sums: dict[str, np.ndarray],
+        weights: OutputWeights,
+        allocation: Allocation,
+        prices: np.ndarray | None = None,
+    ) -> Proposal:
+        check_sums(sums)
+        features = self.compute_features(sums)
+        error_before = compute_cluster_error(features, allocation)
+        best, least_error = allocation, error_before
+        for initial in (allocation, None):
+            found = cluster_features(
+                features,
+                allocation.num_rows,
+                allocation.num_columns,
+                num_rounds=self.num_rounds,
+                solver=self.solver,
+                initial=initial,
+            )
+            error = compute_cluster_error(features, found)
+            if error < least_error:
+                best, least_error = found, error
+                if initial is None:
+                    best = _number_alike(found, allocation, sums["counts"])
+        spread = float(np.square(features - features.mean(axis=0)).sum(dtype=np.float64))
+        total = max(spread, float(np.finfo(np.float32).tiny))
+        return Proposal(best, error_before / total, least_error / total, None, "clustered")
+
+    def compute_features(self, sums: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the features of the words, `(V, F)` float32; see `propose` for `sums`."""
+        counts = sums["counts"].astype(np.float64)[:, None]
+        parts = [
+            _compute_deviations(sums["column_sums"], sums["counts"]),
+            _compute_deviations(sums["following_sums"], sums["following_counts"]),
+        ]
+        # Both sides weigh alike, whatever the scale of the states.
+        spreads = [np.sqrt((part**2 * counts).sum() / counts.sum()) for part in parts]
+        learnt = np.concatenate(
+            [part / max(spread, 1e-30) for part, spread in zip(parts, spreads, strict=True)], axis=1
+        )  # (V, 2H)
+        _, directions = np.linalg.eigh(learnt.T @ (learnt * counts))
+        learnt = learnt @ directions[:, ::-1][:, : self.num_features]
+        learnt = scale_features(learnt.astype(np.float32), sums["counts"])
+        if self.features is None:
+            return learnt
+        if len(self.features) != len(learnt):
+            raise ValueError(
+                f"`features` must have a row for each of the {len(learnt)} words. Received: "
+                f"features.shape={self.features.shape}."
+            )
+        return np.concatenate([learnt, self.features], axis=1)
+
+
+def _compute_deviations(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return by how much the mean state of each word differs from that of all, `(V, H)`."""
+    counts = counts.astype(np.float64)[:, None]
+    mean = sums.sum(axis=0, dtype=np.float64) / max(counts.sum(), 1.0)
+    return (sums - counts * mean) / (counts + _SHRINKAGE)
+
+
+def _number_alike(new: Allocation, old: Allocation, counts: np.ndarray) -> Allocation:
+    """Return `new` with its rows and columns numbered to keep the most occurrences in place."""
+    numbers = []
+    for old_groups, new_groups, size in (
+        (old.rows, new.rows, old.num_rows),
+        (old.columns, new.columns, old.num_columns),
+    ):
+        # One more each, so that words that never occurred count a little.
+        shared = sparse.coo_matrix((counts + 1.0, (new_groups, old_groups)), shape=(size, size))
+        _, number = linear_sum_assignment(shared.toarray(), maximize=True)
+        numbers.append(number)
+    rows, columns = numbers
+    return Allocation(
+        rows[new.rows] * old.num_columns + columns[new.columns], old.num_rows, old.num_columns
+    )

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from keras_lightrnn.callbacks.round_schedule import RoundSchedule
+
+
+def list_due_epochs(schedule, losses):
+    due = []
+    for epoch, loss in enumerate(losses, start=1):
+        if schedule.is_due_after_epoch(epoch, len(due), {"val_loss": loss}):
+            due.append(epoch)
+    return due
+
+
+@pytest.mark.parametrize(
+    ("every", "max_rounds", "expected"),
+    [
+        ("epoch", None, [1, 2, 3, 4, 5]),
+        ("epoch", 2, [1, 2]),
+        ([2, 5, 9], None, [2, 5]),
+        ([2, 5], 1, [2]),
+        ("plateau", None, [3, 5]),
+        (1, None, []),
+    ],
+)
+def test_epochs(every, max_rounds, expected):
+    schedule = RoundSchedule(every, max_rounds)
+    assert list_due_epochs(schedule, [5.0, 4.0, 4.0, 3.0, 3.5]) == expected
+
+
+def test_steps_count_over_the_whole_training():
+    schedule = RoundSchedule(3, max_rounds=2)
+    due = []
+    for before, step in [(0, 1), (1, 4), (4, 5), (5, 6), (6, 6), (6, 30)]:
+        if schedule.is_due_after_step(before, step, len(due)):
+            due.append(step)
+    assert due == [4, 6]
+    assert not RoundSchedule("epoch").is_due_after_step(0, 30, 0)
+
+
+def test_nan_is_a_plateau():
+    assert list_due_epochs(RoundSchedule("plateau"), [5.0, float("nan"), 4.0]) == [2]
+
+
+def test_a_plateau_needs_its_monitor():
+    with pytest.raises(ValueError, match=r"'val_loss'.*validation data"):
+        RoundSchedule("plateau").is_due_after_epoch(1, 0, {"loss": 1.0})
+
+
+@pytest.mark.parametrize("every", [0, -3, 1.5, True, "week", [], [0], ["epoch"], None])
+def test_bad_every(every):
+    with pytest.raises(ValueError, match="`every` must be"):
+        RoundSchedule(every)
+
+
+@pytest.mark.parametrize("max_rounds", [0, 1.5, True])
+def test_bad_max_rounds(max_rounds):
+    with pytest.raises(ValueError, match="`max_rounds` must be"):
+        RoundSchedule(max_rounds=max_rounds)
