@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel
+from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.data import Vocabulary, from_tfds, read_lines, token_windows
 from keras_lightrnn.visualization import export_table_page
 
@@ -57,6 +58,11 @@ def make_parser() -> argparse.ArgumentParser:
         choices=("cooccurrence", "frequency", "random"),
         default="cooccurrence",
         help="first allocation of words to cells (default: %(default)s)",
+    )
+    model.add_argument(
+        "--reallocate",
+        choices=("similarity", "likelihood"),
+        help="reallocate words by this objective after the first epoch (default: never)",
     )
     model.add_argument(
         "--word-bias",
@@ -188,11 +194,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         model.assign_word_counts(counts)
     args.output.mkdir(parents=True, exist_ok=True)
     vocabulary.save(args.output / "vocabulary.txt")
+    callbacks: list[Any] = [keras.callbacks.ModelCheckpoint(str(args.output / "model.keras"))]
+    if args.reallocate:
+        callbacks.insert(0, ReallocationCallback(args.reallocate, every=[1]))
     history = model.fit(
         windows[0],
         validation_data=windows[1],
         epochs=args.epochs,
-        callbacks=[keras.callbacks.ModelCheckpoint(str(args.output / "model.keras"))],
+        callbacks=callbacks,
         verbose="auto" if sys.stdout.isatty() else 2,
     )
 

@@ -113,3 +113,12 @@ def test_missing_text_file(example, tmp_path):
     missing = str(tmp_path / "missing.txt")
     with pytest.raises(FileNotFoundError, match=r"missing\.txt"):
         example.main(["--text", missing, missing, missing, "--output", str(tmp_path)])
+
+
+def test_reallocates_after_the_first_epoch(example, text, tmp_path, capsys):
+    example.main(
+        ["--text", *text, "--units", "8", "--epochs", "2", "--batch-size", "4"]
+        + ["--sequence-length", "9", "--allocation", "random", "--reallocate", "similarity"]
+        + ["--output", str(tmp_path / "out")]
+    )
+    assert capsys.readouterr().out.count("reallocation round") == 1
