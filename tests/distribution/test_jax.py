@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parent / "jax_run.py"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+def test_data_parallel_equals_one_device(tmp_path):
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "PYTHONPATH": str(SCRIPT.parents[2]),
+    }
+    process = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path / "results.npz"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    with np.load(tmp_path / "results.npz") as file:
+        results = dict(file)
+    assert (results["one/reallocation_moved"] > 0).all(), "or the test asks little"
+    for name, values in results.items():
+        kind, name = name.split("/")
+        if kind == "one":
+            assert results[f"two/{name}"] == pytest.approx(values, rel=1e-5, abs=1e-5), name
