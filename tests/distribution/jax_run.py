@@ -21,14 +21,14 @@ V = 23
 def train(distribution: Any) -> dict[str, np.ndarray]:
     keras.distribution.set_distribution(distribution)
     keras.utils.set_random_seed(3)
-    words = np.random.default_rng(0).integers(V, size=16 * 6)
+    words = np.random.default_rng(0).integers(V, size=48 * 6)
     words[1::2] = (words[:-1:2] * 3 + 1) % V
-    windows = words.reshape(16, 6)
-    weights = np.random.default_rng(1).integers(3, size=(16, 5)).astype("float32")
+    windows = words.reshape(48, 6)
+    weights = np.random.default_rng(1).integers(3, size=(48, 5)).astype("float32")
     model = LightRNNModel(Allocation.random(V, 5, 5, seed=1), 6, 6, stateful=True)
     model.compile(keras.optimizers.Adam(0.02))
     reallocation = ReallocationCallback("exact", verbose=0)
-    arguments = {"batch_size": 4, "verbose": 0}
+    arguments = {"batch_size": 8, "verbose": 0}
     history = model.fit(
         windows,
         windows[:, 1:],
