@@ -30,11 +30,12 @@ _LEAST_GAIN = 1e-4
 _FIT_SWEEPS = 5
 _DIRECTION_STEPS = 20
 _TINY = np.finfo(np.float32).tiny
-# Rare words have features so alike that an auction may take minutes to tell them apart, for an
-# error that is no smaller. Two sweeps a round do: the next round starts where this one ends.
-_SOLVER = {"class_name": "alternating", "config": {"max_sweeps": 2}}
-# In larger vocabularies even a sweep takes minutes.
-_MOST_ALTERNATING_WORDS = 50_000
+# A loose tolerance will do: the vectors move after every round anyway. In larger vocabularies
+# rare words are so many and so alike that an auction takes minutes, and soon even a sweep does.
+_SOLVERS = (
+    (20_000, {"class_name": "auction", "config": {"gap_tolerance": 1e-3}}),
+    (50_000, {"class_name": "alternating", "config": {"max_sweeps": 2}}),
+)
 
 
 def cluster_words(
@@ -66,7 +67,8 @@ def cluster_words(
         window: Integer, how many words to the left and to the right are neighbours.
         num_rounds: Integer, the most rounds of clustering.
         solver: The assignment solver, whatever `keras_lightrnn.assignment.get` takes. `None`
-            is two sweeps of the alternating solver; above 50,000 words, the greedy one.
+            is the auction with a tolerance of 0.1 % of the gain; above 20,000 words, two sweeps
+            of the alternating solver; above 50,000, the greedy one.
         max_contexts: Integer, how many words, the most frequent ones, count as neighbours.
         seed: Integer. The same seed gives the same allocation.
         verbose: Integer, 0 or 1. With 1 each stage is reported on standard output.
@@ -198,7 +200,8 @@ def cluster_features(
     by turns: the best vectors of an allocation are least squares; the best allocation for
     the vectors is an assignment problem, because the product of row and column vector
     adds up to the same sum however a full table is filled. (In a table with empty cells it
-    is neglected, and the best allocation met is kept.)
+    is neglected, and the best allocation met is kept.) Words whose features are all zero
+    fill the cells that the others leave.
 
     Args:
         features: `(V, F)` floats.
@@ -206,7 +209,8 @@ def cluster_features(
         num_columns: Integer `C`, or `None`.
         num_rounds: Integer, the most rounds. Rounds end when they no longer pay.
         solver: The assignment solver, whatever `keras_lightrnn.assignment.get` takes. `None`
-            is two sweeps of the alternating solver; above 50,000 words, the greedy one.
+            is the auction with a tolerance of 0.1 % of the gain; above 20,000 words, two sweeps
+            of the alternating solver; above 50,000, the greedy one.
         initial: The `Allocation` to start from; `None` to halve the words again and again.
         verbose: Integer, 0 or 1. With 1 each round is reported on standard output.
 
@@ -234,8 +238,24 @@ def cluster_features(
         )
     check_size("num_rounds", num_rounds)
     shape = compute_table_shape(len(features), num_rows, num_columns)
+    has_features = features.any(axis=1)
+    if has_features.any() and not has_features.all():
+        # Equal words by the thousand would draw vectors to themselves for nothing.
+        chosen = cluster_features(
+            features[has_features],
+            *shape,
+            num_rounds=num_rounds,
+            solver=solver,
+            initial=None if initial is None else _select_words(initial, has_features),
+            verbose=verbose,
+        )
+        cells = np.empty(len(features), np.int64)
+        cells[has_features] = chosen.cells
+        others = np.count_nonzero(~has_features)
+        cells[~has_features] = np.flatnonzero(chosen.words.ravel() < 0)[:others]
+        return Allocation(cells, *shape)
     if solver is None:
-        solver = _SOLVER if len(features) <= _MOST_ALTERNATING_WORDS else "greedy"
+        solver = next((solver for most, solver in _SOLVERS if len(features) <= most), "greedy")
     solver = assignment.get(solver)
     start = time.perf_counter()
 
@@ -243,9 +263,7 @@ def cluster_features(
     row_vectors, column_vectors, error = _fit_vectors(features, allocation)
     best, best_error = allocation, error
     # (V, F + 1): the last factor carries the squared length of the vector.
-    factors = np.concatenate(
-        [2 * features, -features.any(axis=1, keepdims=True).astype(np.float32)], axis=1
-    )
+    factors = np.concatenate([2 * features, -np.ones((len(features), 1), np.float32)], axis=1)
     for round_ in range(num_rounds):
         if verbose:
             print(f"round {round_}: error {error:.6g}, {time.perf_counter() - start:.1f} s")
@@ -266,7 +284,12 @@ def cluster_features(
 
 def compute_cluster_error(features: np.ndarray, allocation: Allocation) -> float:
     """Return what `cluster_features` minimises, for an allocation and its best vectors."""
-    return _fit_vectors(features, allocation)[2]
+    has_features = features.any(axis=1)
+    return _fit_vectors(features[has_features], _select_words(allocation, has_features))[2]
+
+
+def _select_words(allocation: Allocation, is_selected: np.ndarray) -> Allocation:
+    return Allocation(allocation.cells[is_selected], allocation.num_rows, allocation.num_columns)
 
 
 # Counting.

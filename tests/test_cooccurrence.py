@@ -308,3 +308,26 @@ class TestClusterWords:
         output = capsys.readouterr().out
         assert "4 words read, 3 of 4 occur" in output
         assert "round 0: error" in output
+
+
+def test_words_without_features_fill_what_is_left():
+    features = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
+    padded = np.zeros((30, 3), np.float32)
+    padded[::3], padded[1::3] = features[:10], features[10:]
+    present = padded.any(axis=1)
+    allocation = cooccurrence.cluster_features(padded, 5, 6)
+    alone = cooccurrence.cluster_features(padded[present], 5, 6)
+    np.testing.assert_array_equal(allocation.cells[present], alone.cells)
+    assert np.unique(allocation.cells).size == 30
+
+
+def test_clustering_starts_from_the_initial_allocation():
+    rows, columns = np.divmod(np.arange(30), 6)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(5, 8))[rows] + rng.normal(size=(6, 8))[columns]
+    features[7] = 0  # a word that never occurs
+    truth = Allocation(np.arange(30), 5, 6)
+    cells = truth.cells.copy()
+    cells[[3, 17, 26]] = cells[[17, 26, 3]]
+    found = cluster_features(features, 5, 6, solver="exact", initial=Allocation(cells, 5, 6))
+    assert found == truth

@@ -15,6 +15,7 @@ class ExactSolver(AssignmentSolver):
 
     For small problems and as an oracle: the matrix takes `8 * V * R * C` bytes and the time
     grows with the cube of its size (10,000 words: 800 MB and the better part of a minute).
+    It has no time limit and heeds an interruption only once SciPy has returned.
 
     Args:
         max_matrix_bytes: Integer, the largest matrix to make, in bytes. Defaults to 2 GiB.

@@ -38,8 +38,9 @@ class GreedySolver(AssignmentSolver):
         method: `"regret"` or `"matching"`. Defaults to `"regret"`.
         max_block_bytes: Integer, the most memory for costs that `"matching"` may take, in
             bytes. Defaults to 8 GiB.
-        time_limit_seconds: Positive float, or `None`. Words that have not chosen by then
-            make the attempt void, and the initial allocation is returned.
+        time_limit_seconds: Positive float, or `None`. A choice half made is no allocation:
+            stopped before the last word has chosen, the solver returns the initial one, and
+            its message says so.
 
     Raises:
         ValueError: if the method is unknown; from `solve`, if `"matching"` would need more
@@ -71,6 +72,8 @@ class GreedySolver(AssignmentSolver):
             raise ValueError(f"`method` must be one of {_METHODS}. Received: method={method!r}.")
         self.method = method
         self.max_block_bytes = max_block_bytes
+
+    early_stop_returns = "the initial allocation"
 
     def run(self, run: SolverRun) -> tuple[str, str]:
         if self.method == "regret":

@@ -41,6 +41,9 @@ class AssignmentSolver:
     60
     """
 
+    # What `solve` returns when it is stopped, for the message.
+    early_stop_returns = "the best allocation found so far"
+
     def __init__(self, time_limit_seconds: float | None = None) -> None:
         if time_limit_seconds is not None and not time_limit_seconds > 0:
             raise ValueError(
@@ -81,12 +84,12 @@ class AssignmentSolver:
         except OutOfTime:
             status = "time_limit"
             message = (
-                f"Stopped after {self.time_limit_seconds} s with the best allocation found so "
-                "far. Raise `time_limit_seconds` for a better one."
+                f"Stopped after {self.time_limit_seconds} s with {self.early_stop_returns}. Raise "
+                "`time_limit_seconds` for a better one."
             )
         except KeyboardInterrupt:
             status = "interrupted"
-            message = "Interrupted from the keyboard; the best allocation found so far is returned."
+            message = f"Interrupted from the keyboard; this is {self.early_stop_returns}."
         return AssignmentSolution(
             allocation=run.allocation,
             primal_cost=run.primal_cost,

@@ -216,6 +216,16 @@ def test_quality_comes_in_order():
     assert cost["greedy by regret"] < problem.compute_reference_costs()[1]
 
 
+@pytest.mark.parametrize("method", ["regret", "matching"])
+def test_greedy_stopped_early_says_what_it_returns(method):
+    problem = AssignmentProblem.from_costs(*make_typical())
+    initial = Allocation.random(90, 9, 11, seed=3)
+    solution = assignment.GreedySolver(method, time_limit_seconds=1e-9).solve(problem, initial)
+    assert solution.status == "time_limit"
+    assert "the initial allocation" in solution.message
+    assert solution.allocation == initial
+
+
 @pytest.mark.parametrize("name", ["auction", "auction, costs on the fly"])
 def test_same_arguments_same_allocation(name):
     problem = AssignmentProblem.from_costs(*make_typical())
