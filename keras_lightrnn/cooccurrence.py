@@ -284,7 +284,7 @@ def cluster_features(
 
 def compute_cluster_error(features: np.ndarray, allocation: Allocation) -> float:
     """Return what `cluster_features` minimises, for an allocation and its best vectors."""
-    has_features = features.any(axis=1)
+    has_features = np.asarray(features.any(axis=1))
     return _fit_vectors(features[has_features], _select_words(allocation, has_features))[2]
 
 
