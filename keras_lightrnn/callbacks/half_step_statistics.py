@@ -39,6 +39,7 @@ class HalfStepStatistics(RunState):
         column_half_steps: `(B, T, H)`.
         row_half_steps: `(B, T, H)`.
         targets: Word ids `(B, T)`.
+        weights: `(B, T)`, how often each target counts, 0 for padding. `None` for once.
 
     Example:
 
@@ -75,23 +76,29 @@ class HalfStepStatistics(RunState):
             setattr(self, name, variable)  # Keras tracks attributes
         self.built = True
 
-    def call(self, column_half_steps: Any, row_half_steps: Any, targets: Any) -> None:
-        half_steps = {
-            "column_sums": (targets, column_half_steps),
-            "row_sums": (targets, row_half_steps),
-            "following_sums": (targets[:, :-1], column_half_steps[:, 1:]),
+    def call(
+        self, column_half_steps: Any, row_half_steps: Any, targets: Any, weights: Any = None
+    ) -> None:
+        if weights is None:
+            weights = ops.ones_like(targets, "float32")
+        weights = ops.cast(weights, "float32")
+        occurrences = {
+            "column_sums": (targets, weights, column_half_steps),
+            "row_sums": (targets, weights, row_half_steps),
+            "following_sums": (targets[:, :-1], weights[:, :-1], column_half_steps[:, 1:]),
         }
-        ones = ops.ones_like(targets, "float32")
-        values = {name: half_steps[name] for name in self.sums}
-        values["counts"] = (targets, ones)
+        for name in self.sums:
+            words, factors, half_steps = occurrences[name]
+            half_steps = ops.stop_gradient(ops.cast(half_steps, "float32"))
+            self._add(name, words, half_steps * ops.expand_dims(factors, -1))
+        self._add("counts", targets, weights)
         if "following_sums" in self.sums:
-            values["following_counts"] = (targets[:, :-1], ones[:, 1:])
-        for name, (words, added) in values.items():
-            variable = self.replica_variables[name]
-            added = ops.stop_gradient(ops.cast(added, "float32"))
-            _scatter_add(
-                variable, ops.reshape(words, (-1,)), ops.reshape(added, (-1, *variable.shape[1:]))
-            )
+            self._add("following_counts", targets[:, :-1], weights[:, :-1])
+
+    def _add(self, name: str, words: Any, values: Any) -> None:
+        variable = self.replica_variables[name]
+        values = ops.reshape(values, (-1, *variable.shape[1:]))
+        _scatter_add(variable, ops.reshape(words, (-1,)), values)
 
     def read(self) -> dict[str, np.ndarray]:
         """Return the sums `(V, H)`, `counts` and, with `following_sums`, `following_counts` `(V,)`.

@@ -14,7 +14,7 @@ from keras_lightrnn import reallocation
 from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
 from keras_lightrnn.callbacks.round_schedule import RoundSchedule
-from keras_lightrnn.callbacks.round_state import RoundState
+from keras_lightrnn.callbacks.round_state import RoundState, show_sample_weight
 from keras_lightrnn.distribution import is_chief, run_on_chief, strategy_scope
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.reallocation import OutputWeights
@@ -33,8 +33,9 @@ class ReallocationCallback(keras.callbacks.Callback):
     Everything that can fail comes before the first change: when a round raises, table, weights
     and optimizer are as training left them.
 
-    Works with any model that has one `TwoComponentSoftmax`. The sums are taken with the words
-    as the layer sees them: padding of sample weight zero counts as occurrences of its word.
+    Works with any model that has one `TwoComponentSoftmax`. In the sums a word counts as often as
+    its sample weight says; padding, of weight 0 or masked, does not count. Of a model with weights
+    for each of several outputs the mask alone is looked at.
 
     The procedure of the paper, from a random allocation, trained until validation no longer
     gains, reallocated by output costs over the whole corpus, and so on:
@@ -159,11 +160,13 @@ class ReallocationCallback(keras.callbacks.Callback):
         statistics.is_within_epoch = not self.schedule.counts_steps
         self._state = RoundState(self, statistics)
         self._softmax.observe(self._state)
+        self.model.train_step = show_sample_weight(self.model.train_step)
         self.model.train_function = None  # one made without the observer is stale
 
     def _detach(self) -> None:
         if self._softmax is not None and self._state is not None:
             self._softmax.stop_observing(self._state)
+            del self.model.train_step  # the class has its own
             self.model.train_function = None
         self._softmax = self._state = None
 
@@ -259,12 +262,14 @@ class ReallocationCallback(keras.callbacks.Callback):
         state.statistics.reset()
         softmax.stop_observing(state)
         softmax.observe(state, in_training=False)
+        self.model.test_step = show_sample_weight(self.model.test_step)
         self.model.test_function = None
         try:
             self.model.evaluate(self.data, verbose=0)
         finally:
             softmax.stop_observing(state)
             softmax.observe(state)
+            del self.model.test_step
             self.model.test_function = None
 
     def _install(

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
+from keras import ops
 
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
 from keras_lightrnn.run_state import RunState
 
 if TYPE_CHECKING:
     from keras_lightrnn.callbacks.reallocation import ReallocationCallback
+
+# Of the step that runs. A `MirroredStrategy` runs the step of each replica in a thread of its own.
+_sample_weight: ContextVar[Any] = ContextVar("sample_weight", default=None)
 
 
 class RoundState(RunState):
@@ -34,8 +41,19 @@ class RoundState(RunState):
         self.statistics = statistics
         self.built = True
 
-    def call(self, column_half_steps: Any, row_half_steps: Any, targets: Any) -> None:
-        self.statistics(column_half_steps, row_half_steps, targets)
+    def call(
+        self, column_half_steps: Any, row_half_steps: Any, targets: Any, mask: Any = None
+    ) -> None:
+        weights = ops.ones_like(targets, "float32")  # (B, T)
+        sample_weight = _sample_weight.get()
+        if sample_weight is not None:
+            sample_weight = ops.cast(sample_weight, "float32")
+            if len(sample_weight.shape) == 1:  # one for each window
+                sample_weight = ops.expand_dims(sample_weight, 1)
+            weights = weights * sample_weight
+        if mask is not None:
+            weights = weights * ops.cast(mask, "float32")
+        self.statistics(column_half_steps, row_half_steps, targets, weights)
 
     def read_run_state(self) -> dict[str, np.ndarray]:
         rounds = {
@@ -63,3 +81,23 @@ class RoundState(RunState):
         names = list(store.keys())  # of a file, not of an ordinary dictionary
         if names:
             self.assign_run_state({name: store[name] for name in names})
+
+
+def show_sample_weight(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a train or test step of Keras that shows its sample weights to a `RoundState`.
+
+    Keras shows them to losses and metrics only.
+    """
+
+    def run_step(*args: Any, **kwargs: Any) -> Any:
+        data = kwargs["data"] if "data" in kwargs else args[-1]
+        _, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        weights = keras.tree.flatten(sample_weight)
+        # Which of several outputs is that of the words is not known here.
+        token = _sample_weight.set(weights[0] if len(weights) == 1 else None)
+        try:
+            return step(*args, **kwargs)
+        finally:
+            _sample_weight.reset(token)
+
+    return run_step

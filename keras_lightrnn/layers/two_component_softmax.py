@@ -107,7 +107,7 @@ class TwoComponentSoftmax(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.supports_masking = True
         self.autocast = False  # word ids must never be rounded to a float type
-        # Called with (column half-steps, row half-steps, targets); see `observe`.
+        # Called with (column half-steps, row half-steps, targets, mask); see `observe`.
         self._observers: list[Any] = []  # in training
         self._evaluation_observers: list[Any] = []
         self._word_bias = None
@@ -191,9 +191,10 @@ class TwoComponentSoftmax(keras.layers.Layer):
         return self._word_bias
 
     def observe(self, observer: Any, in_training: bool = True) -> None:
-        """Have `observer(column_half_steps, row_half_steps, targets)` called.
+        """Have `observer(column_half_steps, row_half_steps, targets, mask)` called.
 
-        The model's train function, or test function, must be made anew afterwards.
+        The mask, `(B, T)` or `None`, is false at padding. The model's train function, or test
+        function, must be made anew afterwards.
 
         Args:
             observer: A `keras.layers.Layer` whose variables are to be part of the training state.
@@ -218,8 +219,9 @@ class TwoComponentSoftmax(keras.layers.Layer):
         targets = cast_word_ids(targets)
         self.compute_output_shape(half_steps.shape, targets.shape)  # checks them
         column_half_steps, row_half_steps = split_half_steps(half_steps)  # (B, T, H) each
+        mask = self.compute_mask(half_steps, getattr(half_steps, "_keras_mask", None))
         for observer in self._observers if training else self._evaluation_observers:
-            observer(column_half_steps, row_half_steps, targets)
+            observer(column_half_steps, row_half_steps, targets, mask)
         cells = self.word_table(targets)  # (B, T)
         bias_table = self.compute_bias_table()
         if training and keras.backend.backend() in ("tensorflow", "jax"):

@@ -150,7 +150,8 @@ def _compute_logits(words: list[Any], weights: list[Any]) -> tuple[Any, Any]:
 def _split(arrays: list[Any], weights: list[Any]) -> list[Any]:
     """Split the first axis of arrays, padded with zeros, into chunks of one size."""
     size = ops.shape(arrays[0])[0]
-    num_chunks = -(-size * weights[0].shape[0] // _MAX_LOGITS)
+    # At least one: a replica's share of a batch may be empty; XLA refuses a loop over nothing.
+    num_chunks = 1 + size * weights[0].shape[0] // _MAX_LOGITS
     chunk = -(-size // num_chunks)
     chunks = []
     for array in arrays:

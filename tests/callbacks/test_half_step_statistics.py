@@ -14,25 +14,29 @@ def draw(rng, batch_size):
     return rng.normal(size=shape), rng.normal(size=shape), rng.integers(6, size=shape[:2])
 
 
-def sum_slowly(column, row, targets, vocabulary_size):
+def sum_slowly(column, row, targets, vocabulary_size, weights=None):
     sums = {name: np.zeros((vocabulary_size, 3)) for name in ALL_SUMS}
     sums |= {name: np.zeros(vocabulary_size) for name in ("counts", "following_counts")}
     for batch, place in np.ndindex(targets.shape):
         word = targets[batch, place]
-        sums["column_sums"][word] += column[batch, place]
-        sums["row_sums"][word] += row[batch, place]
-        sums["counts"][word] += 1
+        weight = 1 if weights is None else weights[batch, place]
+        sums["column_sums"][word] += weight * column[batch, place]
+        sums["row_sums"][word] += weight * row[batch, place]
+        sums["counts"][word] += weight
         if place + 1 < targets.shape[1]:
-            sums["following_sums"][word] += column[batch, place + 1]
-            sums["following_counts"][word] += 1
+            sums["following_sums"][word] += weight * column[batch, place + 1]
+            sums["following_counts"][word] += weight
     return sums
 
 
-def test_sums_equal_a_loop_over_occurrences():
-    column, row, targets = draw(np.random.default_rng(0), 5)
+@pytest.mark.parametrize("weigh", [lambda w: None, lambda w: w, lambda w: w > 0])
+def test_sums_equal_a_loop_over_occurrences(weigh):
+    rng = np.random.default_rng(0)
+    column, row, targets = draw(rng, 5)
+    weights = weigh(rng.integers(3, size=targets.shape))
     statistics = HalfStepStatistics(6, 3, ALL_SUMS)
-    statistics(column, row, targets)
-    got, expected = statistics.read(), sum_slowly(column, row, targets, 6)
+    statistics(column, row, targets, weights)
+    got, expected = statistics.read(), sum_slowly(column, row, targets, 6, weights)
     assert got.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(got[name], values, atol=1e-5)

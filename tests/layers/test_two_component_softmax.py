@@ -204,8 +204,8 @@ def test_observers_see_training_steps_only(rng):
             super().__init__()
             self.seen = []
 
-        def call(self, column_half_steps, row_half_steps, targets):
-            self.seen.append((column_half_steps, row_half_steps, targets))
+        def call(self, column_half_steps, row_half_steps, targets, mask):
+            self.seen.append((column_half_steps, row_half_steps, targets, mask))
 
     layer, observer = make(TABLES["full"]), Observer()
     half_steps, targets = make_inputs(rng, 12)
@@ -213,10 +213,11 @@ def test_observers_see_training_steps_only(rng):
     layer(half_steps, targets)
     assert observer.seen == []
     layer(half_steps, targets, training=True)
-    columns, rows, words = observer.seen.pop()
+    columns, rows, words, mask = observer.seen.pop()
     assert np.array_equal(columns, half_steps[:, ::2])
     assert np.array_equal(rows, half_steps[:, 1::2])
     assert np.array_equal(words, targets)
+    assert mask is None
     layer.stop_observing(observer)
     layer(half_steps, targets, training=True)
     assert observer.seen == []

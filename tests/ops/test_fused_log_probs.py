@@ -116,6 +116,16 @@ def test_low_precision_only_in_the_factors_of_products(rng, dtype):
         assert np.abs(value - other).max() <= rounding * np.abs(other).max() + 1e-6, name
 
 
+def test_no_words(rng):
+    """A replica's share of the last batch may be empty."""
+    cells, upstream, floats = make_inputs(rng)
+    floats[0] = floats[0][:0]
+    results = differentiate(compute_fused_log_probs, cells[:0], upstream[:0], floats)
+    for value, like in zip(results, [cells[:0], *floats], strict=True):
+        assert value.shape == like.shape
+        assert not value.any()
+
+
 def test_no_logits_live_between_the_passes(rng):
     cells, _, floats = make_inputs(rng)
     _, residuals = fused_log_probs._forward([cells, *floats])
