@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.callbacks import ReallocationCallback
+from keras_lightrnn.reallocation import LikelihoodObjective
 
 V = 23
 
@@ -27,7 +28,7 @@ def train(distribution: Any) -> dict[str, np.ndarray]:
     weights = np.random.default_rng(1).integers(3, size=(48, 5)).astype("float32")
     model = LightRNNModel(Allocation.random(V, 5, 5, seed=1), 6, 6, stateful=True)
     model.compile(keras.optimizers.Adam(0.02))
-    reallocation = ReallocationCallback("exact", verbose=0)
+    reallocation = ReallocationCallback(LikelihoodObjective("exact"), verbose=0)
     arguments = {"batch_size": 8, "verbose": 0}
     history = model.fit(
         windows,
