@@ -22,7 +22,7 @@ def test_python_code_runs(code, tmp_path, monkeypatch):
 
 
 def test_there_are_two_set_up_commands():
-    assert len(PYTHON_BLOCKS) == 6
+    assert len(PYTHON_BLOCKS) == 7
     assert len(SHELL_BLOCKS) == 2
     assert "examples/train_language_model.py" in SHELL_BLOCKS[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 
@@ -22,27 +23,25 @@ def make_model(seed=0, size=40):
     return model
 
 
-@pytest.fixture
-def limit_file_size():
-    """Let no file grow beyond a size, as on a full disk."""
+@contextlib.contextmanager
+def limit_file_size(size):
+    """Let no file of this process grow beyond a size, as on a full disk."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:  # at once: what pytest reports may go to a file, too
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 @pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
-def test_a_full_disk_leaves_the_earlier_file(tmp_path, limit_file_size, name):
+def test_a_full_disk_leaves_the_earlier_file(tmp_path, name):
     path = tmp_path / name
     model, other = make_model(0), make_model(1)
     save = (lambda m: m.save(path)) if name.endswith("keras") else (lambda m: m.save_weights(path))
     save(model)
     expected = model.predict(WINDOWS, verbose=0)
-    limit_file_size(4096)
-    with pytest.raises(OSError):  # noqa: PT011
+    with limit_file_size(4096), pytest.raises(OSError):  # noqa: PT011
         save(other)
     assert os.listdir(tmp_path) == [name]
     other.load_weights(path)
