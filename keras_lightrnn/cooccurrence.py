@@ -222,7 +222,7 @@ def cluster_features(
 
     Example:
 
-    >>> features = [[0.0, 1.0], [9.0, 0.0], [0.0, 0.0], [9.0, 1.0]]
+    >>> features = [[1.0, 2.0], [9.0, 1.0], [1.0, 1.0], [9.0, 2.0]]
     >>> allocation = cluster_features(features, solver="exact")
     >>> (allocation.rows == allocation.rows[0]).tolist()
     [True, False, True, False]

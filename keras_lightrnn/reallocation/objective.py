@@ -12,7 +12,13 @@ from keras_lightrnn.allocation import Allocation
 
 
 class OutputWeights(NamedTuple):
-    """The weights of a `TwoComponentSoftmax`, as arrays: `(R, H)`, `(R,)`, `(C, H)`, `(C,)`."""
+    """The weights of a `TwoComponentSoftmax`, as arrays: `(R, H)`, `(R,)`, `(C, H)`, `(C,)`.
+
+    Example:
+
+    >>> OutputWeights(np.zeros((2, 4)), None, np.zeros((3, 4)), None).column_kernel.shape
+    (3, 4)
+    """
 
     row_kernel: np.ndarray
     row_bias: np.ndarray | None
@@ -32,6 +38,12 @@ class Proposal:
             nothing certifies it.
         status: String, how the search ended.
         prices: What the next round's search may start from, or `None`.
+
+    Example:
+
+    >>> proposal = Proposal(Allocation([1, 0], 1, 2), 3.0, 2.5, gap=None, status="clustered")
+    >>> proposal.cost_before - proposal.cost
+    0.5
     """
 
     allocation: Allocation
@@ -54,6 +66,20 @@ class ReallocationObjective(abc.ABC):
         sums: Names of the sums of `HalfStepStatistics` that it needs.
         carries_output: Boolean, whether the output vectors of rows and columns follow the words
             that move, as the input vectors always do.
+
+    Example:
+
+    >>> class Frequency(ReallocationObjective):
+    ...     name, unit, sums, carries_output = "frequency", "words", (), True
+    ...     def propose(self, sums, weights, allocation, prices=None):
+    ...         order = np.argsort(-sums["counts"], kind="stable")
+    ...         new = Allocation(np.argsort(order), allocation.num_rows, allocation.num_columns)
+    ...         return Proposal(new, float(new.count_moved(allocation)), 0.0, None, "sorted")
+    >>> weights = OutputWeights(np.zeros((1, 1)), None, np.zeros((2, 1)), None)
+    >>> sums = {"counts": np.array([1, 9])}
+    >>> proposal = Frequency().propose(sums, weights, Allocation([0, 1], 1, 2))
+    >>> proposal.allocation.cells.tolist()
+    [1, 0]
     """
 
     name: str
