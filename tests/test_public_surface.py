@@ -96,7 +96,8 @@ def test_public_names_exist(name):
 MAY_IMPORT = {
     "allocation": {"files"},
     "assignment": {"allocation"},
-    "cooccurrence": {"allocation", "assignment"},
+    "clustering": {"allocation", "assignment"},
+    "cooccurrence": {"allocation", "clustering"},
     "data": {"allocation", "files"},
     "distribution": set(),
     "files": set(),
@@ -129,7 +130,7 @@ MAY_IMPORT = {
         "run_state",
         "word_table",
     },
-    "reallocation": {"allocation", "assignment", "cooccurrence"},
+    "reallocation": {"allocation", "assignment", "clustering"},
     "serving": {
         "allocation",
         "data",
@@ -180,7 +181,7 @@ def test_imports_go_one_way(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["allocation", "assignment", "cooccurrence", "files", "visualization"]
+    "name", ["allocation", "assignment", "clustering", "cooccurrence", "files", "visualization"]
 )
 def test_what_needs_no_keras_imports_none(name):
     path = PACKAGE / name

@@ -1,0 +1,107 @@
+"""Clustering of vectors into rows and columns, against dense least squares."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from keras_lightrnn import clustering
+from keras_lightrnn.allocation import Allocation
+from keras_lightrnn.clustering import cluster_features
+
+
+def _compute_error(features: np.ndarray, allocation: Allocation) -> float:
+    """Least squares by a dense design matrix."""
+    size = len(features)
+    design = np.zeros((size, allocation.num_rows + allocation.num_columns))
+    design[np.arange(size), allocation.rows] = 1
+    design[np.arange(size), allocation.num_rows + allocation.columns] = 1
+    solution = np.linalg.lstsq(design, features, rcond=None)[0]
+    return float(np.square(features - design @ solution).sum())
+
+
+class TestClusterFeatures:
+    @pytest.mark.parametrize(("num_rows", "num_columns"), [(6, 6), (4, 9), (12, 3)])
+    def test_additive_features_are_fitted(self, num_rows, num_columns):
+        generator = np.random.default_rng(7)
+        row_vectors = 2 * generator.standard_normal((num_rows, 10))
+        column_vectors = generator.standard_normal((num_columns, 10))
+        truth = Allocation.random(num_rows * num_columns, num_rows, num_columns, seed=8)
+        features = row_vectors[truth.rows] + column_vectors[truth.columns]
+        features += 0.01 * generator.standard_normal(features.shape)
+        allocation = cluster_features(features, num_rows, num_columns, solver="exact")
+        # A local optimum, as of any k-means, but a far better one than chance would find.
+        random = [
+            _compute_error(
+                features, Allocation.random(len(features), num_rows, num_columns, 100 + s)
+            )
+            for s in range(20)
+        ]
+        assert _compute_error(features, allocation) < 0.5 * min(random)
+
+    @pytest.mark.parametrize("size", [36, 31, 20])
+    def test_beats_random_with_cells_empty(self, size):
+        features = np.random.default_rng(10).standard_normal((size, 4))
+        allocation = cluster_features(features, 6, 6, solver="alternating")
+        assert allocation.vocabulary_size == size
+        assert allocation.shape == (6, 6)
+        random = [
+            _compute_error(features, Allocation.random(size, 6, 6, seed=s)) for s in range(20)
+        ]
+        assert _compute_error(features, allocation) < 0.9 * min(random)
+
+    def test_rounds_pay(self):
+        features = np.random.default_rng(11).standard_normal((100, 6))
+        errors = [
+            _compute_error(features, cluster_features(features, num_rounds=n, solver="alternating"))
+            for n in (1, 3, 10)
+        ]
+        assert errors[0] >= errors[1] >= errors[2]
+        assert errors[0] > errors[2]
+
+    @pytest.mark.parametrize("size", [36, 31, 20])
+    def test_vectors_are_least_squares(self, size):
+        features = np.random.default_rng(12).standard_normal((size, 3)).astype(np.float32)
+        allocation = Allocation.random(size, 6, 6, seed=13)
+        rows, columns, error = clustering._fit_vectors(features, allocation)
+        fitted = rows[allocation.rows] + columns[allocation.columns]
+        assert error == pytest.approx(np.square(features - fitted).sum(), rel=1e-5)
+        # A few sweeps come near; a full table is exact.
+        tolerance = 1e-5 if size == 36 else 2e-2
+        assert error == pytest.approx(_compute_error(features, allocation), rel=tolerance)
+
+    @pytest.mark.parametrize(
+        "features", [np.zeros(3), np.zeros((2, 2, 2)), [[math.nan]], [[0.0], [math.inf]]]
+    )
+    def test_errors(self, features):
+        with pytest.raises(ValueError, match="`features` must be a matrix of finite numbers"):
+            cluster_features(features)
+
+    def test_num_rounds_error(self):
+        with pytest.raises(ValueError, match=r"`num_rounds` must be .* Received: num_rounds=0"):
+            cluster_features(np.zeros((4, 1)), num_rounds=0)
+
+
+def test_words_without_features_fill_what_is_left():
+    features = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
+    padded = np.zeros((30, 3), np.float32)
+    padded[::3], padded[1::3] = features[:10], features[10:]
+    present = padded.any(axis=1)
+    allocation = cluster_features(padded, 5, 6)
+    alone = cluster_features(padded[present], 5, 6)
+    np.testing.assert_array_equal(allocation.cells[present], alone.cells)
+    assert np.unique(allocation.cells).size == 30
+
+
+def test_clustering_starts_from_the_initial_allocation():
+    rows, columns = np.divmod(np.arange(30), 6)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(5, 8))[rows] + rng.normal(size=(6, 8))[columns]
+    features[7] = 0  # a word that never occurs
+    truth = Allocation(np.arange(30), 5, 6)
+    cells = truth.cells.copy()
+    cells[[3, 17, 26]] = cells[[17, 26, 3]]
+    found = cluster_features(features, 5, 6, solver="exact", initial=Allocation(cells, 5, 6))
+    assert found == truth
