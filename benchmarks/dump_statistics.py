@@ -24,9 +24,10 @@ import keras
 import numpy as np
 
 from keras_lightrnn import Allocation, LightRNNModel
-from keras_lightrnn.assignment import AssignmentSolver
+from keras_lightrnn.assignment.solver import AssignmentSolver, SolverRun
 from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.data import Vocabulary, read_lines, token_windows
+from keras_lightrnn.reallocation import LikelihoodObjective
 
 
 class Dump(AssignmentSolver):
@@ -36,7 +37,7 @@ class Dump(AssignmentSolver):
         super().__init__()
         self.path = path
 
-    def run(self, run):
+    def run(self, run: SolverRun) -> tuple[str, str]:
         names = ("row_features", "row_vectors", "column_features", "column_vectors")
         np.savez(
             self.path,
@@ -98,7 +99,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         windows[0],
         validation_data=windows[1] if len(windows) > 1 else None,
         epochs=args.epochs,
-        callbacks=[ReallocationCallback(Dump(args.output), start=args.epochs, verbose=0)],
+        callbacks=[
+            ReallocationCallback(
+                LikelihoodObjective(Dump(args.output)), every=[args.epochs], verbose=0
+            )
+        ],
         verbose="auto" if sys.stdout.isatty() else 2,
     )
 
