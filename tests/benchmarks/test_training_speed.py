@@ -1,25 +1,15 @@
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+from scripts import load_script
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+NAME = "benchmarks/training_speed.py"
 pytestmark = pytest.mark.benchmark
-
-
-def load_benchmark():
-    path = ROOT / "benchmarks" / "training_speed.py"
-    spec = importlib.util.spec_from_file_location("training_speed", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_ratios_hold():
     """Ratios of one run, well under those measured on a quiet machine (see README)."""
-    benchmark = load_benchmark()
+    benchmark = load_script(NAME)
     names = ["lightrnn", "lightrnn, XLA", "keras half-steps", "keras half-steps, XLA"]
     results = benchmark.measure(benchmark.QUICK_SIZE, names, rounds=5, steps=3)
     seconds = {name: result["seconds"] for name, result in results.items()}
@@ -30,7 +20,7 @@ def test_ratios_hold():
 
 
 def test_cost_of_a_word_grows_slower_than_the_square_root_of_the_vocabulary():
-    benchmark = load_benchmark()
+    benchmark = load_script(NAME)
     sizes = {size: f"16,20,128,{size}" for size in (10_000, 1_000_000)}
     small, large = (
         benchmark.measure(size, ["lightrnn"], rounds=3, steps=3)["lightrnn"]["seconds"]

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import importlib.util
 import socket
 import sys
-from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 from keras_lightrnn import LightRNNModel
 from keras_lightrnn.data import Vocabulary
-
-PATH = Path(__file__).parents[2] / "examples" / "serve.py"
 
 # The REST protocol of TensorFlow Serving over an exported model, as far as the example needs it.
 SERVER = f"""#!{sys.executable}
@@ -46,10 +43,7 @@ http.server.HTTPServer(("localhost", int(flags["rest_api_port"])), Handler).serv
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("serve", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("examples/serve.py")
 
 
 @pytest.fixture

@@ -1,29 +1,25 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from scripts import ROOT, load_script
 
 from keras_lightrnn import Allocation
 from keras_lightrnn.data import Vocabulary
 
-PATH = Path(__file__).parents[2] / "examples" / "train_language_model.py"
+NAME = "examples/train_language_model.py"
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("train_language_model", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(NAME)
 
 
 @pytest.fixture
@@ -79,10 +75,10 @@ def test_trains_evaluates_samples_and_saves(example, text, tmp_path, capsys, rec
 @pytest.mark.slow
 def test_trains_on_several_devices(text, tmp_path):
     # In a process of its own: a device that TensorFlow has used cannot be divided.
-    command = [sys.executable, str(PATH), "--text", *text, "--units", "16", "--epochs", "2"]
+    command = [sys.executable, str(ROOT / NAME), "--text", *text, "--units", "16", "--epochs", "2"]
     command += ["--batch-size", "4", "--sequence-length", "9", "--output", str(tmp_path / "out")]
     command += ["--devices", "CPU:0", "CPU:1"]
-    environment = {**os.environ, "PYTHONPATH": str(PATH.parents[1]), "CUDA_VISIBLE_DEVICES": "-1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
     printed = subprocess.run(
         command, env=environment, check=True, capture_output=True, text=True, timeout=600
     ).stdout
