@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_lightrnn.distribution import all_reduce_sum, count_replicas
+from keras_lightrnn.ops.word_weights import compute_word_weights
 
 __all__ = ["NegativeLogLikelihood"]
 
@@ -30,6 +31,7 @@ class NegativeLogLikelihood(keras.losses.Loss):
     Call arguments:
         y_true: Target word ids `(B, T)`; unused.
         y_pred: Log-probabilities `(B, T)` in nats.
+        sample_weight: One weight for each word, `(B, T)`, or for each window, `(B,)`.
 
     Example:
 
@@ -52,17 +54,16 @@ class NegativeLogLikelihood(keras.losses.Loss):
         return ops.negative(y_pred)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        if sample_weight is not None:
+            # Keras takes one weight for each window for one for each place in it.
+            sample_weight = compute_word_weights(y_pred, sample_weight)
         loss = super().__call__(y_true, y_pred, sample_weight)
         if self.reduction != "mean_with_sample_weight" or count_replicas() == 1:
             return loss
         # The loss is S_i / (N W_i), with the sums S_i of nats and W_i of weights of this one of N
         # replicas, whose gradients will be added: S_i over the sum of all W is wanted.
-        weights = ops.ones_like(y_pred, dtype=loss.dtype)
         mask = getattr(y_pred, "_keras_mask", None)
-        for factor in (sample_weight, mask):
-            if factor is not None:
-                weights = weights * ops.cast(factor, loss.dtype)
-        weight = ops.sum(weights)
+        weight = ops.sum(compute_word_weights(y_pred, sample_weight, mask, dtype=loss.dtype))
         size = ops.cast(ops.shape(y_pred)[0], loss.dtype)
         total, batch_size = all_reduce_sum(weight), all_reduce_sum(size)
         gradient = loss * ops.divide_no_nan(weight * count_replicas(), total)

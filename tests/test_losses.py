@@ -23,6 +23,16 @@ def test_padding_does_not_dilute_the_mean(rng):
     assert float(loss) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+@pytest.mark.parametrize("length", [4, 3])  # of three, weights could be taken for those of places
+def test_one_weight_for_each_window(rng, shape, length):
+    log_probs = -rng.random((3, length)).astype("float32")
+    weights = rng.random(3).astype("float32")
+    expected = -(log_probs * weights[:, None]).sum() / (length * weights.sum())
+    loss = NegativeLogLikelihood()(log_probs, log_probs, sample_weight=weights.reshape(shape))
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
 def test_mask_counts_as_weight_zero():
     log_probs = keras.ops.convert_to_tensor([[-1.0, -3.0, -50.0]])
     log_probs._keras_mask = keras.ops.convert_to_tensor([[True, True, False]])

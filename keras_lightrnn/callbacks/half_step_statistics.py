@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn.distribution import make_replica_variable
+from keras_lightrnn.ops.word_weights import compute_word_weights
 from keras_lightrnn.run_state import RunState
 
 _SUMS = ("column_sums", "row_sums", "following_sums")
@@ -79,9 +80,7 @@ class HalfStepStatistics(RunState):
     def call(
         self, column_half_steps: Any, row_half_steps: Any, targets: Any, weights: Any = None
     ) -> None:
-        if weights is None:
-            weights = ops.ones_like(targets, "float32")
-        weights = ops.cast(weights, "float32")
+        weights = compute_word_weights(targets, weights)
         occurrences = {
             "column_sums": (targets, weights, column_half_steps),
             "row_sums": (targets, weights, row_half_steps),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
+from keras_lightrnn.ops.word_weights import compute_word_weights
 from keras_lightrnn.run_state import RunState
 
 if TYPE_CHECKING:
@@ -44,15 +44,7 @@ class RoundState(RunState):
     def call(
         self, column_half_steps: Any, row_half_steps: Any, targets: Any, mask: Any = None
     ) -> None:
-        weights = ops.ones_like(targets, "float32")  # (B, T)
-        sample_weight = _sample_weight.get()
-        if sample_weight is not None:
-            sample_weight = ops.cast(sample_weight, "float32")
-            if len(sample_weight.shape) == 1:  # one for each window
-                sample_weight = ops.expand_dims(sample_weight, 1)
-            weights = weights * sample_weight
-        if mask is not None:
-            weights = weights * ops.cast(mask, "float32")
+        weights = compute_word_weights(targets, _sample_weight.get(), mask)  # (B, T)
         self.statistics(column_half_steps, row_half_steps, targets, weights)
 
     def read_run_state(self) -> dict[str, np.ndarray]:

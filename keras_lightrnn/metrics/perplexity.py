@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lightrnn.ops.word_weights import compute_word_weights
+
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
 class Perplexity(keras.metrics.Metric):
@@ -23,8 +25,8 @@ class Perplexity(keras.metrics.Metric):
     Call arguments:
         y_true: Target word ids; unused, the log-probabilities are of the targets.
         y_pred: Log-probabilities of the targets in nats, any shape.
-        sample_weight: Weight of each word, broadcast to `y_pred`; 0 for padding. A Keras mask
-            on `y_pred` counts as well.
+        sample_weight: Weight of each word, of the shape of `y_pred`, or of each window, `(B,)`;
+            0 for padding. A Keras mask on `y_pred` counts as well.
 
     Example:
 
@@ -48,11 +50,7 @@ class Perplexity(keras.metrics.Metric):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         mask = getattr(y_pred, "_keras_mask", None)
         log_probs = ops.cast(y_pred, self.dtype)
-        weights = ops.ones_like(log_probs)
-        if sample_weight is not None:
-            weights = weights * ops.cast(sample_weight, self.dtype)
-        if mask is not None:
-            weights = weights * ops.cast(mask, self.dtype)
+        weights = compute_word_weights(log_probs, sample_weight, mask, dtype=self.dtype)
         # Where the weight is 0 the log-probability may be anything, -inf included.
         nats = ops.sum(ops.where(weights > 0, -log_probs * weights, 0.0))
         _add_compensated(self.nats, self.nats_rest, nats)

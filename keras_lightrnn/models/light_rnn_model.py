@@ -335,7 +335,9 @@ class LightRNNModel(MultiWorkerTraining, keras.Model):
         arguments.update(arguments.pop("kwargs", {}))
         windows = arguments.get("x")
         if isinstance(windows, (np.ndarray, list)):
-            arguments["x"] = self._check_windows(windows, "x")
+            arguments["x"] = windows = self._check_windows(windows, "x")
+            if arguments.get("sample_weight") is not None and arguments.get("y") is None:
+                arguments["y"] = windows[:, 1:]  # Keras drops weights where there are no targets
         elif method == "fit":
             # Keras warns that its default, to shuffle, does nothing to a dataset.
             arguments.setdefault("shuffle", False)

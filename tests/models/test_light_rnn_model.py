@@ -135,6 +135,30 @@ def test_targets_in_the_dataset_or_in_the_windows(rng):
         assert result["perplexity"] == pytest.approx(np.exp(expected), rel=1e-5)
 
 
+@pytest.mark.parametrize("targets", [True, False])
+@pytest.mark.parametrize("batch_size", [4, 3])
+def test_one_weight_for_each_window(rng, targets, batch_size):
+    """Windows of four targets, in batches of as many and of fewer."""
+    model = sharpen(make())
+    model.compile(keras.optimizers.SGD(0.0))
+    windows = rng.integers(11, size=(12, 5)).astype("int32")
+    weights = rng.random(12).astype("float32")
+    log_probs = np.asarray(model(windows))
+    expected = np.exp(-(log_probs * weights[:, None]).sum() / (4 * weights.sum()))
+    result = model.evaluate(
+        windows,
+        windows[:, 1:] if targets else None,
+        sample_weight=weights,
+        batch_size=batch_size,
+        verbose=0,
+        return_dict=True,
+    )
+    assert result["perplexity"] == pytest.approx(expected, rel=1e-5)
+    data = tf.data.Dataset.from_tensor_slices((windows, windows[:, 1:], weights)).batch(batch_size)
+    history = model.fit(data, verbose=0).history
+    assert history["perplexity"] == pytest.approx([expected], rel=1e-5)
+
+
 def test_fit_learns_a_cycle():
     keras.utils.set_random_seed(3)
     model = make(recurrence="gru", units=16)

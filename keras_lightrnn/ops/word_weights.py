@@ -1,0 +1,33 @@
+"""How much each word counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+
+def compute_word_weights(words: Any, *factors: Any, dtype: Any = "float32") -> Any:
+    """Return the product of sample weights and masks for each word, of the shape of `words`.
+
+    Args:
+        words: `(B, T)`, anything of which there is one for each word.
+        *factors: Sample weights or masks, one for each word, `(B, T)`, or one for each window,
+            `(B,)` or `(B, 1)`; `None` stands for ones.
+        dtype: Type of the weights.
+
+    Example:
+
+    >>> import numpy as np
+    >>> words, mask = np.array([[3, 1], [4, 0]]), np.array([[True, True], [True, False]])
+    >>> np.asarray(compute_word_weights(words, [2.0, 3.0], None, mask)).tolist()
+    [[2.0, 2.0], [3.0, 0.0]]
+    """
+    weights = ops.ones_like(words, dtype=dtype)
+    for factor in factors:
+        if factor is not None:
+            factor = ops.cast(ops.convert_to_tensor(factor), dtype)
+            if len(factor.shape) == len(weights.shape) - 1:  # one for each window
+                factor = ops.expand_dims(factor, -1)
+            weights = weights * factor
+    return weights
