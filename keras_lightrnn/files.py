@@ -1,9 +1,10 @@
-"""Files that are there whole or not at all."""
+"""Files and directories that are there whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 
 
@@ -25,17 +26,61 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[str]:
     ...     print(os.listdir(directory), open(path).read())
     ['a.txt'] whole
     """
-    directory, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(directory, f".{os.getpid()}.tmp.{name}")
+    temporary = _name_temporary(path)
     try:
         yield temporary
         _flush(temporary)
         os.replace(temporary, path)
-        if os.name == "posix":  # elsewhere a directory cannot be opened
-            _flush(directory)
+        _flush_directory(os.path.dirname(temporary))
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def write_file(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file as `replace_file` does."""
+    with replace_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def make_directory(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Give the name of a temporary directory that becomes `path` once all is written to it.
+
+    The temporary directory lies beside `path`; folders above it are made where they are missing.
+    After the block what it holds is brought to the disk and it is renamed. When the block raises,
+    it is removed.
+
+    Raises:
+        FileExistsError: if there is something at `path` by the end of the block.
+
+    Example:
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     path = os.path.join(parent, "a")
+    ...     with make_directory(path) as temporary:
+    ...         write_file(os.path.join(temporary, "b.txt"), b"whole")
+    ...     print(os.listdir(parent), os.listdir(path))
+    ['a'] ['b.txt']
+    """
+    temporary = _name_temporary(path)
+    os.makedirs(temporary)
+    try:
+        yield temporary
+        for directory, _, names in os.walk(temporary):
+            for name in names:
+                _flush(os.path.join(directory, name))
+            _flush_directory(directory)
+        if os.path.lexists(path):  # `rename` would replace an empty directory
+            raise FileExistsError(
+                f"A directory is written once. Received: path={os.fspath(path)!r}, which has come "
+                "into being meanwhile. Remove it, or choose another path."
+            )
+        os.rename(temporary, path)
+        _flush_directory(os.path.dirname(temporary))
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def reserve_space(path: str, num_bytes: int) -> None:
@@ -48,6 +93,16 @@ def reserve_space(path: str, num_bytes: int) -> None:
         if num_bytes and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, num_bytes)
             file.truncate()
+
+
+def _name_temporary(path: str | os.PathLike[str]) -> str:
+    directory, name = os.path.split(os.path.abspath(path))
+    return os.path.join(directory, f".{os.getpid()}.tmp.{name}")
+
+
+def _flush_directory(path: str) -> None:
+    if os.name == "posix":  # elsewhere a directory cannot be opened
+        _flush(path)
 
 
 def _flush(path: str) -> None:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from keras_lightrnn.files import replace_file
+from keras_lightrnn.files import make_directory, replace_file
 
 
 @pytest.fixture
@@ -49,6 +49,46 @@ def test_a_full_disk_leaves_what_was_there(path, monkeypatch):
         file.write(b"new")
     assert path.read_bytes() == b"earlier"
     assert os.listdir(path.parent) == [path.name]
+
+
+def fill(path, occupied=False, error=None):
+    """Make a directory with a file in a folder; something may happen before its end."""
+    with make_directory(path) as temporary:
+        os.mkdir(os.path.join(temporary, "folder"))
+        with open(os.path.join(temporary, "folder", "file"), "wb") as file:
+            file.write(b"new")
+        assert not path.exists()
+        if occupied:
+            path.mkdir()
+        if error:
+            raise error
+
+
+def test_a_directory_is_there_whole(tmp_path):
+    fill(tmp_path / "above" / "directory")
+    assert os.listdir(tmp_path / "above") == ["directory"]
+    assert (tmp_path / "above" / "directory" / "folder" / "file").read_bytes() == b"new"
+
+
+def test_or_a_directory_is_not_there(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "directory", error=KeyboardInterrupt())
+    assert os.listdir(tmp_path) == []
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        fill(tmp_path / "directory")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_of_others_is_not_replaced(tmp_path):
+    with pytest.raises(FileExistsError, match="meanwhile"):
+        fill(tmp_path / "directory", occupied=True)
+    assert os.listdir(tmp_path) == ["directory"]
+    assert os.listdir(tmp_path / "directory") == []
 
 
 def test_a_folder_that_does_not_exist(tmp_path):

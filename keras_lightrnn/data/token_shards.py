@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from keras_lightrnn.allocation import check_size
 from keras_lightrnn.data.id_files import write_ids
 from keras_lightrnn.data.vocabulary import Vocabulary
+from keras_lightrnn.files import make_directory
 
 _FORMAT = "keras_lightrnn.TokenShards/1"
 _INDEX = "index.json"
@@ -125,10 +125,13 @@ class TokenShards:
         """
         size, fingerprint = _describe(vocabulary)
         check_size("shard_size", shard_size)
-        _check_new(directory)
-        temporary = f"{os.path.abspath(directory)}.{os.getpid()}.tmp"
-        os.makedirs(temporary)
-        try:
+        if os.path.lexists(directory):
+            raise FileExistsError(
+                "A stream is written to a new directory. Received: "
+                f"directory={os.fspath(directory)!r}, which exists. Open it with "
+                "`TokenShards(directory)`, or remove it."
+            )
+        with make_directory(directory) as temporary:
             num_words = 0
             pieces = _cut(_check_parts(words, size), shard_size)
             for number, shard in itertools.groupby(pieces, key=lambda piece: piece[0]):
@@ -148,10 +151,6 @@ class TokenShards:
             }
             with open(os.path.join(temporary, _INDEX), "w", encoding="utf-8") as file:
                 json.dump(index, file, indent=2)
-            _check_new(directory)
-            os.rename(temporary, directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         return cls(directory)
 
     @property
@@ -310,15 +309,6 @@ def _choose_dtype(vocabulary_size: int) -> str:
 
 def _name_shard(number: int) -> str:
     return f"shard-{number:05}.npy"
-
-
-def _check_new(directory: str | os.PathLike[str]) -> None:
-    if os.path.lexists(directory):
-        raise FileExistsError(
-            "A stream is written to a new directory. Received: "
-            f"directory={os.fspath(directory)!r}, which exists. Open it with "
-            "`TokenShards(directory)`, or remove it."
-        )
 
 
 def _check_parts(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lightrnn.data import Vocabulary
-from keras_lightrnn.files import replace_file
+from keras_lightrnn.files import write_file
 from keras_lightrnn.models import LightRNNModel
 from keras_lightrnn.serving.network import Network, check_exportable
 from keras_lightrnn.serving.served_vocabulary import check_vocabulary, write_words_by_cell
@@ -89,8 +89,7 @@ def export_litert(
         if quantize == "float16":
             converter.target_spec.supported_types = [tf.float16]
         content = converter.convert()
-    with replace_file(path) as temporary, open(temporary, "wb") as file:
-        file.write(content)
+    write_file(path, content)
     if vocabulary is not None:
         write_words_by_cell(vocabulary, allocation, path.with_suffix(".txt"))
     return path

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lightrnn.data import Vocabulary
+from keras_lightrnn.files import make_directory
 from keras_lightrnn.models import LightRNNModel
 from keras_lightrnn.serving.network import Network, check_exportable, make_variable
 from keras_lightrnn.serving.search import (
@@ -99,7 +97,8 @@ def export_saved_model(
     check_exportable(model)
     check_vocabulary(vocabulary, model.word_table.allocation)
     target = _find_version(Path(path), version)
-    with _write_then_rename(target) as directory, tempfile.TemporaryDirectory() as assets:
+    # A server that watches the directory looks at names that are numbers only.
+    with make_directory(target) as directory, tempfile.TemporaryDirectory() as assets:
         words_path = os.path.join(assets, "vocabulary.txt")
         allocation = model.word_table.allocation
         unknown_id, end_id = vocabulary.unknown_id, vocabulary.end_id
@@ -119,7 +118,7 @@ def export_saved_model(
             "next_words": served.next_words,
             "generate": served.generate,
         }
-        tf.saved_model.save(served, str(directory), signatures)
+        tf.saved_model.save(served, directory, signatures)
         write_warm_up_requests(directory, _make_warm_up_requests(end_id, vocabulary.unknown))
     return target
 
@@ -284,17 +283,3 @@ def _find_version(path: Path, version: int | None) -> Path:
             "Give another version, leave it out for the next one, or remove the directory."
         )
     return target
-
-
-@contextlib.contextmanager
-def _write_then_rename(target: Path) -> Iterator[Path]:
-    """Yield a directory to write, which becomes `target` in the end, or is removed on failure."""
-    # A server that watches the directory looks at names that are numbers only.
-    directory = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    directory.mkdir(parents=True)
-    try:
-        yield directory
-        directory.rename(target)
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.data import Vocabulary
+from keras_lightrnn.files import replace_file
 
 
 class ServedVocabulary(tf.Module):
@@ -79,7 +80,10 @@ def write_words_by_cell(
         path: File to write.
     """
     names = vocabulary.words
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    with (
+        replace_file(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="\n") as file,
+    ):
         file.writelines(
             f"{names[word]}\n" if word >= 0 else f" {cell}\n"
             for cell, word in enumerate(allocation.words.ravel().tolist())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 
 from keras_lightrnn.allocation import Allocation
-from keras_lightrnn.files import replace_file
 
 # From the colour of words that never occur to that of the most frequent one, RGB. Lightness
 # falls evenly, so that the order survives in grey and for the colour-blind.
@@ -47,9 +45,3 @@ def check_counts(counts: Any, vocabulary_size: int) -> np.ndarray:
             f"{counts.dtype}, for example {counts[:5]}."
         )
     return counts
-
-
-def write_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file under a temporary name and rename it."""
-    with replace_file(path) as temporary, open(temporary, "wb") as file:
-        file.write(data)

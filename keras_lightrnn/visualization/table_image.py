@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from keras_lightrnn.allocation import check_size
+from keras_lightrnn.files import write_file
 from keras_lightrnn.visualization.table_contents import (
     COLOR_RAMP,
     check_counts,
     get_allocation,
-    write_file,
 )
 
 _EMPTY_COLOR = (255, 255, 255)
