@@ -1,7 +1,7 @@
 """LightRNN for Keras: language models over very large vocabularies.
 
-`Allocation`, `assignment`, `visualization` and `data.Vocabulary` need NumPy, SciPy and Numba
-alone. The rest needs Keras with a backend, and is there when `import keras` works.
+`Allocation`, `assignment`, `reallocation`, `visualization` and `data.Vocabulary` need NumPy, SciPy
+and Numba alone. The rest needs Keras with a backend, and is there when `import keras` works.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lightrnn.checks import check_size
 from keras_lightrnn.files import replace_file
 
 _FORMAT = "keras_lightrnn.Allocation/1"
@@ -369,16 +370,6 @@ class Allocation:
             f"Allocation(vocabulary_size={self.vocabulary_size}, num_rows={self._num_rows}, "
             f"num_columns={self._num_columns})"
         )
-
-
-def check_size(name: str, value: Any) -> int:
-    """Return `value` as an `int`, or raise `ValueError` unless it is a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r} "
-            f"(of type {type(value).__name__})."
-        )
-    return int(value)
 
 
 def _check_index(name: str, value: int, size: int) -> int:

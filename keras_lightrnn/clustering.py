@@ -9,7 +9,8 @@ import numpy as np
 import scipy.sparse
 
 from keras_lightrnn import assignment
-from keras_lightrnn.allocation import Allocation, check_size, compute_table_shape
+from keras_lightrnn.allocation import Allocation, compute_table_shape
+from keras_lightrnn.checks import check_size
 
 # Vectors shorter than this share of the longest are not brought to the length of the others.
 _LEAST_LENGTH = 1e-3

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from keras_lightrnn.allocation import Allocation, check_size, compute_table_shape
+from keras_lightrnn.allocation import Allocation, compute_table_shape
+from keras_lightrnn.checks import check_size
 from keras_lightrnn.clustering import cluster_features, scale_features
 
 # Words counted at a time. Larger blocks sort more at once, smaller ones need less memory.

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from keras_lightrnn.checks import check_size, is_size
+
 
 class RoundSchedule:
     """Says after which train steps or epochs a round is due.
@@ -37,20 +39,17 @@ class RoundSchedule:
     ) -> None:
         if isinstance(every, Iterable) and not isinstance(every, str):
             every = list(every)
-            is_known = bool(every) and all(map(_is_positive, every))
+            is_known = bool(every) and all(map(is_size, every))
         else:
-            is_known = _is_positive(every) or every in ("epoch", "plateau")
+            every = int(every) if is_size(every) else every
+            is_known = is_size(every) or every in ("epoch", "plateau")
         if not is_known:
             raise ValueError(
                 '`every` must be "epoch", a positive integer (of steps), a list of positive '
                 f'integers (epochs, from 1), or "plateau". Received: every={every!r}.'
             )
-        if max_rounds is not None and not _is_positive(max_rounds):
-            raise ValueError(
-                f"`max_rounds` must be a positive integer. Received: max_rounds={max_rounds!r}."
-            )
         self.every = every
-        self.max_rounds = max_rounds
+        self.max_rounds = None if max_rounds is None else check_size("max_rounds", max_rounds)
         self.monitor = monitor
         self.best = math.inf  # of `monitor`
 
@@ -95,7 +94,3 @@ class RoundSchedule:
 
     def _is_left(self, num_rounds: int) -> bool:
         return self.max_rounds is None or num_rounds < self.max_rounds
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

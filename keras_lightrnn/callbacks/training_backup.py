@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_lightrnn.checks import check_size
 from keras_lightrnn.distribution import (
     count_replicas,
     is_chief,
@@ -75,13 +76,8 @@ class TrainingBackup(keras.callbacks.Callback):
 
     def __init__(self, path: str | os.PathLike[str], every_steps: int | None = None) -> None:
         super().__init__()
-        if every_steps is not None and (not isinstance(every_steps, int) or every_steps < 1):
-            raise ValueError(
-                "`every_steps` must be a positive integer or None. Received: "
-                f"every_steps={every_steps!r}."
-            )
         self.path = os.fspath(path)
-        self.every_steps = every_steps
+        self.every_steps = None if every_steps is None else check_size("every_steps", every_steps)
         self._epoch = 0
         self._steps = 0  # of this epoch
         self._is_passing_over = False

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lightrnn.allocation import check_size
+from keras_lightrnn.checks import check_size
 from keras_lightrnn.data.id_files import write_ids
 from keras_lightrnn.data.vocabulary import Vocabulary
 from keras_lightrnn.files import make_directory

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_lightrnn.allocation import check_size
+from keras_lightrnn.checks import check_size
 from keras_lightrnn.data.permutation import make_permutation
 from keras_lightrnn.data.token_shards import TokenShards
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lightrnn.checks import check_size
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.ops import cast_word_ids, interleave_components, mark_invalid_ids
 from keras_lightrnn.word_table import get_word_table, serialize_word_table
@@ -73,10 +74,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         mask_zero: bool = False,
         **kwargs: Any,
     ) -> None:
-        if isinstance(output_dim, bool) or not isinstance(output_dim, int) or output_dim < 1:
-            raise ValueError(
-                f"`output_dim` must be a positive integer. Received: output_dim={output_dim!r}."
-            )
+        output_dim = check_size("output_dim", output_dim)
         if combine not in _COMBINE:
             raise ValueError(f"`combine` must be one of {_COMBINE}. Received: combine={combine!r}.")
         super().__init__(**kwargs)

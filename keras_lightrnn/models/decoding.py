@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from keras import ops
 
+from keras_lightrnn.checks import check_size
 from keras_lightrnn.ops import interleave_components
 from keras_lightrnn.ops.word_ids import check_word_ids
 
@@ -61,8 +62,7 @@ def generate(
         check_k("top_k", top_k, model.word_table.vocabulary_size)
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"`top_p` must lie in (0, 1]. Received: top_p={top_p}.")
-    if length < 1:
-        raise ValueError(f"`length` must be a positive integer. Received: length={length}.")
+    length = check_size("length", length)
     prefix, is_batch = _prepare(model, prefix, "prefix")
     if is_batch:
         raise ValueError(

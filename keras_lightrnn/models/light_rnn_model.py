@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lightrnn.checks import check_size
 from keras_lightrnn.distribution import check_made_in_scope, count_replicas, strategy_scope
 from keras_lightrnn.files import replace_file, reserve_space
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
@@ -103,11 +104,9 @@ class LightRNNModel(MultiWorkerTraining, keras.Model):
         recurrence_path: str = "auto",
         **kwargs: Any,
     ) -> None:
-        for name, value in (("units", units), ("num_layers", num_layers)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{name}` must be a positive integer. Received: {name}={value!r}."
-                )
+        embedding_dim = check_size("embedding_dim", embedding_dim)
+        units = check_size("units", units)
+        num_layers = check_size("num_layers", num_layers)
         if recurrence not in _RECURRENCES:
             raise ValueError(
                 f"`recurrence` must be one of {sorted(_RECURRENCES)}. Received: "

@@ -8,7 +8,8 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
-from keras_lightrnn.allocation import Allocation, check_size
+from keras_lightrnn.allocation import Allocation
+from keras_lightrnn.checks import check_size
 from keras_lightrnn.clustering import cluster_features, compute_cluster_error, scale_features
 from keras_lightrnn.reallocation.objective import (
     OutputWeights,

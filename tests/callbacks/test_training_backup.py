@@ -305,7 +305,7 @@ def test_several_steps_an_execution(tmp_path):
         assert np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("every_steps", [0, -1, 1.5])
+@pytest.mark.parametrize("every_steps", [0, -1, 1.5, True])
 def test_bad_arguments(every_steps):
     with pytest.raises(ValueError, match="`every_steps` must be"):
         TrainingBackup("a.npz", every_steps=every_steps)
