@@ -221,7 +221,8 @@ class Allocation:
         further arguments.
 
         Args:
-            words: Word ids `(N,)`, or an iterable of such arrays (a stream, read once).
+            words: Word ids `(N,)`, `keras_lightrnn.data.TokenShards`, or an iterable of vectors of
+                word ids (one stream, read once).
             vocabulary_size: Integer `V`.
             num_rows: Integer `R`, or `None`.
             num_columns: Integer `C`, or `None`.

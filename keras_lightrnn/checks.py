@@ -30,3 +30,49 @@ def check_size(name: str, value: Any) -> int:
             f"(of type {type(value).__name__})."
         )
     return int(value)
+
+
+def check_ids(ids: Any, position: int, vocabulary_size: int) -> np.ndarray:
+    """Return a piece of a stream of word ids as a vector, or raise.
+
+    Args:
+        ids: Word ids `(N,)`; `N` may be 0.
+        position: Integer, where in the stream the piece begins, for the message.
+        vocabulary_size: Integer `V`.
+
+    Raises:
+        TypeError: if the ids are not integers.
+        ValueError: if it is no vector, or an id lies outside `[0, V)`.
+
+    Example:
+
+    >>> check_ids([3, 7], position=10, vocabulary_size=5)
+    Traceback (most recent call last):
+        ...
+    ValueError: Every word id must lie in [0, 5), the vocabulary. Received: id 7 at position 11 of \
+the stream. Give the vocabulary that the text was encoded with.
+    """
+    ids = np.asarray(ids)
+    if ids.ndim != 1:
+        raise ValueError(
+            "`words` must be a vector of word ids or an iterable of such vectors. Received: a "
+            f"piece of shape {ids.shape} at position {position} of the stream. Flatten it with "
+            "`.reshape(-1)` if its words follow each other in that order."
+        )
+    if ids.size == 0:
+        return np.empty(0, np.int32)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise TypeError(
+            "`words` must hold integers, the ids of words. Received: a piece of dtype "
+            f"{ids.dtype} at position {position} of the stream. Encode text with "
+            "`Vocabulary.encode_lines`."
+        )
+    outside = (ids < 0) | (ids >= vocabulary_size)
+    if outside.any():
+        index = int(np.argmax(outside))
+        raise ValueError(
+            f"Every word id must lie in [0, {vocabulary_size}), the vocabulary. Received: id "
+            f"{ids[index]} at position {position + index} of the stream. Give the vocabulary that "
+            "the text was encoded with."
+        )
+    return ids

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse
 
 from keras_lightrnn.allocation import Allocation, compute_table_shape
-from keras_lightrnn.checks import check_size
+from keras_lightrnn.checks import check_ids, check_size
 from keras_lightrnn.clustering import cluster_features, scale_features
 
 # Words counted at a time. Larger blocks sort more at once, smaller ones need less memory.
@@ -46,8 +46,8 @@ def cluster_words(
     never occur have no features and fill the cells that the others leave.
 
     Args:
-        words: Word ids `(N,)`, or an iterable of such vectors: one stream, read once, in
-            which the end of a vector is no border.
+        words: Word ids `(N,)`, `keras_lightrnn.data.TokenShards`, or an iterable of vectors of
+            word ids: one stream, read once, in which the end of a vector is no border.
         vocabulary_size: Integer `V`.
         num_rows: Integer `R`, or `None`.
         num_columns: Integer `C`, or `None`.
@@ -126,8 +126,8 @@ def compute_word_features(
     which neither word is among the `max_contexts` most frequent so far, then the rarest.
 
     Args:
-        words: Word ids `(N,)`, or an iterable of such vectors: one stream, read once, in
-            which the end of a vector is no border.
+        words: Word ids `(N,)`, `keras_lightrnn.data.TokenShards`, or an iterable of vectors of
+            word ids: one stream, read once, in which the end of a vector is no border.
         vocabulary_size: Integer `V`.
         num_features: Integer, at most so many features a word.
         window: Integer. The `d`-th word to either side counts `window + 1 - d` times.
@@ -177,7 +177,7 @@ def _read_blocks(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:
     pieces: list[np.ndarray] = []
     position = held = 0
     for piece in _iterate_pieces(words):
-        ids = _check_ids(piece, position, vocabulary_size)
+        ids = check_ids(piece, position, vocabulary_size)
         position += ids.size
         held += ids.size
         pieces.append(ids)
@@ -197,38 +197,13 @@ def _read_blocks(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:
 
 
 def _iterate_pieces(words: Any) -> Iterable[Any]:
+    if hasattr(words, "blocks"):  # `TokenShards`, which are read as needed
+        return words.blocks()
     if hasattr(words, "__array__") or np.isscalar(words):
         return (words,)
     if isinstance(words, (list, tuple)) and words and np.isscalar(words[0]):
         return (words,)
     return words
-
-
-def _check_ids(piece: Any, position: int, vocabulary_size: int) -> np.ndarray:
-    ids = np.asarray(piece)
-    if ids.ndim != 1:
-        raise ValueError(
-            "`words` must be a vector of word ids or an iterable of such vectors. Received: a "
-            f"piece of shape {ids.shape} at position {position} of the stream. Flatten it with "
-            "`.reshape(-1)` if its words follow each other in that order."
-        )
-    if ids.size == 0:
-        return np.empty(0, np.int32)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise TypeError(
-            "`words` must hold integers, the ids of words. Received: a piece of dtype "
-            f"{ids.dtype} at position {position} of the stream. Look words up in the vocabulary "
-            "first, or convert whole numbers with `.astype('int32')`."
-        )
-    outside = (ids < 0) | (ids >= vocabulary_size)
-    if outside.any():
-        index = int(np.argmax(outside))
-        raise ValueError(
-            f"Every word id must lie in [0, {vocabulary_size}), the vocabulary. Received: id "
-            f"{ids[index]} at position {position + index} of the stream. Give the right "
-            "`vocabulary_size`, or the id of the unknown word."
-        )
-    return ids
 
 
 def _count_pairs(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lightrnn.checks import check_size
+from keras_lightrnn.checks import check_ids, check_size
 from keras_lightrnn.data.id_files import write_ids
 from keras_lightrnn.data.vocabulary import Vocabulary
 from keras_lightrnn.files import make_directory
@@ -24,7 +24,8 @@ class TokenShards:
     """A stream of word ids in a directory of files, which are mapped into memory, not loaded.
 
     `contiguous_windows`, `shuffled_windows` and `token_windows` take one wherever they take an
-    array, and read of it what a window needs. The stream may be many times larger than memory.
+    array, and read of it what a window needs; `Allocation.from_cooccurrence` reads it block by
+    block. The stream may be many times larger than memory.
 
     A directory holds `index.json` and the files `shard-00000.npy`, `shard-00001.npy`, …, of
     `shard_size` words each (the last may be shorter), uint16 if the vocabulary has at most
@@ -186,10 +187,7 @@ class TokenShards:
         return self._gather(np.where(positions < 0, positions + self.size, positions))[()]
 
     def blocks(self, block_size: int = _BLOCK_SIZE) -> Iterator[np.ndarray]:
-        """Iterate over the stream in vectors of `block_size` words, the last one shorter.
-
-        What reads a stream once takes them, such as `Allocation.from_cooccurrence`.
-        """
+        """Iterate over the stream in vectors of `block_size` words, the last one shorter."""
         check_size("block_size", block_size)
         for start in range(0, self.size, block_size):
             yield self[start : start + block_size]
@@ -314,27 +312,7 @@ def _name_shard(number: int) -> str:
 def _check_parts(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:
     position = 0
     for part in (words,) if hasattr(words, "__array__") else words:
-        ids = np.asarray(part)
-        if ids.ndim != 1:
-            raise ValueError(
-                "`words` must be an iterable of vectors of word ids. Received: a part of shape "
-                f"{ids.shape} at position {position} of the stream."
-            )
-        if ids.size == 0:
-            continue
-        if not np.issubdtype(ids.dtype, np.integer):
-            raise TypeError(
-                "`words` must hold integers, the ids of words. Received: a part of dtype "
-                f"{ids.dtype} at position {position} of the stream. Encode text with "
-                "`Vocabulary.encode_lines`."
-            )
-        outside = (ids < 0) | (ids >= vocabulary_size)
-        if outside.any():
-            place = int(outside.argmax())
-            raise ValueError(
-                f"Every word id must lie in [0, {vocabulary_size}), the vocabulary. Received: "
-                f"{ids[place]} at position {position + place} of the stream."
-            )
+        ids = check_ids(part, position, vocabulary_size)
         position += ids.size
         yield ids
 

@@ -108,10 +108,10 @@ def test_windows_are_those_of_the_array(shards, tmp_path, words, options):
             assert np.array_equal(one, other)
 
 
-def test_cooccurrence_takes_the_blocks(shards, words):
-    assert Allocation.from_cooccurrence(shards.blocks(90), 10) == Allocation.from_cooccurrence(
-        words, 10
-    )
+def test_cooccurrence_takes_them_or_their_blocks(shards, words):
+    expected = Allocation.from_cooccurrence(words, 10)
+    assert Allocation.from_cooccurrence(shards, 10) == expected
+    assert Allocation.from_cooccurrence(shards.blocks(90), 10) == expected
 
 
 def test_shuffled_windows_read_no_file_before_they_are_asked_for(shards, monkeypatch):
