@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_lightrnn.distribution import count_replicas, make_replica_variable
@@ -55,3 +56,16 @@ class CarriedState(RunState):
         for states, values in zip(self.states, new_states, strict=True):
             for state, value in zip(states, values, strict=True):
                 state.assign(ops.stop_gradient(value))
+
+
+class StateReset(keras.callbacks.Callback):
+    """Starts every pass over a stream of text in the zero state."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.model.reset_states()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self.model.reset_states()
+
+    def on_predict_begin(self, logs: Any = None) -> None:
+        self.model.reset_states()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,15 +12,15 @@ from keras import ops
 
 from keras_lightrnn.checks import check_size
 from keras_lightrnn.distribution import check_made_in_scope, count_replicas, strategy_scope
-from keras_lightrnn.files import replace_file, reserve_space
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import Perplexity
 from keras_lightrnn.models import decoding
-from keras_lightrnn.models.carried_state import CarriedState
+from keras_lightrnn.models.carried_state import CarriedState, StateReset
 from keras_lightrnn.models.fused_recurrence import is_fused, run_fused
 from keras_lightrnn.models.inference import compile_inference
 from keras_lightrnn.models.multi_worker import MultiWorkerTraining
+from keras_lightrnn.models.whole_file_saving import WholeFileSaving
 from keras_lightrnn.ops.word_ids import cast_word_ids, check_word_ids
 from keras_lightrnn.word_table import get_word_table, serialize_word_table
 
@@ -35,7 +33,7 @@ _RECURRENCES: dict[str, tuple[type[keras.layers.RNN], int]] = {
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
-class LightRNNModel(MultiWorkerTraining, keras.Model):
+class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
     """Recurrent language model over a large vocabulary, with `2 sqrt(V)` vectors for `V` words.
 
     A window of `T + 1` words becomes `2T` half-steps `c_0 r_1 c_1 r_2 ... c_{T-1} r_T` of one
@@ -347,7 +345,7 @@ class LightRNNModel(MultiWorkerTraining, keras.Model):
         callbacks = arguments.get("callbacks")
         if self.stateful and not isinstance(callbacks, keras.callbacks.CallbackList):
             given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-            arguments["callbacks"] = [_StateReset(), *(c for c in given if c is not None)]
+            arguments["callbacks"] = [StateReset(), *(c for c in given if c is not None)]
         return parent(**arguments)
 
     def _build_for(self, windows: Any, batch_size: int | None) -> None:
@@ -387,29 +385,6 @@ class LightRNNModel(MultiWorkerTraining, keras.Model):
     def assign_word_counts(self, counts: Any) -> None:
         """Set the word bias from the corpus; see `TwoComponentSoftmax.assign_word_counts`."""
         self.softmax.assign_word_counts(counts)
-
-    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
-        """Save the whole model, as `keras.Model.save`.
-
-        A local file is written under a temporary name and renamed, so that an earlier one
-        survives a failure. The same holds of `save_weights`.
-        """
-        self._save(super().save, filepath, overwrite, kwargs)
-
-    def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
-        self._save(super().save_weights, filepath, overwrite, kwargs)
-
-    def _save(self, save: Any, filepath: Any, overwrite: bool, kwargs: dict[str, Any]) -> None:
-        is_file = isinstance(filepath, (str, os.PathLike)) and "://" not in str(filepath)
-        if is_file and overwrite and not kwargs:
-            with replace_file(filepath) as temporary:
-                # HDF5 brings the process down when the disk is full.
-                optimizer = getattr(self, "optimizer", None)  # Keras has none before `compile`
-                weights = [*self.variables, *(optimizer.variables if optimizer else [])]
-                reserve_space(temporary, sum(4 * math.prod(weight.shape) for weight in weights))
-                save(temporary)
-        else:  # Keras asks, or writes several files, or to another place
-            save(filepath, overwrite=overwrite, **kwargs)
 
     # Using the trained model. These start from the zero state and leave the carried one alone.
 
@@ -498,16 +473,3 @@ class LightRNNModel(MultiWorkerTraining, keras.Model):
             "mask_zero": self.mask_zero,
             "recurrence_path": self.recurrence_path,
         }
-
-
-class _StateReset(keras.callbacks.Callback):
-    """Starts every pass over a stream of text in the zero state."""
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.model.reset_states()
-
-    def on_test_begin(self, logs: Any = None) -> None:
-        self.model.reset_states()
-
-    def on_predict_begin(self, logs: Any = None) -> None:
-        self.model.reset_states()

@@ -1,0 +1,38 @@
+"""Saved models that are there whole or not at all."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from keras_lightrnn.files import replace_file, reserve_space
+
+
+class WholeFileSaving:
+    """Mixin with which a model's `save` and `save_weights` never leave half of a file.
+
+    A local file is written under a temporary name and renamed, so that an earlier one survives a
+    failure.
+    """
+
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """Save the whole model, as `keras.Model.save`."""
+        self._save(super().save, filepath, overwrite, kwargs)  # type: ignore[misc]
+
+    def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """Save the weights, as `keras.Model.save_weights`."""
+        self._save(super().save_weights, filepath, overwrite, kwargs)  # type: ignore[misc]
+
+    def _save(self, save: Any, filepath: Any, overwrite: bool, kwargs: dict[str, Any]) -> None:
+        is_file = isinstance(filepath, (str, os.PathLike)) and "://" not in str(filepath)
+        if is_file and overwrite and not kwargs:
+            with replace_file(filepath) as temporary:
+                # HDF5 brings the process down when the disk is full.
+                optimizer = getattr(self, "optimizer", None)  # Keras has none before `compile`
+                weights = list(self.variables)  # type: ignore[attr-defined]
+                weights += optimizer.variables if optimizer else []
+                reserve_space(temporary, sum(4 * math.prod(weight.shape) for weight in weights))
+                save(temporary)
+        else:  # Keras asks, or writes several files, or to another place
+            save(filepath, overwrite=overwrite, **kwargs)
