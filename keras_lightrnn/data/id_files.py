@@ -1,4 +1,4 @@
-"""Files of word ids."""
+"""Streams of word ids, part by part: written to files, and counted."""
 
 from __future__ import annotations
 
@@ -46,6 +46,20 @@ def write_ids(path: str | os.PathLike[str], parts: Iterable[np.ndarray], dtype: 
         file.seek(0)
         _write_header(file, dtype, num_ids)
     return num_ids
+
+
+def count_ids(parts: Iterable[np.ndarray], vocabulary_size: int) -> np.ndarray:
+    """Return the occurrences of each word in a stream, `(V,)` int64.
+
+    Example:
+
+    >>> count_ids((np.array([0, 2]), np.array([2])), vocabulary_size=4).tolist()
+    [1, 0, 2, 0]
+    """
+    counts = np.zeros(vocabulary_size, np.int64)
+    for part in parts:
+        counts += np.bincount(part, minlength=vocabulary_size)
+    return counts
 
 
 def _write_header(file: Any, dtype: str, num_ids: int) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from keras_lightrnn.data.id_files import write_ids
+from keras_lightrnn.data.id_files import count_ids, write_ids
 from keras_lightrnn.data.vocabulary import Vocabulary
 
 _EXAMPLES_AT_ONCE = 1024
 _LINES_AT_ONCE = 65_536
+_IDS_AT_ONCE = 1 << 24
 
 _logger = logging.getLogger(__name__)
 
@@ -143,7 +144,8 @@ def from_tfds(
             f"name={name!r}, split={split!r}, text_feature={feature!r}, without any word."
         )
     if is_counted_here:  # the file of words does not hold them
-        counted = _count(ids, len(vocabulary))
+        parts = (ids[start : start + _IDS_AT_ONCE] for start in range(0, ids.size, _IDS_AT_ONCE))
+        counted = count_ids(parts, len(vocabulary))
         vocabulary = Vocabulary(vocabulary.words, counted, vocabulary.unknown, vocabulary.end)
     return ids, vocabulary
 
@@ -242,10 +244,3 @@ def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-def _count(ids: np.ndarray, size: int) -> np.ndarray:
-    counts = np.zeros(size, np.int64)
-    for start in range(0, ids.size, 1 << 24):
-        counts += np.bincount(ids[start : start + (1 << 24)], minlength=size)
-    return counts

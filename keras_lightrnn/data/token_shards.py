@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_lightrnn.checks import check_ids, check_size
-from keras_lightrnn.data.id_files import write_ids
+from keras_lightrnn.data.id_files import count_ids, write_ids
 from keras_lightrnn.data.vocabulary import Vocabulary
 from keras_lightrnn.files import make_directory
 
@@ -194,10 +194,7 @@ class TokenShards:
 
     def count_words(self) -> np.ndarray:
         """Return the occurrences of each word, `(V,)` int64."""
-        counts = np.zeros(self.vocabulary_size, np.int64)
-        for block in self.blocks():
-            counts += np.bincount(block, minlength=self.vocabulary_size)
-        return counts
+        return count_ids(self.blocks(), self.vocabulary_size)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenShards, (self.directory,)  # another process maps the files itself
