@@ -48,7 +48,8 @@ class ReallocationCallback(keras.callbacks.Callback):
             `LikelihoodObjective(solver="auction")`.
         every: When there is a round. `"epoch"`: after every epoch. An integer: after every so many
             train steps, counted over the whole training. A list of integers: after these epochs,
-            from 1. `"plateau"`: after an epoch in which `monitor` was no lower than before.
+            from 1. `"plateau"`: after an epoch in which `monitor` was no lower than in the best one
+            before.
         max_rounds: Integer, or `None` for no limit.
         minimum_gain: Float, by how much the cost must fall, in the unit of the objective, for an
             allocation to be installed.
