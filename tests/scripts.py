@@ -1,8 +1,9 @@
-"""The scripts beside the package, as modules."""
+"""Scripts beside the package: as modules, and in processes of their own."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -16,3 +17,8 @@ def load_script(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def make_environment(**variables: str) -> dict[str, str]:
+    """Return the environment of a process that imports this copy of the package."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **variables}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import backend_run
 import keras
 import numpy as np
 import pytest
+from scripts import make_environment
 
 SCRIPT = Path(__file__).parent / "backend_run.py"
 
@@ -24,12 +24,7 @@ def processes(tmp_path_factory):
     started = {
         backend: subprocess.Popen(
             [sys.executable, SCRIPT, folder / "weights.npz", folder / f"{backend}.npz"],
-            env={
-                **os.environ,
-                "KERAS_BACKEND": backend,
-                "JAX_PLATFORMS": "cpu",
-                "PYTHONPATH": str(SCRIPT.parent.parent),
-            },
+            env=make_environment(KERAS_BACKEND=backend, JAX_PLATFORMS="cpu"),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

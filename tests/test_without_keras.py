@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
+
+from scripts import make_environment
 
 BLOCK = """
 import sys
@@ -25,7 +25,7 @@ sys.meta_path.insert(0, Blocker())
 def run(code: str, block: str = BLOCK) -> str:
     process = subprocess.run(
         [sys.executable, "-c", block + textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env=make_environment(),
         capture_output=True,
         text=True,
         timeout=120,

@@ -12,6 +12,7 @@ import backup_run
 import keras
 import numpy as np
 import pytest
+from scripts import make_environment
 
 from keras_lightrnn import LightRNNModel
 from keras_lightrnn.callbacks import ReallocationCallback, TrainingBackup
@@ -88,11 +89,7 @@ def run_killed(kind, tmp_path, kills):
     """Run in processes, each killed at its place and taken up by the next; return the end."""
     folder, path = tmp_path / "backups", tmp_path / "results.npz"
     folder.mkdir()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(SCRIPT.parents[2]),
-        "CUDA_VISIBLE_DEVICES": "-1",
-    }
+    environment = make_environment(CUDA_VISIBLE_DEVICES="-1")
     for crash_at in [*kills, "never:1"]:
         command = [sys.executable, SCRIPT, kind, folder, path, crash_at]
         process = subprocess.run(

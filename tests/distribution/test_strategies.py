@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from scripts import make_environment
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="`tf.distribute` is TensorFlow's"
@@ -34,12 +34,7 @@ def start(tmp_path):
     def start_processes(kind, cases, configurations):
         paths = [tmp_path / f"{kind}-{index}.npz" for index in range(len(configurations))]
         for path, configuration in zip(paths, configurations, strict=True):
-            environment = {
-                **os.environ,
-                "PYTHONPATH": str(SCRIPT.parents[2]),
-                "CUDA_VISIBLE_DEVICES": "-1",
-                **configuration,
-            }
+            environment = make_environment(CUDA_VISIBLE_DEVICES="-1", **configuration)
             processes.append(
                 subprocess.Popen(
                     [sys.executable, SCRIPT, kind, path, *cases],

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from scripts import ROOT, load_script
+from scripts import ROOT, load_script, make_environment
 
 from keras_lightrnn import Allocation
 from keras_lightrnn.data import Vocabulary
@@ -78,9 +77,13 @@ def test_trains_on_several_devices(text, tmp_path):
     command = [sys.executable, str(ROOT / NAME), "--text", *text, "--units", "16", "--epochs", "2"]
     command += ["--batch-size", "4", "--sequence-length", "9", "--output", str(tmp_path / "out")]
     command += ["--devices", "CPU:0", "CPU:1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
     printed = subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True, timeout=600
+        command,
+        env=make_environment(CUDA_VISIBLE_DEVICES="-1"),
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=600,
     ).stdout
     perplexity, unigram = re.search(r"perplexity ([\d.]+) \(unigram ([\d.]+)\)", printed).groups()
     assert float(perplexity) < 0.5 * float(unigram)
