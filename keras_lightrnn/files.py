@@ -102,12 +102,12 @@ def _name_temporary(path: str | os.PathLike[str]) -> str:
 
 def _flush_directory(path: str) -> None:
     if os.name == "posix":  # elsewhere a directory cannot be opened
-        _flush(path)
+        _flush(path, os.O_RDONLY)
 
 
-def _flush(path: str) -> None:
+def _flush(path: str, flags: int = os.O_RDWR) -> None:
     """Bring what was written to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, flags)  # to write: Windows flushes no other
     try:
         os.fsync(descriptor)
     finally:
