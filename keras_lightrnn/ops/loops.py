@@ -14,6 +14,8 @@ def scan(
     inputs: Sequence[Any],
     output_shapes: Sequence[tuple[int | None, ...]],
     reverse: bool = False,
+    overwrite: bool = False,
+    unstack: bool = False,
 ) -> tuple[list[Any], list[Any]]:
     """Run `step(carry, inputs at t) -> (carry, outputs at t)` over the first axis of `inputs`.
 
@@ -27,6 +29,10 @@ def scan(
         output_shapes: Shape of each of a step's float32 outputs, `None` where unknown.
         reverse: Boolean, whether to go from the last step to the first. Outputs keep the
             places of their inputs.
+        overwrite: Boolean, whether the first output, float32 and shaped as the first input,
+            may take its memory. A step must have read the input where it computes the output.
+        unstack: Boolean, whether a step gets the first input, `(L, n, ...)`, as a list of `n`
+            parts. XLA vectorises the arithmetic of parts that are read one by one.
 
     Returns:
         The last carry, and the outputs `(L, ...)`.
@@ -42,19 +48,29 @@ def scan(
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.lax.scan(step, list(carry), list(inputs), reverse=reverse)
+        def run(carry: list[Any], inputs: list[Any]) -> tuple[list[Any], list[Any]]:
+            first, *others = inputs
+            return step(carry, [list(first) if unstack else first, *others])
+
+        return jax.lax.scan(run, list(carry), list(inputs), reverse=reverse)
 
     import tensorflow as tf
 
-    inputs = [tf.convert_to_tensor(x) for x in inputs]
-    num_steps = tf.shape(inputs[0])[0]
+    first, *others = (tf.convert_to_tensor(x) for x in inputs)
+    num_steps = tf.shape(first)[0]
     outputs = [
         tf.TensorArray(tf.float32, size=num_steps, element_shape=shape) for shape in output_shapes
     ]
+    if overwrite:  # a new array costs XLA the time to fill it with zeros
+        outputs[0] = outputs[0].unstack(first)
 
     def body(index: Any, carry: list[Any], outputs: list[Any]) -> tuple[Any, list[Any], list[Any]]:
         place = num_steps - 1 - index if reverse else index
-        carry, values = step(carry, [x[place] for x in inputs])
+        if unstack:
+            value: Any = [first[place, part] for part in range(first.shape[1])]
+        else:
+            value = outputs[0].read(place) if overwrite else first[place]
+        carry, values = step(carry, [value, *(x[place] for x in others)])
         outputs = [array.write(place, y) for array, y in zip(outputs, values, strict=True)]
         return index + 1, carry, outputs
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 
 from keras_lightrnn.ops.compiled_op import compile_op
@@ -98,10 +99,12 @@ class _Cell(NamedTuple):
     """One step of a recurrence and its gradient.
 
     Attributes:
-        step: `(x, r, states) -> (new states, residuals)`, `x` being the inputs and `r` the
-            hidden state times the recurrent kernel plus the recurrent bias.
-        step_gradient: `(residuals, states, gradients of the new states) ->
-            (dx, dr, gradients of the states)`, the last without what comes through `r`.
+        step: `(x, r, states) -> (gates, new states, residuals)`, `x` being the inputs and `r`
+            the hidden state times the recurrent kernel plus the recurrent bias. All three of
+            `x`, `r` and gates are `(4, B, H)`; a GRU has three gates.
+        step_gradient: `(list of gates, states, residuals, gradients of the new states) ->
+            (dx, dr, gradients of the states)`, the last without what comes through `r`;
+            `dx` and `dr` are `(B, 4H)`.
         num_residuals: How many residuals of size `(B, H)`.
     """
 
@@ -110,18 +113,20 @@ class _Cell(NamedTuple):
     num_residuals: int
 
 
-def _lstm_step(x: Any, r: Any, states: list[Any]) -> tuple[list[Any], list[Any]]:
+def _lstm_step(x: Any, r: Any, states: list[Any]) -> tuple[Any, list[Any], list[Any]]:
     _, memory = states
-    i, f, c, o = ops.split(x + r, 4, axis=1)  # (B, H) each
-    i, f, c, o = ops.sigmoid(i), ops.sigmoid(f), ops.tanh(c), ops.sigmoid(o)
+    # All gates at once: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2.
+    scale = np.array([0.5, 0.5, 1, 0.5], "float32")[:, None, None]
+    gates = scale * ops.tanh(scale * (x + r)) + (1 - scale)  # (4, B, H)
+    i, f, c, o = gates[0], gates[1], gates[2], gates[3]
     new_memory = f * memory + i * c
-    return [o * ops.tanh(new_memory), new_memory], [i, f, c, o]
+    return gates, [o * ops.tanh(new_memory), new_memory], []
 
 
 def _lstm_step_gradient(
-    residuals: list[Any], states: list[Any], gradients: list[Any]
+    gates: Any, states: list[Any], residuals: list[Any], gradients: list[Any]
 ) -> tuple[Any, Any, list[Any]]:
-    i, f, c, o = residuals
+    i, f, c, o = gates
     _, memory = states
     d_hidden, d_memory = gradients
     activated = ops.tanh(f * memory + i * c)
@@ -138,22 +143,19 @@ def _lstm_step_gradient(
     return d_gates, d_gates, [ops.zeros_like(d_hidden), d_memory * f]
 
 
-def _gru_step(x: Any, r: Any, states: list[Any]) -> tuple[list[Any], list[Any]]:
+def _gru_step(x: Any, r: Any, states: list[Any]) -> tuple[Any, list[Any], list[Any]]:
     (hidden,) = states
-    xz, xr, xh = ops.split(x, 3, axis=1)
-    rz, rr, rh = ops.split(r, 3, axis=1)
-    update, reset = ops.sigmoid(xz + rz), ops.sigmoid(xr + rr)
-    candidate = ops.tanh(xh + reset * rh)
+    update, reset = ops.sigmoid(x[0] + r[0]), ops.sigmoid(x[1] + r[1])
+    candidate = ops.tanh(x[2] + reset * r[2])
     new_hidden = update * hidden + (1 - update) * candidate
-    return [new_hidden], [update, reset, candidate, rh]
+    return ops.stack([update, reset, candidate]), [new_hidden], [r[2]]
 
 
 def _gru_step_gradient(
-    residuals: list[Any], states: list[Any], gradients: list[Any]
+    gates: Any, states: list[Any], residuals: list[Any], gradients: list[Any]
 ) -> tuple[Any, Any, list[Any]]:
-    update, reset, candidate, rh = residuals
-    (hidden,) = states
-    (d_hidden,) = gradients
+    update, reset, candidate = gates
+    (rh,), (hidden,), (d_hidden,) = residuals, states, gradients
     d_candidate = d_hidden * (1 - update) * (1 - candidate * candidate)
     d_update = d_hidden * (hidden - candidate) * update * (1 - update)
     d_reset = d_candidate * rh * reset * (1 - reset)
@@ -163,59 +165,71 @@ def _gru_step_gradient(
 
 
 _CELLS = {
-    "lstm": _Cell(_lstm_step, _lstm_step_gradient, num_residuals=4),
-    "gru": _Cell(_gru_step, _gru_step_gradient, num_residuals=4),
+    "lstm": _Cell(_lstm_step, _lstm_step_gradient, num_residuals=0),
+    "gru": _Cell(_gru_step, _gru_step_gradient, num_residuals=1),
 }
 
 
 def _forward(inputs: list[Any], cell: str) -> tuple[list[Any], list[Any]]:
-    """Return hidden states and last states; and the states and residuals of all steps."""
+    """Return hidden states and last states; and of all steps what `_backward` needs.
+
+    That is the gates, the hidden state after the step, what other states it started from, and
+    the residuals.
+    """
     mask, indices, x, kernel, recurrent_kernel, bias, *states = inputs
     states = [ops.cast(state, "float32") for state in states]
     bias, *recurrent_bias = _split_bias(bias, kernel)
-    # One product of two matrices, whatever the axes of `x` are.
-    projected = multiply(ops.reshape(x, (-1, kernel.shape[0])), kernel) + bias  # (L B or K, 4H)
-    if indices is None:
-        projected = ops.reshape(projected, (*ops.shape(x)[:2], kernel.shape[1]))  # (L, B, 4H)
+    units, size = recurrent_kernel.shape
+    num_gates = size // units
+    projected = _project(x, indices, kernel, bias, num_gates)  # (L, 4, B, H)
 
     def step(states: list[Any], place: list[Any]) -> tuple[list[Any], list[Any]]:
         x, *is_word = place
-        if indices is not None:
-            # Here and not before the loop: beside a product, XLA may take a look-up of its
-            # result as a wish to compute each element that is looked up.
-            x = ops.take(projected, x, axis=0)  # (B, 4H)
         r = multiply(states[0], recurrent_kernel)
         if recurrent_bias:
             r = r + recurrent_bias[0]
-        new_states, residuals = _CELLS[cell].step(x, r, states)
+        r = ops.transpose(ops.reshape(r, (-1, num_gates, units)), (1, 0, 2))  # (4, B, H)
+        gates, new_states, residuals = _CELLS[cell].step(x, r, states)
         if is_word:
             new_states = _select(is_word[0], new_states, states)
-        return new_states, [*new_states, *residuals]
+        return new_states, [gates, new_states[0], *states[1:], *residuals]
 
-    sequences = [projected if indices is None else indices, *([] if mask is None else [mask])]
+    sequences = [projected, *([] if mask is None else [mask])]
     num_outputs = len(states) + _CELLS[cell].num_residuals
-    last, outputs = scan(step, states, sequences, [states[0].shape] * num_outputs)
-    return [outputs[0], *last], outputs
+    shapes = [(num_gates, *states[0].shape)] + [states[0].shape] * num_outputs
+    last, outputs = scan(step, states, sequences, shapes, overwrite=True)
+    return [outputs[1], *last], outputs
+
+
+def _project(x: Any, indices: Any, kernel: Any, bias: Any, num_gates: int) -> Any:
+    """Return what the inputs of all steps add to the gates, `(L, 4, B, H)`."""
+    # One product of two matrices, whatever the axes of `x` are.
+    projected = multiply(ops.reshape(x, (-1, kernel.shape[0])), kernel) + bias  # (L B or K, 4H)
+    units = kernel.shape[1] // num_gates
+    if indices is None:
+        projected = ops.reshape(projected, (*ops.shape(x)[:2], num_gates, units))
+        return ops.transpose(projected, (0, 2, 1, 3))
+    gates = np.arange(num_gates, dtype="int32")[:, None]
+    places = num_gates * indices[:, None] + gates  # (L, 4, B)
+    return ops.take(ops.reshape(projected, (-1, units)), places, axis=0)
 
 
 def _backward(inputs: list[Any], outputs: list[Any], upstream: list[Any], cell: str) -> list[Any]:
-    """Return the gradients of the inputs; `outputs` are the states and residuals."""
+    """Return the gradients of the inputs; `outputs` are of all steps, see `_forward`."""
     mask, indices, x, kernel, recurrent_kernel, bias, *first_states = inputs
     d_hidden, *d_last = upstream
-    num_states, num_gates = len(first_states), kernel.shape[1]
+    num_states, size = len(first_states), kernel.shape[1]
     has_recurrent_bias = len(_split_bias(bias, kernel)) == 2
-    # The states that each step started from.
-    previous = [
-        ops.concatenate([ops.cast(first, "float32")[None], after[:-1]])
-        for first, after in zip(first_states, outputs[:num_states], strict=True)
-    ]
+    gates, hidden, *others = outputs
+    # The hidden states that the steps started from.
+    previous = ops.concatenate([ops.cast(first_states[0], "float32")[None], hidden[:-1]])
     transposed = ops.transpose(recurrent_kernel)
 
     def step(gradients: list[Any], place: list[Any]) -> tuple[list[Any], list[Any]]:
-        d_output, *others = place
-        states, residuals = others[:num_states], others[num_states : len(outputs)]
+        gates, d_output, *others = place
+        states, residuals = others[:num_states], others[num_states : len(outputs) - 1]
         gradients = [gradients[0] + d_output, *gradients[1:]]
-        dx, dr, d_states = _CELLS[cell].step_gradient(residuals, states, gradients)
+        dx, dr, d_states = _CELLS[cell].step_gradient(gates, states, residuals, gradients)
         d_states[0] = d_states[0] + multiply(dr, transposed)
         if mask is not None:
             is_word = others[-1]
@@ -223,12 +237,12 @@ def _backward(inputs: list[Any], outputs: list[Any], upstream: list[Any], cell: 
             d_states = _select(is_word, d_states, gradients)
         return d_states, [dx, dr] if has_recurrent_bias else [dx]
 
-    sequences = [d_hidden, *previous, *outputs[num_states:], *([] if mask is None else [mask])]
-    shapes = [(d_hidden.shape[1], num_gates)] * (1 + has_recurrent_bias)
-    d_states, products = scan(step, d_last, sequences, shapes, reverse=True)
+    sequences = [gates, d_hidden, previous, *others, *([] if mask is None else [mask])]
+    shapes = [(d_hidden.shape[1], size)] * (1 + has_recurrent_bias)
+    d_states, products = scan(step, d_last, sequences, shapes, reverse=True, unstack=True)
 
-    dx, dr = (ops.reshape(d, (-1, num_gates)) for d in (products[0], products[-1]))  # (L B, 4H)
-    hidden = ops.reshape(previous[0], (-1, recurrent_kernel.shape[0]))  # (L B, H)
+    dx, dr = (ops.reshape(d, (-1, size)) for d in (products[0], products[-1]))  # (L B, 4H)
+    hidden = ops.reshape(previous, (-1, recurrent_kernel.shape[0]))  # (L B, H)
     d_recurrent_kernel = _multiply_transposed(hidden, dr, recurrent_kernel)
     d_recurrent_bias = [ops.sum(dr, axis=0)] if has_recurrent_bias else []
     if indices is not None:
