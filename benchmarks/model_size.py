@@ -108,8 +108,7 @@ def predict(path: str) -> dict[str, Any]:
             if place:
                 row = np.array([cell // num_columns], np.int32)
                 states = read_row(rows=row, states=states)["states"]
-            column = np.array([cell % num_columns], np.int32)
-            read = read_column(columns=column, states=states)
+            read = read_column(cells=np.array([cell], np.int32), states=states)
             states = read["states"]
         row_log_probs = read["row_log_probs"][0]
         order = np.argsort(-row_log_probs).astype(np.int32)

@@ -70,6 +70,13 @@ def make_parser() -> argparse.ArgumentParser:
         default="counts",
         help="default: %(default)s",
     )
+    model.add_argument(
+        "--word-dim",
+        type=int,
+        default=0,
+        help="size of the small vectors that each word has of its own, at the input and at the "
+        "output (default: none, as published)",
+    )
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=int, default=5, help="default: %(default)s")
     training.add_argument("--batch-size", type=int, default=20, help="default: %(default)s")
@@ -181,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             dropout=args.dropout,
             stateful=True,
             word_bias=None if args.word_bias == "none" else args.word_bias,
+            word_dim=args.word_dim,
         )
         model.compile(
             keras.optimizers.Adam(

@@ -54,6 +54,8 @@ class TwoStepSoftmax:
     row_bias: np.ndarray | None = None
     column_bias: np.ndarray | None = None
     word_bias: np.ndarray | None = None
+    word_kernel: np.ndarray | None = None
+    word_projection: np.ndarray | None = None
 
     @classmethod
     def of(cls, layer: Any) -> TwoStepSoftmax:
@@ -65,6 +67,8 @@ class TwoStepSoftmax:
             row_bias=None if layer.row_bias is None else to_numpy(layer.row_bias),
             column_bias=None if layer.column_bias is None else to_numpy(layer.column_bias),
             word_bias=None if layer.word_bias_values is None else to_numpy(layer.word_bias_values),
+            word_kernel=to_numpy(layer.word_kernel) if layer.word_dim else None,
+            word_projection=to_numpy(layer.word_projection) if layer.word_dim else None,
         )
 
     def place(self, word: int) -> tuple[int, int]:
@@ -91,6 +95,8 @@ class TwoStepSoftmax:
             value = float(h @ self.column_kernel[column])
             if self.column_bias is not None:
                 value += self.column_bias[column]
+            if self.word_kernel is not None and w < len(self.word_kernel):
+                value += h @ self.word_projection @ self.word_kernel[w]
             return value if self.word_bias is None else value + self.word_bias[w]
 
         rivals = self.words_of_row(self.place(word)[0])
@@ -105,6 +111,8 @@ class LanguageModel:
     row_embeddings: np.ndarray
     column_embeddings: np.ndarray
     recurrence: str
+    word_embeddings: np.ndarray | None = None
+    word_projection: np.ndarray | None = None
     layers: list[list[np.ndarray]] = field(default_factory=list)
 
     @classmethod
@@ -114,6 +122,8 @@ class LanguageModel:
             row_embeddings=to_numpy(model.embedding.row_embeddings),
             column_embeddings=to_numpy(model.embedding.column_embeddings),
             recurrence=model.recurrence,
+            word_embeddings=to_numpy(model.embedding.word_embeddings) if model.word_dim else None,
+            word_projection=to_numpy(model.embedding.word_projection) if model.word_dim else None,
             layers=[[to_numpy(w) for w in layer.weights] for layer in model.recurrent_layers],
         )
 
@@ -130,12 +140,18 @@ class LanguageModel:
             new_states.append(state)
         return x, new_states
 
+    def embed_column(self, word: int) -> np.ndarray:
+        vector = self.column_embeddings[self.softmax.place(word)[1]]
+        if self.word_embeddings is not None and word < len(self.word_embeddings):
+            vector = vector + self.word_embeddings[word] @ self.word_projection
+        return vector
+
     def compute_log_probs(self, words: Any) -> np.ndarray:
         """Log-probability of each word of a sequence but the first, `(N,) -> (N - 1,)`."""
         states, log_probs = self.start(), []
         for previous, word in pairwise(words):
             row, _ = self.softmax.place(word)
-            h, states = self.read(self.column_embeddings[self.softmax.place(previous)[1]], states)
+            h, states = self.read(self.embed_column(previous), states)
             log_prob = self.softmax.compute_row_log_prob(h, row)
             h, states = self.read(self.row_embeddings[row], states)
             log_probs.append(log_prob + self.softmax.compute_column_log_prob(h, word))

@@ -9,7 +9,13 @@ from keras import ops
 
 from keras_lightrnn.checks import check_size
 from keras_lightrnn.layers.initializers import clone_initializer
-from keras_lightrnn.ops import cast_word_ids, interleave_components, mark_invalid_ids
+from keras_lightrnn.layers.word_vectors import count_word_vectors
+from keras_lightrnn.ops import (
+    cast_word_ids,
+    interleave_components,
+    look_up_word_vectors,
+    mark_invalid_ids,
+)
 from keras_lightrnn.word_table import get_word_table, serialize_word_table
 
 _COMBINE = ("interleave", "sum", "concat")
@@ -21,6 +27,10 @@ class TwoComponentEmbedding(keras.layers.Layer):
 
     `R + C` vectors stand for `V <= R * C` words. A drop-in for `keras.layers.Embedding` with
     `combine="sum"` or `"concat"`; with `"interleave"` it makes the half-steps of LightRNN.
+
+    With `word_dim=K` words have a small vector of their own besides, projected to the size `D`
+    and added to that of the column: `column_embeddings[column(w)] + word_embeddings[w] ·
+    word_projection`. That costs `V * K` numbers, or fewer with `num_word_vectors`.
 
     Args:
         word_table: `WordTable` to share, or what makes one: an `Allocation` or an integer
@@ -35,6 +45,11 @@ class TwoComponentEmbedding(keras.layers.Layer):
         embeddings_constraint: Constraint of both.
         mask_zero: Boolean, whether word 0 is padding. With `"interleave"` a half-step is
             masked when its own word is padding.
+        word_dim: Integer `K`, the size of the small vector of each word; 0 for none, as
+            published.
+        num_word_vectors: Integer, how many words have one: the words `0 .. num_word_vectors - 1`,
+            which are the most frequent ones where ids go by falling frequency, as those of
+            `keras_lightrnn.data.Vocabulary` do. `None` for all.
         **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
 
     Call arguments:
@@ -45,8 +60,8 @@ class TwoComponentEmbedding(keras.layers.Layer):
         `[0, V)` where the backend cannot raise (compiled code).
 
     Raises:
-        ValueError: for an unknown `combine`, a size that is not a positive integer, or a
-            window of fewer than two words to interleave.
+        ValueError: for an unknown `combine`, a size that is not a positive integer, more word
+            vectors than words, or a window of fewer than two words to interleave.
 
     Example:
 
@@ -72,6 +87,8 @@ class TwoComponentEmbedding(keras.layers.Layer):
         embeddings_regularizer: Any = None,
         embeddings_constraint: Any = None,
         mask_zero: bool = False,
+        word_dim: int = 0,
+        num_word_vectors: int | None = None,
         **kwargs: Any,
     ) -> None:
         output_dim = check_size("output_dim", output_dim)
@@ -85,23 +102,34 @@ class TwoComponentEmbedding(keras.layers.Layer):
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
         self.embeddings_constraint = keras.constraints.get(embeddings_constraint)
         self.mask_zero = mask_zero
+        count_word_vectors(word_dim, num_word_vectors, self.word_table.vocabulary_size)  # checks
+        self.word_dim = word_dim
+        self.num_word_vectors = num_word_vectors
         self.supports_masking = mask_zero
         self.autocast = False  # word ids must never be rounded to a float type
 
     def build(self, input_shape: Any = None) -> None:
-        for name, size in (
-            ("row_embeddings", self.word_table.num_rows),
-            ("column_embeddings", self.word_table.num_columns),
-        ):
-            weight = self.add_weight(
-                name=name,
-                shape=(size, self.output_dim),
-                initializer=clone_initializer(self.embeddings_initializer),
-                regularizer=self.embeddings_regularizer,
-                constraint=self.embeddings_constraint,
+        self.row_embeddings = self._add_vectors("row_embeddings", self.word_table.num_rows)
+        self.column_embeddings = self._add_vectors("column_embeddings", self.word_table.num_columns)
+        self.word_embeddings = self.word_projection = None
+        if self.word_dim:
+            size = count_word_vectors(
+                self.word_dim, self.num_word_vectors, self.word_table.vocabulary_size
             )
-            setattr(self, name, weight)
+            self.word_embeddings = self._add_vectors("word_embeddings", size, self.word_dim)
+            self.word_projection = self.add_weight(
+                name="word_projection", shape=(self.word_dim, self.output_dim)
+            )
         self.built = True
+
+    def _add_vectors(self, name: str, size: int, dim: int | None = None) -> Any:
+        return self.add_weight(
+            name=name,
+            shape=(size, dim or self.output_dim),
+            initializer=clone_initializer(self.embeddings_initializer),
+            regularizer=self.embeddings_regularizer,
+            constraint=self.embeddings_constraint,
+        )
 
     def call(self, words: Any) -> Any:
         words = cast_word_ids(words)
@@ -114,18 +142,25 @@ class TwoComponentEmbedding(keras.layers.Layer):
         return ops.concatenate([rows, columns], axis=-1)
 
     def embed_components(self, words: Any) -> tuple[Any, Any]:
-        """Return the row vectors and the column vectors of words, `(..., D)` each."""
+        """Return the row vectors and the column vectors of words, `(..., D)` each.
+
+        The column vectors include what the words have of their own.
+        """
         cells = self.word_table(words)
         num_columns = self.word_table.num_columns
+        rows = self._look_up(self.row_embeddings, cells // num_columns)
+        columns = self._look_up(self.column_embeddings, cells % num_columns)
+        if self.word_dim:
+            vectors = look_up_word_vectors(
+                ops.cast(self.word_embeddings, self.compute_dtype), words
+            )  # (..., K)
+            columns += ops.matmul(vectors, ops.cast(self.word_projection, self.compute_dtype))
         invalid = ops.expand_dims(mark_invalid_ids(words, self.word_table.vocabulary_size), -1)
         invalid = ops.cast(invalid, self.compute_dtype)
-        return tuple(
-            ops.take(ops.cast(table, self.compute_dtype), index, axis=0) + invalid
-            for table, index in (
-                (self.row_embeddings, cells // num_columns),
-                (self.column_embeddings, cells % num_columns),
-            )
-        )
+        return rows + invalid, columns + invalid
+
+    def _look_up(self, vectors: Any, indices: Any) -> Any:
+        return ops.take(ops.cast(vectors, self.compute_dtype), indices, axis=0)
 
     def compute_mask(self, words: Any, mask: Any = None) -> Any:
         if not self.mask_zero:
@@ -163,4 +198,6 @@ class TwoComponentEmbedding(keras.layers.Layer):
             "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
             "embeddings_constraint": keras.constraints.serialize(self.embeddings_constraint),
             "mask_zero": self.mask_zero,
+            "word_dim": self.word_dim,
+            "num_word_vectors": self.num_word_vectors,
         }

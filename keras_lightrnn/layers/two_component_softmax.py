@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_lightrnn.layers.initializers import clone_initializer
+from keras_lightrnn.layers.word_vectors import count_word_vectors
 from keras_lightrnn.ops import (
+    WordVectors,
     cast_word_ids,
     compute_bias_table,
     compute_fused_log_probs,
     compute_word_log_probs,
+    invert_cells,
+    look_up_word_vectors,
     mark_invalid_ids,
     split_half_steps,
 )
 from keras_lightrnn.word_table import get_word_table, serialize_word_table
 
 _WORD_BIAS = (None, "counts", "trainable")
+
+
+class Layout(NamedTuple):
+    """What lies where in the table, as `TwoComponentSoftmax.compute_layout` returns it.
+
+    Attributes:
+        words: `(R, C)` int32, the word in each cell, -1 in empty ones; or `None`.
+        bias: `(R, C)` float32, what each cell adds to its column logit: the word bias, and
+            `EMPTY_CELL_LOGIT` in empty cells; or `None` if nothing.
+    """
+
+    words: Any
+    bias: Any
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
@@ -38,6 +55,11 @@ class TwoComponentSoftmax(keras.layers.Layer):
     with zero kernels and biases the layer predicts the unigram distribution exactly, wherever
     the words lie, and a word that moves takes its bias along.
 
+    With `word_dim=K` words have a small vector of their own besides: `word_kernel[w] ·
+    (word_projection^T · h^r)` is added to the column logit of word `w`. The vectors start at
+    zero. They cost `V * K` numbers, or fewer with `num_word_vectors`, and two passes over those
+    of one row a word in training.
+
     Args:
         word_table: `WordTable` to share with the embedding, or what makes one: an
             `Allocation` or an integer vocabulary size.
@@ -45,9 +67,15 @@ class TwoComponentSoftmax(keras.layers.Layer):
         word_bias: `None` (as published), `"counts"` (fixed, see `assign_word_counts`) or
             `"trainable"` (the same start, then trained). All zero until counts are assigned,
             which is the uniform distribution.
-        kernel_initializer, bias_initializer: Initializers of both kernels and both biases.
-        kernel_regularizer, bias_regularizer: Regularizers of both.
-        kernel_constraint, bias_constraint: Constraints of both.
+        kernel_initializer, bias_initializer: Initializers of both kernels and both biases, the
+            first one also of the word projection.
+        kernel_regularizer, bias_regularizer: Regularizers of both, the first one also of the word
+            kernel.
+        kernel_constraint, bias_constraint: Constraints of both, likewise.
+        word_dim: Integer `K`, the size of the small vector of each word; 0 for none, as
+            published.
+        num_word_vectors: Integer, how many words have one: the words `0 .. num_word_vectors - 1`,
+            which are the most frequent ones where ids go by falling frequency. `None` for all.
         **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
 
     Call arguments:
@@ -61,7 +89,8 @@ class TwoComponentSoftmax(keras.layers.Layer):
         `[0, V)` where the backend cannot raise (compiled code).
 
     Raises:
-        ValueError: for an unknown `word_bias`, or half-steps and targets that disagree.
+        ValueError: for an unknown `word_bias`, more word vectors than words, or half-steps and
+            targets that disagree.
 
     Example:
 
@@ -89,6 +118,8 @@ class TwoComponentSoftmax(keras.layers.Layer):
         bias_regularizer: Any = None,
         kernel_constraint: Any = None,
         bias_constraint: Any = None,
+        word_dim: int = 0,
+        num_word_vectors: int | None = None,
         **kwargs: Any,
     ) -> None:
         if word_bias not in _WORD_BIAS:
@@ -105,6 +136,9 @@ class TwoComponentSoftmax(keras.layers.Layer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
+        count_word_vectors(word_dim, num_word_vectors, self.word_table.vocabulary_size)  # checks
+        self.word_dim = word_dim
+        self.num_word_vectors = num_word_vectors
         self.supports_masking = True
         self.autocast = False  # word ids must never be rounded to a float type
         # Called with (column half-steps, row half-steps, targets, mask); see `observe`.
@@ -152,6 +186,23 @@ class TwoComponentSoftmax(keras.layers.Layer):
                     autocast=False,  # logits are float32, and so is what is added to them
                 )
                 setattr(self, f"{name}_bias", bias)
+        self.word_kernel = self.word_projection = None
+        if self.word_dim:
+            size = count_word_vectors(
+                self.word_dim, self.num_word_vectors, self.word_table.vocabulary_size
+            )
+            self.word_kernel = self.add_weight(
+                name="word_kernel",
+                shape=(size, self.word_dim),
+                initializer="zeros",  # as long as nothing is known of a word it adds nothing
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+            )
+            self.word_projection = self.add_weight(
+                name="word_projection",
+                shape=(units, self.word_dim),
+                initializer=clone_initializer(self.kernel_initializer),
+            )
         self.built = True
 
     def assign_word_counts(self, counts: Any) -> None:
@@ -223,19 +274,19 @@ class TwoComponentSoftmax(keras.layers.Layer):
         for observer in self._observers if training else self._evaluation_observers:
             observer(column_half_steps, row_half_steps, targets, mask)
         cells = self.word_table(targets)  # (B, T)
-        bias_table = self.compute_bias_table()
+        layout = self.compute_layout()
         if training and keras.backend.backend() in ("tensorflow", "jax"):
-            log_probs = self._compute_fused_log_probs(half_steps, cells, bias_table)
+            log_probs = self._compute_fused_log_probs(half_steps, cells, layout)
         else:
             rows = cells // self.word_table.num_columns
             log_probs = compute_word_log_probs(
-                self.compute_row_logits(column_half_steps, bias_table),
-                self.compute_column_logits(row_half_steps, rows, bias_table),
+                self.compute_row_logits(column_half_steps, layout),
+                self.compute_column_logits(row_half_steps, rows, layout),
                 cells,
             )
         return log_probs + mark_invalid_ids(targets, self.word_table.vocabulary_size)
 
-    def _compute_fused_log_probs(self, half_steps: Any, cells: Any, bias_table: Any) -> Any:
+    def _compute_fused_log_probs(self, half_steps: Any, cells: Any, layout: Layout) -> Any:
         row_bias, column_bias = (
             ops.zeros((kernel.shape[0],), "float32") if bias is None else ops.cast(bias, "float32")
             for kernel, bias in (
@@ -243,8 +294,16 @@ class TwoComponentSoftmax(keras.layers.Layer):
                 (self.column_kernel, self.column_bias),
             )
         )
-        if bias_table is not None:
-            row_bias = row_bias + self._compute_row_offsets(bias_table)
+        if layout.bias is not None:
+            row_bias = row_bias + self._compute_row_offsets(layout)
+        word_vectors = None
+        if self.word_dim:
+            word_vectors = WordVectors(
+                self._compute_queries(half_steps[:, 1::2]),
+                ops.cast(self.word_kernel, self.compute_dtype),
+                layout.words,
+                ops.convert_to_tensor(self.word_table.cells),
+            )
         return compute_fused_log_probs(
             half_steps,
             cells,
@@ -252,52 +311,62 @@ class TwoComponentSoftmax(keras.layers.Layer):
             row_bias,
             ops.cast(self.column_kernel, self.compute_dtype),
             column_bias,
-            bias_table,
+            layout.bias,
+            word_vectors,
         )
 
-    def compute_bias_table(self) -> Any:
-        """Return what each cell adds to its column logit, `(R, C)`; `None` if nothing.
-
-        That is the word bias, and `EMPTY_CELL_LOGIT` in empty cells.
-        """
+    def compute_layout(self) -> Layout:
+        """Return what lies where in the table now."""
         table = self.word_table
-        if self._word_bias is None:
-            if table.vocabulary_size == table.num_rows * table.num_columns:
-                return None
-            word_bias = ops.zeros((table.vocabulary_size,), "float32")
-        else:
-            word_bias = ops.convert_to_tensor(self._word_bias)
-        return compute_bias_table(
-            word_bias, ops.convert_to_tensor(table.cells), table.num_rows, table.num_columns
+        has_bias = (
+            self._word_bias is not None
+            or table.vocabulary_size < table.num_rows * table.num_columns
         )
+        if not has_bias and not self.word_dim:
+            return Layout(None, None)
+        words = invert_cells(ops.convert_to_tensor(table.cells), *table.table_shape)
+        word_bias = None if self._word_bias is None else ops.convert_to_tensor(self._word_bias)
+        return Layout(words, compute_bias_table(word_bias, words) if has_bias else None)
 
-    def compute_row_logits(self, column_half_steps: Any, bias_table: Any) -> Any:
+    def compute_row_logits(self, column_half_steps: Any, layout: Layout) -> Any:
         """Return the logits of all rows after column half-steps, `(..., H) -> (..., R)`.
 
         Args:
             column_half_steps: `(..., H)`.
-            bias_table: What `compute_bias_table` returns.
+            layout: What `compute_layout` returns.
         """
         logits = self._project(column_half_steps, self.row_kernel, self.row_bias)
-        return logits if bias_table is None else logits + self._compute_row_offsets(bias_table)
+        return logits if layout.bias is None else logits + self._compute_row_offsets(layout)
 
-    def _compute_row_offsets(self, bias_table: Any) -> Any:
-        """Return what the words of each row add to its logit, `(R, C) -> (R,)`."""
+    def _compute_row_offsets(self, layout: Layout) -> Any:
+        """Return what the words of each row add to its logit, `(R,)`."""
         if self._word_bias is None:
             # Only whether there is any word counts: a row is no likelier for holding more.
-            return ops.max(bias_table, axis=1)
-        return ops.logsumexp(bias_table, axis=1)
+            return ops.max(layout.bias, axis=1)
+        return ops.logsumexp(layout.bias, axis=1)
 
-    def compute_column_logits(self, row_half_steps: Any, rows: Any, bias_table: Any) -> Any:
+    def compute_column_logits(self, row_half_steps: Any, rows: Any, layout: Layout) -> Any:
         """Return the logits of all columns given rows, `(..., H), (...) -> (..., C)`.
 
         Args:
             row_half_steps: `(..., H)`.
             rows: `(...)` int32, the row that each half-step has read.
-            bias_table: What `compute_bias_table` returns.
+            layout: What `compute_layout` returns.
         """
         logits = self._project(row_half_steps, self.column_kernel, self.column_bias)
-        return logits if bias_table is None else logits + ops.take(bias_table, rows, axis=0)
+        if layout.bias is not None:
+            logits += ops.take(layout.bias, rows, axis=0)
+        if self.word_dim:
+            words = ops.take(layout.words, rows, axis=0)  # (..., C)
+            kernel = ops.cast(self.word_kernel, self.compute_dtype)
+            vectors = look_up_word_vectors(kernel, words)  # (..., C, K)
+            queries = self._compute_queries(row_half_steps)  # (..., K)
+            logits += ops.sum(ops.cast(vectors, "float32") * queries[..., None, :], axis=-1)
+        return logits
+
+    def _compute_queries(self, row_half_steps: Any) -> Any:
+        """Return what is multiplied by the vectors of words, `(..., H) -> (..., K)` float32."""
+        return self._project(row_half_steps, ops.transpose(self.word_projection), None)
 
     def compute_word_distribution(self, column_half_steps: Any, row_half_steps: Any) -> Any:
         """Return the log-probabilities of all words from a state.
@@ -309,12 +378,10 @@ class TwoComponentSoftmax(keras.layers.Layer):
         Returns:
             `(..., V)` float32; its exponentials sum to 1.
         """
-        bias_table = self.compute_bias_table()
+        layout = self.compute_layout()
         rows = ops.arange(self.word_table.num_rows)
-        row_log_probs = ops.log_softmax(self.compute_row_logits(column_half_steps, bias_table))
-        column_log_probs = ops.log_softmax(
-            self.compute_column_logits(row_half_steps, rows, bias_table)
-        )
+        row_log_probs = ops.log_softmax(self.compute_row_logits(column_half_steps, layout))
+        column_log_probs = ops.log_softmax(self.compute_column_logits(row_half_steps, rows, layout))
         joint = ops.expand_dims(row_log_probs, -1) + column_log_probs  # (..., R, C)
         num_cells = self.word_table.num_rows * self.word_table.num_columns
         joint = ops.reshape(joint, (*ops.shape(joint)[:-2], num_cells))
@@ -368,4 +435,5 @@ class TwoComponentSoftmax(keras.layers.Layer):
             for weight in ("kernel", "bias"):
                 name = f"{weight}_{kind}"
                 config[name] = module.serialize(getattr(self, name))
+        config |= {"word_dim": self.word_dim, "num_word_vectors": self.num_word_vectors}
         return config

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn.checks import check_size
+from keras_lightrnn.layers.two_component_softmax import Layout
 from keras_lightrnn.ops import interleave_components
 from keras_lightrnn.ops.word_ids import check_word_ids
 
@@ -97,33 +98,33 @@ def generate(
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What lies where in the table: what one search after the other would else lay out anew.
+class TableSnapshot:
+    """What one search after the other would else lay out anew.
 
     Attributes:
         sources: The values that it was made from: cells, and word bias if there is one.
         words: The word in each cell, -1 in empty ones, `(R, C)`.
-        bias_table: What `TwoComponentSoftmax.compute_bias_table` returns.
+        layout: What `TwoComponentSoftmax.compute_layout` returns.
     """
 
     sources: list[np.ndarray]
     words: np.ndarray
-    bias_table: Any
+    layout: Layout
 
     @classmethod
-    def of(cls, model: LightRNNModel) -> Layout:
+    def of(cls, model: LightRNNModel) -> TableSnapshot:
         """Return the last one while cells and word bias are what they were, else a new one."""
         variables = [model.word_table.cells, model.softmax.word_bias_values]
         sources = [ops.convert_to_numpy(v) for v in variables if v is not None]
-        layout = model.decoding_layout
-        if layout is None or not all(map(np.array_equal, sources, layout.sources)):
+        snapshot = model.table_snapshot
+        if snapshot is None or not all(map(np.array_equal, sources, snapshot.sources)):
             # Copies of the sources: a view of a variable would change with it.
-            layout = model.decoding_layout = cls(
+            snapshot = model.table_snapshot = cls(
                 [np.array(source) for source in sources],
                 model.word_table.allocation.words,
-                model.softmax.compute_bias_table(),
+                model.softmax.compute_layout(),
             )
-        return layout
+        return snapshot
 
 
 class _Search:
@@ -131,13 +132,13 @@ class _Search:
 
     def __init__(self, model: LightRNNModel, prefix: np.ndarray, start: Any = None) -> None:
         self.model = model
-        self.layout = Layout.of(model) if start is None else start.layout
-        words, bias_table = ops.convert_to_tensor(prefix[None]), self.layout.bias_table
+        self.table = TableSnapshot.of(model) if start is None else start.table
+        words, layout = ops.convert_to_tensor(prefix[None]), self.table.layout
         if start is None:
-            row_log_probs, self.states = model.compile_inference(_read_prefix)(words, bias_table)
+            row_log_probs, self.states = model.compile_inference(_read_prefix)(words, layout)
         else:
             row_log_probs, self.states = model.compile_inference(_read_word)(
-                words, start.states, bias_table
+                words, start.states, layout
             )
         self.row_log_probs = ops.convert_to_numpy(row_log_probs)[0].astype(np.float64)
         self.num_expanded = 0
@@ -153,10 +154,10 @@ class _Search:
         padded = np.zeros(_ROWS_AT_ONCE, np.int32)
         padded[: len(rows)] = rows
         run = self.model.compile_inference(_expand_rows)
-        columns = run(ops.convert_to_tensor(padded), self.states, self.layout.bias_table)
+        columns = run(ops.convert_to_tensor(padded), self.states, self.table.layout)
         columns = ops.convert_to_numpy(columns)
         joint = self.row_log_probs[rows][:, None] + columns[: len(rows)]
-        words = self.layout.words[rows]
+        words = self.table.words[rows]
         occupied = words >= 0
         return words[occupied], joint[occupied]
 
@@ -209,34 +210,34 @@ def score_windows(model: LightRNNModel, words: Any) -> Any:
     return model.softmax(half_steps, words[:, 1:], training=False)
 
 
-def _read_prefix(model: LightRNNModel, prefix: Any, bias_table: Any) -> tuple[Any, Any]:
+def _read_prefix(model: LightRNNModel, prefix: Any, layout: Layout) -> tuple[Any, Any]:
     rows, columns = model.embedding.embed_components(prefix)  # (1, N, D) each
     half_steps = ops.concatenate(
         [interleave_components(rows, columns), columns[:, -1:]], axis=1
     )  # (1, 2N - 1, D)
-    return _predict_rows(model, half_steps, None, bias_table)
+    return _predict_rows(model, half_steps, None, layout)
 
 
-def _read_word(model: LightRNNModel, word: Any, states: Any, bias_table: Any) -> tuple[Any, Any]:
+def _read_word(model: LightRNNModel, word: Any, states: Any, layout: Layout) -> tuple[Any, Any]:
     rows, columns = model.embedding.embed_components(word)  # (1, 1, D) each
-    return _predict_rows(model, ops.concatenate([rows, columns], axis=1), states, bias_table)
+    return _predict_rows(model, ops.concatenate([rows, columns], axis=1), states, layout)
 
 
 def _predict_rows(
-    model: LightRNNModel, half_steps: Any, states: Any, bias_table: Any
+    model: LightRNNModel, half_steps: Any, states: Any, layout: Layout
 ) -> tuple[Any, Any]:
     hidden, states = model.run_recurrence(half_steps, states, training=False)
-    logits = model.softmax.compute_row_logits(hidden[:, -1], bias_table)  # (1, R)
+    logits = model.softmax.compute_row_logits(hidden[:, -1], layout)  # (1, R)
     return ops.log_softmax(logits), states
 
 
-def _expand_rows(model: LightRNNModel, rows: Any, states: Any, bias_table: Any) -> Any:
+def _expand_rows(model: LightRNNModel, rows: Any, states: Any, layout: Layout) -> Any:
     num_rows = ops.shape(rows)[0]
     vectors = ops.take(model.embedding.row_embeddings, rows, axis=0)[:, None]  # (n, 1, D)
     vectors = ops.cast(vectors, model.compute_dtype)
     states = [[ops.repeat(state, num_rows, axis=0) for state in layer] for layer in states]
     hidden, _ = model.run_recurrence(vectors, states, training=False)
-    logits = model.softmax.compute_column_logits(hidden[:, 0], rows, bias_table)  # (n, C)
+    logits = model.softmax.compute_column_logits(hidden[:, 0], rows, layout)  # (n, C)
     return ops.log_softmax(logits)
 
 

@@ -65,7 +65,7 @@ def run_fused(
     invalid = ops.sum(invalid, axis=1, keepdims=True)  # (B, 1)
     states = [[state + invalid for state in states[0]], *states[1:]]
 
-    if model.dropout:  # of every half-step on its own: there is no table to project
+    if model.dropout or model.word_dim:  # every half-step differs: there is no table to project
         x, indices = ops.transpose(model.embedding(words), (1, 0, 2)), None  # (2T, B, D)
     else:
         x, indices = _look_up(model, words)

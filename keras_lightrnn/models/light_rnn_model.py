@@ -54,6 +54,12 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         word_bias: `None`, `"counts"` or `"trainable"`, see `TwoComponentSoftmax`. With it,
             call `assign_word_counts` before `fit`.
         mask_zero: Boolean, whether word 0 is padding.
+        word_dim: Integer `K`, the size of two small vectors that each word has of its own, one
+            at the input and one at the output, beside those that it shares; 0 for none, as
+            published. They cost `2 V K` numbers and give most of what the sharing took: see the
+            README for figures.
+        num_word_vectors: Integer, how many words have them, the first ones: the most frequent
+            where ids go by falling frequency. `None` for all.
         recurrence_path: What runs the recurrence in training. `"keras"`: the Keras layers.
             `"fused"`: the package's own LSTM or GRU on the same weights, see
             `keras_lightrnn.ops.lstm`; TensorFlow and JAX only. `"auto"` (default): the faster
@@ -99,6 +105,8 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         stateful: bool = False,
         word_bias: str | None = None,
         mask_zero: bool = False,
+        word_dim: int = 0,
+        num_word_vectors: int | None = None,
         recurrence_path: str = "auto",
         **kwargs: Any,
     ) -> None:
@@ -123,11 +131,19 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         self.stateful = stateful
         self.word_bias = word_bias
         self.mask_zero = mask_zero
+        self.word_dim = word_dim
+        self.num_word_vectors = num_word_vectors
         self.recurrence_path = recurrence_path
 
         policy = self.dtype_policy  # Keras hands it to no sublayer by itself
         self.embedding = TwoComponentEmbedding(
-            self.word_table, embedding_dim, mask_zero=mask_zero, dtype=policy, name="embedding"
+            self.word_table,
+            embedding_dim,
+            mask_zero=mask_zero,
+            word_dim=word_dim,
+            num_word_vectors=num_word_vectors,
+            dtype=policy,
+            name="embedding",
         )
         layer_class, self.num_states = _RECURRENCES[recurrence]
         self.recurrent_layers = [
@@ -148,10 +164,15 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
             for index in range(num_layers + 1)
         ]
         self.softmax = TwoComponentSoftmax(
-            self.word_table, word_bias=word_bias, dtype=policy, name="softmax"
+            self.word_table,
+            word_bias=word_bias,
+            word_dim=word_dim,
+            num_word_vectors=num_word_vectors,
+            dtype=policy,
+            name="softmax",
         )
         self.carried_state: CarriedState | None = None
-        self.decoding_layout: decoding.Layout | None = None
+        self.table_snapshot: decoding.TableSnapshot | None = None
         self._inference: dict[str, Callable[..., Any]] = {}
 
     def build(self, input_shape: Any = None) -> None:
@@ -471,5 +492,7 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
             "stateful": self.stateful,
             "word_bias": self.word_bias,
             "mask_zero": self.mask_zero,
+            "word_dim": self.word_dim,
+            "num_word_vectors": self.num_word_vectors,
             "recurrence_path": self.recurrence_path,
         }

@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras import ops
 
 from keras_lightrnn.ops.compiled_op import compile_op
 from keras_lightrnn.ops.half_steps import split_half_steps
+from keras_lightrnn.ops.look_up import look_up_word_vectors
 from keras_lightrnn.ops.loops import scan
 from keras_lightrnn.ops.products import multiply
 
-# Logits that live at a time: 8 MB of float32.
+# Logits, and terms of them, that live at a time: 8 MB of float32.
 _MAX_LOGITS = 2**21
+
+
+class WordVectors(NamedTuple):
+    """What adds `queries · word_kernel[w]` to the column logit of each word `w` of a row.
+
+    Attributes:
+        queries: `(B, T, K)`.
+        kernel: `(N, K)`, of the words `0 .. N - 1`; the others have zeros.
+        words: `(R, C)` int32, the word in each cell, -1 in empty ones.
+        cells: `(V,)` int32, the cell of each word.
+
+    Example:
+
+    >>> import numpy as np
+    >>> zeros, cells = np.zeros((2, 3), "float32"), np.arange(4, dtype="int32")
+    >>> kernel = np.float32([[0.0], [np.log(3)]])  # of words 0 and 1
+    >>> vectors = WordVectors(np.ones((1, 1, 1), "float32"), kernel, cells.reshape(2, 2), cells)
+    >>> log_probs = compute_fused_log_probs(
+    ...     np.ones((1, 2, 3), "float32"), np.int32([[1]]), zeros, zeros[:, 0], zeros, zeros[:, 0],
+    ...     word_vectors=vectors
+    ... )
+    >>> round(float(np.exp(log_probs[0, 0])), 4)  # half of the rows, three quarters of the row
+    0.375
+    """
+
+    queries: Any
+    kernel: Any
+    words: Any
+    cells: Any
 
 
 def compute_fused_log_probs(
@@ -23,6 +53,7 @@ def compute_fused_log_probs(
     column_kernel: Any,
     column_bias: Any,
     bias_table: Any = None,
+    word_vectors: WordVectors | None = None,
 ) -> Any:
     """Return `log P(row) + log P(column | row)` of words from the half-steps before them.
 
@@ -39,9 +70,10 @@ def compute_fused_log_probs(
         column_kernel: `(C, H)`.
         column_bias: `(C,)`.
         bias_table: `(R, C)`, added to the column logits of its row; or `None`.
+        word_vectors: `WordVectors` or `None`.
 
     Returns:
-        `(B, T)` float32, in nats. Differentiable once, by everything but `cells`.
+        `(B, T)` float32, in nats. Differentiable once, by everything but integers.
 
     Example:
 
@@ -53,8 +85,8 @@ def compute_fused_log_probs(
     >>> round(float(np.exp(log_probs[0, 0])), 4)
     0.0625
     """
-    inputs = [cells, half_steps, row_kernel, row_bias, column_kernel, column_bias, bias_table]
-    return _run(inputs)[0]
+    inputs = [cells, half_steps, row_kernel, row_bias, column_kernel, column_bias]
+    return _run([*inputs, bias_table, *(word_vectors or [None] * 4)])[0]
 
 
 def _forward(inputs: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -66,36 +98,61 @@ def _forward(inputs: list[Any]) -> tuple[list[Any], list[Any]]:
 
 def _backward(inputs: list[Any], normalisers: list[Any], upstream: list[Any]) -> list[Any]:
     """Return the gradients of the inputs."""
-    _, *floats = inputs
+    (row_words, row_weights), (column_words, column_weights) = _get_sides(inputs)
+    (row_normaliser, column_normaliser) = zip(*normalisers, strict=True)
     upstream = ops.reshape(upstream[0], (-1,))
-    (d_columns, *d_row_weights), (d_rows, *d_column_weights) = (
-        _backward_side(words, weights, normaliser, upstream)
-        for (words, weights), *normaliser in zip(_get_sides(inputs), *normalisers, strict=True)
+    [d_columns], d_row_weights = _backward_side(row_words, row_weights, row_normaliser, upstream)
+    [d_rows, *d_queries], [*d_column_weights] = _backward_side(
+        column_words, column_weights, column_normaliser, upstream
     )
-    d_half_steps = ops.stack([d_columns, d_rows], axis=1)  # (B T, 2, H)
-    d_half_steps = ops.reshape(d_half_steps, ops.shape(floats[0]))
-    gradients = [d_half_steps, *d_row_weights, *d_column_weights]
-    gradients = [ops.cast(d, value.dtype) for d, value in zip(gradients, floats, strict=False)]
-    return [None, *gradients, *[None] * (len(floats) - len(gradients))]
+    d_tables = d_column_weights[2:]
+    gradients = [
+        None,
+        ops.stack([d_columns, d_rows], axis=1),  # (B T, 2, H)
+        *d_row_weights,
+        *d_column_weights[:2],
+        d_tables[0] if d_tables else None,
+        *d_queries,
+    ]
+    if d_queries:
+        word_kernel, _, cells = inputs[8:]
+        d_cells = ops.reshape(d_tables[1], (-1, word_kernel.shape[1]))  # (R C, K)
+        gradients.append(ops.take(d_cells, cells[: word_kernel.shape[0]], axis=0))
+    gradients += [None] * (len(inputs) - len(gradients))
+    return [
+        None if d is None or x is None else ops.cast(ops.reshape(d, ops.shape(x)), x.dtype)
+        for d, x in zip(gradients, inputs, strict=True)
+    ]
 
 
 _run = compile_op(_forward, _backward)
 
 
 def _get_sides(inputs: list[Any]) -> list[tuple[list[Any], list[Any]]]:
-    """Return, for rows and for columns, what there is for each word, and the weights."""
-    cells, half_steps, row_kernel, row_bias, column_kernel, column_bias, bias_table = inputs
+    """Return, for rows and for columns, what there is for each word, and the weights.
+
+    For rows: hidden half-steps, classes; kernel, bias. For columns also, where needed: the rows,
+    the queries; the bias table, the word kernels in the order of the cells.
+    """
+    cells, half_steps, row_kernel, row_bias, column_kernel, column_bias, bias_table = inputs[:7]
+    queries, word_kernel, table_words, _ = inputs[7:]
     num_columns, units = column_kernel.shape
     column_half_steps, row_half_steps = (
         ops.reshape(x, (-1, units)) for x in split_half_steps(half_steps)
     )  # (B T, H) each
     cells = ops.reshape(cells, (-1,))
     rows, columns = cells // num_columns, cells % num_columns
-    row_side = [column_half_steps, rows], [row_kernel, row_bias]
-    if bias_table is None:
-        return [row_side, ([row_half_steps, columns], [column_kernel, column_bias])]
-    column_weights = [column_kernel, column_bias, bias_table]
-    return [row_side, ([row_half_steps, columns, rows], column_weights)]
+    words, weights = [row_half_steps, columns], [column_kernel, column_bias]
+    if queries is not None and bias_table is None:
+        bias_table = ops.zeros((row_kernel.shape[0], num_columns), "float32")
+    if bias_table is not None:
+        words.append(rows)
+        weights.append(bias_table)
+    if queries is not None:
+        words.append(ops.cast(ops.reshape(queries, (-1, queries.shape[-1])), "float32"))
+        vectors = look_up_word_vectors(word_kernel, table_words)
+        weights.append(ops.cast(vectors, "float32"))  # (R, C, K)
+    return [([column_half_steps, rows], [row_kernel, row_bias]), (words, weights)]
 
 
 def _forward_side(words: list[Any], weights: list[Any]) -> list[Any]:
@@ -113,10 +170,10 @@ def _forward_side(words: list[Any], weights: list[Any]) -> list[Any]:
 
 
 def _backward_side(
-    words: list[Any], weights: list[Any], normaliser: list[Any], upstream: Any
-) -> list[Any]:
-    """Return the gradients of the half-steps and of the weights."""
-    kernel = weights[0]
+    words: list[Any], weights: list[Any], normaliser: Any, upstream: Any
+) -> tuple[list[Any], list[Any]]:
+    """Return the gradients of the half-steps, and of the queries; and of the weights."""
+    kernel, _, *tables = weights
 
     def step(totals: list[Any], words: list[Any]) -> tuple[list[Any], list[Any]]:
         upstream, largest, log_total, *words = words
@@ -125,33 +182,49 @@ def _backward_side(
         probabilities = ops.exp((logits - largest[:, None]) - log_total[:, None])
         d_logits = upstream[:, None] * (ops.cast(is_class, "float32") - probabilities)  # (n, K)
         factor = ops.cast(d_logits, kernel.dtype)
-        x, _, *rows = words
+        x, _, *rest = words
         new = [multiply(ops.transpose(factor), ops.cast(x, kernel.dtype)), ops.sum(d_logits, 0)]
-        if rows:
-            new.append(ops.segment_sum(d_logits, rows[0], weights[2].shape[0]))
-        return [a + b for a, b in zip(totals, new, strict=True)], [multiply(factor, kernel)]
+        outputs = [multiply(factor, kernel)]
+        if tables:
+            rows, *queries = rest
+            new.append(ops.segment_sum(d_logits, rows, tables[0].shape[0]))
+            if queries:
+                products = d_logits[:, :, None] * queries[0][:, None, :]  # (n, C, K)
+                new.append(ops.segment_sum(products, rows, tables[1].shape[0]))
+                vectors = ops.take(tables[1], rows, axis=0)
+                outputs.append(ops.sum(d_logits[:, :, None] * vectors, axis=1))
+        return [a + b for a, b in zip(totals, new, strict=True)], outputs
 
     zeros = [ops.zeros(weight.shape, "float32") for weight in weights]
+    shapes = [(None, kernel.shape[1])] + [(None, vectors.shape[2]) for vectors in tables[1:]]
     chunks = _split([upstream, *normaliser, *words], weights)
-    totals, [dx] = scan(step, zeros, chunks, [(None, kernel.shape[1])])
-    return [ops.reshape(dx, (-1, kernel.shape[1]))[: ops.shape(words[0])[0]], *totals]
+    totals, outputs = scan(step, zeros, chunks, shapes)
+    size = ops.shape(words[0])[0]
+    return [ops.reshape(y, (-1, y.shape[-1]))[:size] for y in outputs], totals
 
 
 def _compute_logits(words: list[Any], weights: list[Any]) -> tuple[Any, Any]:
     """Return logits `(n, K)`, and which of them are those of the classes."""
-    x, classes, *rows = words
-    kernel, bias, *bias_table = weights
+    x, classes, *rest = words
+    kernel, bias, *tables = weights
     logits = multiply(x, ops.transpose(kernel)) + ops.cast(bias, "float32")
-    if rows:
-        logits = logits + ops.take(bias_table[0], rows[0], axis=0)
+    if tables:
+        rows, *queries = rest
+        logits = logits + ops.take(tables[0], rows, axis=0)
+        if queries:
+            # Not a product of matrices: compiled, the look-up needs no memory then.
+            vectors = ops.take(tables[1], rows, axis=0)  # (n, C, K)
+            logits = logits + ops.sum(vectors * queries[0][:, None, :], axis=-1)
     return logits, ops.arange(kernel.shape[0]) == classes[:, None]
 
 
 def _split(arrays: list[Any], weights: list[Any]) -> list[Any]:
     """Split the first axis of arrays, padded with zeros, into chunks of one size."""
     size = ops.shape(arrays[0])[0]
+    # What a word takes: logits, and the products with word vectors that they are sums of.
+    logits = weights[0].shape[0] * (weights[3].shape[2] if len(weights) > 3 else 1)
     # At least one: a replica's share of a batch may be empty; XLA refuses a loop over nothing.
-    num_chunks = 1 + size * weights[0].shape[0] // _MAX_LOGITS
+    num_chunks = 1 + size * logits // _MAX_LOGITS
     chunk = -(-size // num_chunks)
     chunks = []
     for array in arrays:

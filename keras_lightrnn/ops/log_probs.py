@@ -10,14 +10,34 @@ from keras import ops
 EMPTY_CELL_LOGIT = -1e9
 
 
-def compute_bias_table(word_bias: Any, cells: Any, num_rows: int, num_columns: int) -> Any:
-    """Lay one bias a word out in the table, with `EMPTY_CELL_LOGIT` in empty cells.
+def invert_cells(cells: Any, num_rows: int, num_columns: int) -> Any:
+    """Return the word in each cell, -1 in empty ones.
 
     Args:
-        word_bias: `(V,)` float32.
         cells: `(V,)` int32, the cell of each word.
         num_rows: Integer `R`.
         num_columns: Integer `C`.
+
+    Returns:
+        `(R, C)` int32.
+
+    Example:
+
+    >>> import numpy as np
+    >>> np.asarray(invert_cells(np.int32([2, 0]), num_rows=1, num_columns=3)).tolist()
+    [[1, -1, 0]]
+    """
+    numbers = ops.arange(1, cells.shape[0] + 1, dtype="int32")  # what is not set is zero
+    words = ops.scatter(ops.expand_dims(cells, 1), numbers, (num_rows * num_columns,)) - 1
+    return ops.reshape(words, (num_rows, num_columns))
+
+
+def compute_bias_table(word_bias: Any, words: Any) -> Any:
+    """Lay one bias a word out in the table, with `EMPTY_CELL_LOGIT` in empty cells.
+
+    Args:
+        word_bias: `(V,)` float32; or `None` for zeros.
+        words: `(R, C)` int32, what `invert_cells` returns.
 
     Returns:
         `(R, C)` float32.
@@ -25,19 +45,12 @@ def compute_bias_table(word_bias: Any, cells: Any, num_rows: int, num_columns: i
     Example:
 
     >>> import numpy as np
-    >>> table = compute_bias_table(np.float32([1.0, 2.0]), np.int32([2, 0]), 1, 3)
+    >>> table = compute_bias_table(np.float32([1.0, 2.0]), np.int32([[1, -1, 0]]))
     >>> np.asarray(table).tolist()
     [[2.0, -1000000000.0, 1.0]]
     """
-    num_cells = num_rows * num_columns
-    # Words keep their bias exactly: it is scattered into zeros, and the empty cells are filled
-    # afterwards.
-    indices = ops.expand_dims(cells, 1)
-    bias = ops.scatter(indices, word_bias, (num_cells,))
-    if cells.shape[0] < num_cells:
-        occupied = ops.scatter(indices, ops.ones_like(word_bias), (num_cells,))
-        bias = ops.where(occupied > 0, bias, EMPTY_CELL_LOGIT)
-    return ops.reshape(bias, (num_rows, num_columns))
+    bias = 0.0 if word_bias is None else ops.take(word_bias, ops.maximum(words, 0))
+    return ops.where(words < 0, EMPTY_CELL_LOGIT, bias)
 
 
 def compute_word_log_probs(row_logits: Any, column_logits: Any, cells: Any) -> Any:

@@ -26,19 +26,19 @@ def export_litert(
 ) -> Path:
     """Write the two half-steps of a word as a LiteRT file of built-in operations.
 
-    The file knows rows and columns, no words, so that it holds neither words nor allocation:
+    The file knows cells, no words, so that it holds neither words nor allocation:
     the word in row `i` and column `j` is line `i * C + j` (from 0) of a file of words by cell,
     which is written too when a vocabulary is given. Signatures, for any number `n` of texts:
 
     | signature | inputs | outputs |
     |---|---|---|
-    | `column_half_step` | `columns` (n,) int32, `states` (n, S, H) | `row_log_probs` (n, R), \
+    | `column_half_step` | `cells` (n,) int32, `states` (n, S, H) | `row_log_probs` (n, R), \
 `states` |
     | `row_half_step` | `rows` (n,) int32, `states` (n, S, H) | `column_log_probs` (n, C), \
 `states` |
 
     A text starts from states of zeros; reading a word is the row half-step of its row, then
-    the column half-step of its column (the first word has its column read alone). The
+    the column half-step of its cell (the first word has that one alone). The
     log-probability of a word is that of its row after the word before, plus that of its column
     after its own row is read. For the likeliest next words read rows in falling order of
     probability, many at a time as one batch, until the next row is less probable than the
@@ -102,13 +102,13 @@ class _HalfSteps(tf.Module):
         super().__init__()
         self._network = Network(model)
         states = tf.TensorSpec((None, self._network.num_states, model.units), tf.float32, "states")
-        for name, component in ("column_half_step", "columns"), ("row_half_step", "rows"):
+        for name, component in ("column_half_step", "cells"), ("row_half_step", "rows"):
             specs = [tf.TensorSpec((None,), tf.int32, component), states]
             function = getattr(self, f"_{name}")
             setattr(self, name, tf.function(function, input_signature=specs, autograph=False))
 
-    def _column_half_step(self, columns: Any, states: Any) -> dict[str, Any]:
-        new = self._network.read_columns(columns, tf.unstack(states, axis=1))
+    def _column_half_step(self, cells: Any, states: Any) -> dict[str, Any]:
+        new = self._network.read_columns(cells, tf.unstack(states, axis=1))
         log_probs = self._network.compute_row_log_probs(new)
         return {"row_log_probs": log_probs, "states": tf.stack(new, axis=1)}
 

@@ -15,7 +15,7 @@ from keras_lightrnn.ops import EMPTY_CELL_LOGIT
 class Network(tf.Module):
     """The weights of a `LightRNNModel` as float32 variables, and half-steps on them.
 
-    It knows rows and columns only, no words. Its operations are a matrix product, a gather and
+    It knows cells only, no words. Its operations are a matrix product, a gather and
     some arithmetic: every runtime has them, where the kernels that Keras may choose (cuDNN, XLA)
     are missing from some. States are a list of tensors `(n, H)`.
 
@@ -39,11 +39,15 @@ class Network(tf.Module):
         self.column_kernel = make_variable(softmax.column_kernel)
         # The layer says itself what it adds to logits of zero.
         no_units = ops.zeros((1, model.units))
-        row_bias = softmax.compute_row_logits(no_units, softmax.compute_bias_table())
+        row_bias = softmax.compute_row_logits(no_units, softmax.compute_layout())
         self.row_bias = make_variable(row_bias[0])
-        column_bias = softmax.compute_column_logits(no_units, ops.zeros((1,), "int32"), None)
-        self.column_bias = make_variable(column_bias[0])
+        self.column_bias = make_variable(
+            np.zeros(self.num_columns) if softmax.column_bias is None else softmax.column_bias
+        )
         allocation = table.allocation
+        self.word_dim = model.word_dim
+        if model.word_dim:
+            self._copy_word_vectors(model)
         self.word_bias = None
         if softmax.word_bias_values is not None:
             word_bias = np.zeros(allocation.num_cells, np.float32)
@@ -55,6 +59,19 @@ class Network(tf.Module):
             empty = np.packbits(allocation.words < 0, axis=1, bitorder="little")
             self.empty_cells = make_variable(empty, tf.uint8)  # (R, C / 8)
 
+    def _copy_word_vectors(self, model: LightRNNModel) -> None:
+        embeddings = ops.convert_to_numpy(model.embedding.word_embeddings)  # (N, K)
+        kernel = ops.convert_to_numpy(model.softmax.word_kernel)
+        no_vector = np.zeros((1, model.word_dim), np.float32)
+        self.word_embeddings = make_variable(np.concatenate([embeddings, no_vector]))
+        self.word_kernel = make_variable(np.concatenate([kernel, no_vector]))
+        self.input_projection = make_variable(model.embedding.word_projection)  # (K, D)
+        self.output_projection = make_variable(model.softmax.word_projection)  # (H, K)
+        words = model.word_table.allocation.words
+        has_vector = (words >= 0) & (words < len(embeddings))
+        indices = np.where(has_vector, words, len(embeddings))
+        self.vector_indices = make_variable(indices, tf.int32)  # (R, C)
+
     def make_states(self, size: Any) -> list[Any]:
         """Return the zero state of `size` texts."""
         return [tf.zeros([size, self.units])] * self.num_states
@@ -63,9 +80,14 @@ class Network(tf.Module):
         """Return the states after the row half-step that reads `rows`, `(n,)`."""
         return self._read(tf.gather(self.row_embeddings, rows), states)
 
-    def read_columns(self, columns: Any, states: list[Any]) -> list[Any]:
-        """Return the states after the column half-step that reads `columns`, `(n,)`."""
-        return self._read(tf.gather(self.column_embeddings, columns), states)
+    def read_columns(self, cells: Any, states: list[Any]) -> list[Any]:
+        """Return the states after the column half-step that reads the words of `cells`, `(n,)`."""
+        inputs = tf.gather(self.column_embeddings, cells % self.num_columns)
+        if self.word_dim:
+            indices = tf.gather(tf.reshape(self.vector_indices, [-1]), cells)
+            vectors = tf.gather(self.word_embeddings, indices)  # (n, K)
+            inputs += tf.matmul(vectors, self.input_projection)
+        return self._read(inputs, states)
 
     def _read(self, inputs: Any, states: list[Any]) -> list[Any]:
         new_states: list[Any] = []
@@ -87,6 +109,10 @@ class Network(tf.Module):
         logits += self.column_bias
         if self.word_bias is not None:
             logits += tf.gather(self.word_bias, rows)
+        if self.word_dim:
+            queries = tf.matmul(self._hidden(states), self.output_projection)  # (n, K)
+            vectors = tf.gather(self.word_kernel, tf.gather(self.vector_indices, rows))
+            logits += tf.reduce_sum(vectors * queries[:, None, :], axis=-1)  # (n, C)
         if self.empty_cells is not None:
             logits += EMPTY_CELL_LOGIT * tf.cast(self.find_empty_cells(rows), tf.float32)
         return tf.nn.log_softmax(logits)

@@ -29,7 +29,7 @@ def score_cells(network: Network, cells: Any, is_read: Any) -> Any:
 
     def score_one(t: Any, log_probs: Any, *states: Any) -> Any:
         old = list(states)
-        old = _keep(is_read[:, t], network.read_columns(columns[:, t], old), old)
+        old = _keep(is_read[:, t], network.read_columns(cells[:, t], old), old)
         row_log_probs = network.compute_row_log_probs(old)
         row = rows[:, t + 1]
         new = _keep(is_read[:, t + 1], network.read_rows(row, old), old)
@@ -48,12 +48,12 @@ def score_cells(network: Network, cells: Any, is_read: Any) -> Any:
 
 def read_prefix(network: Network, cells: Any, lengths: Any) -> list[Any]:
     """Return the states after the first `lengths`, `(B,)`, of `cells`, `(B, N)`; `lengths >= 1`."""
-    rows, columns = cells // network.num_columns, cells % network.num_columns
-    states = network.read_columns(columns[:, 0], network.make_states(tf.shape(cells)[0]))
+    rows = cells // network.num_columns
+    states = network.read_columns(cells[:, 0], network.make_states(tf.shape(cells)[0]))
 
     def read_one(t: Any, *states: Any) -> Any:
         old = list(states)
-        new = network.read_columns(columns[:, t], network.read_rows(rows[:, t], old))
+        new = network.read_columns(cells[:, t], network.read_rows(rows[:, t], old))
         return (t + 1, *_keep(t < lengths, new, old))
 
     _, *states = tf.while_loop(
@@ -181,8 +181,8 @@ def generate_cells(
             ),
             lambda: find_best_cells(network, old, 1)[0][:, 0],
         )
-        rows, columns = cells // network.num_columns, cells % network.num_columns
-        new = network.read_columns(columns, network.read_rows(rows, old))
+        rows = cells // network.num_columns
+        new = network.read_columns(cells, network.read_rows(rows, old))
         return (t + 1, chosen.write(t, cells), *new)
 
     chosen = tf.TensorArray(tf.int32, length, element_shape=[None])

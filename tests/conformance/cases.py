@@ -91,6 +91,12 @@ CASES: dict[str, Case] = {
         )
         for combine in ("interleave", "sum", "concat")
     },
+    "embedding with word vectors": Case(
+        TwoComponentEmbedding,
+        lambda **kw: TwoComponentEmbedding(
+            make_table(), D, word_dim=2, num_word_vectors=V - 4, mask_zero=True, **kw
+        ),
+    ),
     **{
         f"softmax {word_bias}": Case(
             TwoComponentSoftmax,
@@ -110,22 +116,30 @@ CASES: dict[str, Case] = {
         )
         for word_bias, use_bias in ((None, True), ("counts", False), ("trainable", True))
     },
+    "softmax with word vectors": Case(
+        TwoComponentSoftmax,
+        lambda **kw: TwoComponentSoftmax(make_table(), word_dim=2, num_word_vectors=V - 4, **kw),
+        make_inputs=lambda: (make_half_steps(), make_windows()[:, 1:]),
+    ),
     **{
         f"model {recurrence}": Case(
             LightRNNModel,
-            lambda recurrence=recurrence, num_layers=num_layers, **kw: LightRNNModel(
-                make_table(),
-                embedding_dim=D,
-                units=H,
-                num_layers=num_layers,
-                recurrence=recurrence,
-                dropout=0.25,
-                word_bias="trainable",
-                mask_zero=True,
-                **kw,
+            lambda recurrence=recurrence, num_layers=num_layers, word_dim=word_dim, **kw: (
+                LightRNNModel(
+                    make_table(),
+                    embedding_dim=D,
+                    units=H,
+                    num_layers=num_layers,
+                    recurrence=recurrence,
+                    dropout=0.25,
+                    word_bias="trainable",
+                    mask_zero=True,
+                    word_dim=word_dim,
+                    **kw,
+                )
             ),
         )
-        for recurrence, num_layers in (("lstm", 1), ("gru", 1), ("rnn", 2))
+        for recurrence, num_layers, word_dim in (("lstm", 1, 0), ("gru", 1, 2), ("rnn", 2, 0))
     },
     "model stateful": Case(
         LightRNNModel,

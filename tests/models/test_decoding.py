@@ -11,8 +11,8 @@ V = 43  # more rows than are expanded at once, empty cells, an empty row
 PREFIX = [3, 1, 4, 1, 5]
 
 
-@pytest.fixture(scope="module")
-def model():
+@pytest.fixture(scope="module", params=[0, 2], ids=["shared", "word vectors"])
+def model(request):
     keras.utils.set_random_seed(0)
     cells = np.random.default_rng(0).permutation(np.arange(3, 60))[:V]
     model = LightRNNModel(
@@ -22,8 +22,12 @@ def model():
         recurrence="gru",
         num_layers=2,
         word_bias="trainable",
+        word_dim=request.param,
+        num_word_vectors=V - 9 if request.param else None,
     )
     model.build((None, None))
+    if request.param:
+        model.softmax.word_kernel.assign(np.random.default_rng(1).normal(size=(V - 9, 2)))
     for weight in model.trainable_weights:
         weight.assign(3 * weight)
     model.assign_word_counts(np.arange(V, 0, -1))
@@ -103,7 +107,7 @@ def test_search_sees_an_assigned_word_bias(model, distribution):
 
 def test_a_search_lays_the_table_out_once(model, monkeypatch):
     model.next_words(PREFIX)
-    monkeypatch.setattr(model.softmax, "compute_bias_table", None)
+    monkeypatch.setattr(model.softmax, "compute_layout", None)
     monkeypatch.setattr(type(model.word_table), "allocation", None)
     model.next_words(PREFIX)
 

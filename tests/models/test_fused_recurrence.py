@@ -18,6 +18,9 @@ def make_pair(recurrence="lstm", **kwargs):
         model = LightRNNModel(table, 4, 6, recurrence=recurrence, recurrence_path=path, **kwargs)
         model.build((B, T + 1))
         models.append(model)
+    if models[0].word_dim:  # they start at zero
+        kernel = models[0].softmax.word_kernel
+        kernel.assign(np.random.default_rng(2).normal(size=kernel.shape))
     models[1].set_weights(models[0].get_weights())
     return models
 
@@ -33,6 +36,8 @@ def make_windows(rng, num=B):
         ({"recurrence": "gru", "mask_zero": True}, False),
         ({"mask_zero": True}, True),
         ({"recurrence": "gru", "word_bias": "counts"}, True),
+        ({"word_dim": 2, "num_word_vectors": 7}, False),
+        ({"word_dim": 2, "word_bias": "trainable"}, True),
     ],
     ids=str,
 )

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lightrnn.ops import compute_fused_log_probs, compute_word_log_probs, fused_log_probs
+from keras_lightrnn.ops import (
+    WordVectors,
+    compute_fused_log_probs,
+    compute_word_log_probs,
+    fused_log_probs,
+)
 
 B, T, H, R, C = 3, 4, 5, 7, 6
 NAMES = ["half_steps", "row_kernel", "row_bias", "column_kernel", "column_bias", "bias_table"]
@@ -84,6 +89,50 @@ def test_equals_two_softmaxes_word_by_word(rng, with_table):
 
 
 @pytest.mark.usefixtures("max_logits")
+@pytest.mark.parametrize("with_table", [False, True])
+@pytest.mark.parametrize("num_vectors", [R * C - 3, 10])
+def test_word_vectors_equal_logits_word_by_word(rng, with_table, num_vectors):
+    table_cells = rng.permutation(R * C)[: R * C - 3].astype("int32")  # three cells are empty
+    words = np.full((R, C), -1, "int32")
+    words.ravel()[table_cells] = np.arange(len(table_cells))
+    cells, upstream, floats = make_inputs(rng, with_table)
+    queries, kernel = rng.normal(size=(B, T, 2)), rng.normal(size=(num_vectors, 2))
+    floats += [queries.astype("float32"), kernel.astype("float32")]
+
+    def run(half_steps, cells, *others):
+        *others, queries, kernel = others
+        vectors = WordVectors(queries, kernel, words, table_cells)
+        return compute_fused_log_probs(half_steps, cells, *others, word_vectors=vectors)
+
+    def run_exactly(half_steps, cells, row_kernel, row_bias, column_kernel, column_bias, *others):
+        *table, queries, kernel = others
+        row_logits = tf.matmul(half_steps[:, 0::2], row_kernel, transpose_b=True) + row_bias
+        log_probs = []
+        for b, t in np.ndindex(B, T):
+            row, column = divmod(int(cells[b, t]), C)
+            logits = tf.linalg.matvec(column_kernel, half_steps[b, 2 * t + 1]) + column_bias
+            if table:
+                logits += table[0][row]
+            logits += tf.stack(
+                [
+                    tf.tensordot(kernel[word], queries[b, t], 1)
+                    if 0 <= word < num_vectors
+                    else tf.zeros((), logits.dtype)
+                    for word in words[row]
+                ]
+            )
+            row_log_probs = tf.nn.log_softmax(row_logits[b, t])
+            log_probs.append(row_log_probs[row] + tf.nn.log_softmax(logits)[column])
+        return tf.reshape(tf.stack(log_probs), (B, T))
+
+    received = differentiate(run, cells, upstream, floats)
+    doubles = [x.astype("float64") for x in floats]
+    exact = differentiate(run_exactly, cells, upstream.astype("float64"), doubles)
+    for value, other in zip(received, exact, strict=True):
+        assert value == pytest.approx(other, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.usefixtures("max_logits")
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_errs_no_more_than_the_plain_way(rng, scale):
     ours, plain = [], []
@@ -128,5 +177,5 @@ def test_no_words(rng):
 
 def test_no_logits_live_between_the_passes(rng):
     cells, _, floats = make_inputs(rng)
-    _, residuals = fused_log_probs._forward([cells, *floats])
+    _, residuals = fused_log_probs._forward([cells, *floats, *[None] * 4])
     assert {tuple(x.shape) for x in tf.nest.flatten(residuals)} == {(B * T,)}

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lightrnn.ops import EMPTY_CELL_LOGIT, compute_bias_table, compute_word_log_probs
+from keras_lightrnn.ops import (
+    EMPTY_CELL_LOGIT,
+    compute_bias_table,
+    compute_word_log_probs,
+    invert_cells,
+)
 
 
 @pytest.mark.parametrize("vocabulary_size", [12, 9])
@@ -12,11 +17,15 @@ def test_bias_table_word_by_word(rng, vocabulary_size):
     cells = rng.permutation(12)[:vocabulary_size].astype("int32")
     # Values that a sum with a large number would lose.
     word_bias = rng.normal(size=vocabulary_size).astype("float32") * 1e-3
-    table = np.asarray(compute_bias_table(word_bias, cells, 3, 4))
+    words = invert_cells(cells, 3, 4)
+    table = np.asarray(compute_bias_table(word_bias, words))
     for word, cell in enumerate(cells):
         assert table[cell // 4, cell % 4] == word_bias[word]
     empty = np.setdiff1d(np.arange(12), cells)
     assert (table.ravel()[empty] == EMPTY_CELL_LOGIT).all()
+    without_bias = np.asarray(compute_bias_table(None, words)).ravel()
+    assert (without_bias[empty] == EMPTY_CELL_LOGIT).all()
+    assert (without_bias[cells] == 0).all()
 
 
 def test_empty_cells_keep_no_probability_and_finite_gradients():

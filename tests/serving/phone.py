@@ -23,12 +23,13 @@ class Phone:
 
     def score(self, cells):
         """Return the log-probabilities of all but the first of texts `(B, N)` of cells."""
-        rows, columns = np.divmod(np.asarray(cells, np.int32), self.num_columns)
+        cells = np.asarray(cells, np.int32)
+        rows, columns = np.divmod(cells, self.num_columns)
         texts = np.arange(len(cells))
         states = np.zeros((len(cells), *self.state_shape), np.float32)
         log_probs = []
         for t in range(rows.shape[1] - 1):
-            read = self.read_column(columns=columns[:, t].copy(), states=states)
+            read = self.read_column(cells=cells[:, t].copy(), states=states)
             row_log_probs = read["row_log_probs"][texts, rows[:, t + 1]]
             read = self.read_row(rows=rows[:, t + 1].copy(), states=read["states"])
             states = read["states"]
@@ -39,10 +40,10 @@ class Phone:
         """Return the `k` likeliest cells to follow a text and their log-probabilities."""
         states = np.zeros((1, *self.state_shape), np.float32)
         for place, cell in enumerate(cells):
-            row, column = divmod(cell, self.num_columns)
             if place:
+                row = cell // self.num_columns
                 states = self.read_row(rows=np.int32([row]), states=states)["states"]
-            read = self.read_column(columns=np.int32([column]), states=states)
+            read = self.read_column(cells=np.int32([cell]), states=states)
             states = read["states"]
         best = []
         for row in np.argsort(-read["row_log_probs"][0]):

@@ -21,7 +21,7 @@ def test_saved_model(model, tmp_path, rng):
 @pytest.mark.parametrize(
     ("recurrence", "options"),
     [
-        ("lstm", {"word_bias": None, "cells": np.arange(R * C)}),
+        ("lstm", {"word_bias": None, "cells": np.arange(R * C), "word_dim": 2}),
         pytest.param("gru", {"mask_zero": True}, marks=pytest.mark.slow),
         pytest.param("rnn", {}, marks=pytest.mark.slow),
     ],

@@ -66,7 +66,10 @@ def test_runs_without_tensorflow_and_equals_the_model(model, vocabulary, tmp_pat
 
 @pytest.mark.parametrize(
     ("recurrence", "options"),
-    [("gru", {"word_bias": None}), ("rnn", {"cells": np.arange(R * C), "dtype": "mixed_bfloat16"})],
+    [
+        ("gru", {"word_bias": None, "word_dim": 3, "num_word_vectors": V - 9}),
+        ("rnn", {"cells": np.arange(R * C), "dtype": "mixed_bfloat16"}),
+    ],
 )
 def test_other_models(tmp_path, recurrence, options, rng):
     model = make_model(recurrence, **options)

@@ -179,8 +179,10 @@ def test_ids_are_scored(served, directory, model, rng, name):
         ("lstm", {"word_bias": None, "cells": np.arange(R * C)}),
         ("gru", {"word_bias": "trainable", "num_layers": 1, "mask_zero": True}),
         ("rnn", {"word_bias": None, "stateful": True}),
+        ("lstm", {"word_dim": 3, "num_word_vectors": V - 9}),
+        ("gru", {"word_dim": 2}),
     ],
-    ids=["lstm-full-table", "gru-mask", "rnn-stateful"],
+    ids=["lstm-full-table", "gru-mask", "rnn-stateful", "some-word-vectors", "word-vectors"],
 )
 def test_every_kind_of_model(tmp_path, recurrence, options, rng):
     model = make_model(recurrence, **options)

@@ -1,0 +1,29 @@
+"""Vectors that some words have, looked up by word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+
+def look_up_word_vectors(vectors: Any, words: Any) -> Any:
+    """Return the vectors of words, zero for those that have none.
+
+    Args:
+        vectors: `(N, K)`, of the words `0 .. N - 1`.
+        words: `(...)` integers; -1 stands for no word.
+
+    Returns:
+        `(..., K)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> np.asarray(look_up_word_vectors(np.float32([[5], [7]]), np.int32([1, 2, -1]))).tolist()
+    [[7.0], [0.0], [0.0]]
+    """
+    size = vectors.shape[0]
+    found = ops.take(vectors, ops.clip(words, 0, size - 1), axis=0)
+    is_found = ops.logical_and(words >= 0, words < size)
+    return ops.where(ops.expand_dims(is_found, -1), found, ops.zeros_like(found))

@@ -1,0 +1,123 @@
+"""What both layers do with `word_dim` and `num_word_vectors`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oracle import TwoStepSoftmax
+
+from keras_lightrnn import Allocation, LightRNNModel, WordTable
+from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.layers.word_vectors import count_word_vectors
+
+V, R, C, D, H, K, N = 11, 3, 4, 5, 6, 2, 7
+
+
+def make_table():
+    return WordTable(Allocation.random(V, R, C, seed=3))
+
+
+def test_embedding_adds_the_word_to_its_column():
+    table = make_table()
+    layer = TwoComponentEmbedding(table, D, "concat", word_dim=K, num_word_vectors=N)
+    shared = TwoComponentEmbedding(table, D, "concat")
+    for each in (layer, shared):
+        each.build((None,))
+    shared.row_embeddings.assign(layer.row_embeddings)
+    shared.column_embeddings.assign(layer.column_embeddings)
+    own = np.asarray(layer(np.arange(V))) - np.asarray(shared(np.arange(V)))
+    expected = np.asarray(layer.word_embeddings) @ np.asarray(layer.word_projection)
+    assert (own[:, :D] == 0).all()
+    assert own[:N, D:] == pytest.approx(expected, abs=1e-6)
+    assert (own[N:] == 0).all()
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("word_bias", [None, "counts"])
+def test_softmax_equals_the_oracle(rng, training, word_bias):
+    layer = TwoComponentSoftmax(make_table(), word_bias=word_bias, word_dim=K, num_word_vectors=N)
+    half_steps = rng.normal(size=(2, 8, H)).astype("float32")
+    targets = rng.integers(V, size=(2, 4))
+    without = np.asarray(layer(half_steps, targets))
+    layer.word_kernel.assign(rng.normal(size=(N, K)))
+    if word_bias is not None:
+        layer.assign_word_counts(np.arange(1, V + 1))
+    log_probs = np.asarray(layer(half_steps, targets, training=training))
+    assert np.abs(log_probs - without).max() > 0.1
+    oracle = TwoStepSoftmax.of(layer)
+    for b, t in np.ndindex(2, 4):
+        word = targets[b, t]
+        expected = oracle.compute_row_log_prob(half_steps[b, 2 * t], oracle.place(word)[0])
+        expected += oracle.compute_column_log_prob(half_steps[b, 2 * t + 1], word)
+        assert log_probs[b, t] == pytest.approx(expected, abs=1e-5)
+
+
+def test_all_words_have_probability_one_together(rng):
+    layer = TwoComponentSoftmax(make_table(), word_dim=K)
+    layer.build((None, None, H))
+    layer.word_kernel.assign(rng.normal(size=(V, K)))
+    distribution = layer.compute_word_distribution(
+        rng.normal(size=(2, H)).astype("float32"), rng.normal(size=(2, R, H)).astype("float32")
+    )
+    assert np.exp(distribution).sum(axis=-1) == pytest.approx(np.ones(2), abs=1e-6)
+
+
+def test_a_word_that_moves_keeps_its_vectors():
+    model = LightRNNModel(make_table(), D, H, word_dim=K)
+    model.build((None, None))
+    weights = [np.array(v) for v in model.trainable_variables]
+    model.word_table.assign(Allocation.random(V, R, C, seed=4))
+    own = (
+        model.embedding.embed_components(np.arange(V))[1]
+        - np.asarray(model.embedding.column_embeddings)[model.word_table.allocation.columns]
+    )
+    expected = np.asarray(model.embedding.word_embeddings) @ np.asarray(
+        model.embedding.word_projection
+    )
+    assert np.asarray(own) == pytest.approx(expected, abs=1e-6)
+    for before, after in zip(weights, model.trainable_variables, strict=True):
+        assert (before == np.asarray(after)).all()
+
+
+def test_untrained_word_vectors_change_no_probability(rng):
+    words = rng.integers(V, size=(3, 5))
+    with_vectors, without = (LightRNNModel(make_table(), D, H, word_dim=k) for k in (K, 0))
+    for model in (with_vectors, without):
+        model.build((None, None))
+    own = {"word_embeddings", "word_projection", "word_kernel"}
+    shared = [v for v in with_vectors.variables if v.name not in own]
+    for variable, value in zip(without.variables, shared, strict=True):
+        variable.assign(value)
+    with_vectors.embedding.word_embeddings.assign(np.zeros((V, K)))
+    assert with_vectors.score(words) == pytest.approx(without.score(words), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("word_dim", "num_word_vectors", "expected"), [(0, None, 0), (3, None, V), (3, 1, 1)]
+)
+def test_count(word_dim, num_word_vectors, expected):
+    assert count_word_vectors(word_dim, num_word_vectors, V) == expected
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **kw: TwoComponentEmbedding(V, D, **kw),
+        lambda **kw: TwoComponentSoftmax(V, **kw),
+        lambda **kw: LightRNNModel(V, D, H, **kw),
+    ],
+)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"word_dim": -1}, "`word_dim` must be an integer of at least 0.*word_dim=-1"),
+        ({"word_dim": 1.5}, "word_dim=1.5"),
+        ({"word_dim": True}, "word_dim=True"),
+        ({"num_word_vectors": 3}, "`num_word_vectors`.*word_dim=0"),
+        ({"word_dim": 2, "num_word_vectors": V + 1}, f"num_word_vectors={V + 1}.*None"),
+        ({"word_dim": 2, "num_word_vectors": 0}, "num_word_vectors=0"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(make, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)
