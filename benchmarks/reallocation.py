@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,11 +20,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from language_model import add_arguments, compile_model, describe, make_windows, read_splits
 
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.cooccurrence import compute_word_features
-from keras_lightrnn.data import Vocabulary, read_lines, token_windows
 from keras_lightrnn.reallocation import SimilarityObjective
 
 _OBJECTIVES = ("none", "likelihood", "similarity", "similarity+neighbours")
@@ -35,20 +34,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--text", nargs=3, required=True, metavar=("TRAIN", "VALID", "TEST"))
-    parser.add_argument("--vocabulary-size", type=int, help="most words (default: all)")
-    parser.add_argument("--max-words", type=int, help="train on so many words at most")
+    add_arguments(parser)
     parser.add_argument(
         "--allocations", nargs="+", default=["random", "cooccurrence"], help="first allocations"
     )
     parser.add_argument("--objectives", nargs="+", default=list(_OBJECTIVES), choices=_OBJECTIVES)
     parser.add_argument("--every", default="600", help="steps, or epoch or plateau")
     parser.add_argument("--max-rounds", type=int, default=1)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--units", type=int, default=200)
-    parser.add_argument("--batch-size", type=int, default=20)
-    parser.add_argument("--sequence-length", type=int, default=35)
     return parser
 
 
@@ -72,16 +64,20 @@ def train_once(
         allocation = Allocation.from_cooccurrence(train, size, seed=seed)
     else:
         allocation = Allocation.random(size, seed=seed)
-    model = LightRNNModel(allocation, args.units, args.units, stateful=True, word_bias="counts")
-    model.assign_word_counts(np.bincount(train, minlength=size))
-    windows = [
-        token_windows(words, args.batch_size, args.sequence_length, vocabulary_size=size)
-        for words in splits
-    ]
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.004, len(windows[0]) * args.epochs, alpha=0.02
+    model = LightRNNModel(
+        allocation,
+        args.units,
+        args.units,
+        num_layers=args.num_layers,
+        dropout=args.dropout,
+        stateful=True,
+        word_bias="counts",
+        word_dim=args.word_dim,
+        num_word_vectors=args.num_word_vectors,
     )
-    model.compile(keras.optimizers.Adam(schedule, global_clipnorm=1.0))
+    model.assign_word_counts(np.bincount(train, minlength=size))
+    windows = make_windows(splits, size, args)
+    compile_model(model, len(windows[0]) * args.epochs, args)
     start = time.perf_counter()
     history = model.fit(
         windows[0],
@@ -101,18 +97,9 @@ def train_once(
     return valid[-1], test
 
 
-def describe(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
-
-
 def main(argv: Sequence[str] | None = None) -> dict[tuple[str, str], list[tuple[float, float]]]:
     args = make_parser().parse_args(argv)
-    vocabulary = Vocabulary.from_lines(read_lines(args.text[0]), max_size=args.vocabulary_size)
-    splits = [vocabulary.encode_lines(read_lines(path)) for path in args.text]
-    splits[0] = splits[0][: args.max_words]
-    size = len(vocabulary)
-    print(f"{len(splits[0]):,} training words, vocabulary of {size:,}", flush=True)
+    splits, size = read_splits(args)
     results = {
         (first, objective): [
             train_once(splits, size, first, objective, seed, args) for seed in args.seeds

@@ -1,0 +1,76 @@
+"""What the benchmarks of perplexity have in common: text, windows, training."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lightrnn.data import Vocabulary, read_lines, token_windows
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--text", nargs=3, required=True, metavar=("TRAIN", "VALID", "TEST"))
+    parser.add_argument("--vocabulary-size", type=int, help="most words (default: all)")
+    parser.add_argument("--max-words", type=int, help="train on so many words at most")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--units", type=int, default=200)
+    parser.add_argument("--num-layers", type=int, default=1)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--word-dim", type=int, default=0)
+    parser.add_argument("--num-word-vectors", type=int)
+    parser.add_argument("--batch-size", type=int, default=20)
+    parser.add_argument("--sequence-length", type=int, default=35)
+    parser.add_argument("--learning-rate", type=float, default=0.004)
+    parser.add_argument("--jit-compile", action="store_true", help="compile whole steps by XLA")
+
+
+def read_splits(args: argparse.Namespace) -> tuple[list[np.ndarray], int]:
+    """Return the word ids of training, validation and test text, and the vocabulary size."""
+    vocabulary = Vocabulary.from_lines(read_lines(args.text[0]), max_size=args.vocabulary_size)
+    splits = [vocabulary.encode_lines(read_lines(path)) for path in args.text]
+    splits[0] = splits[0][: args.max_words]
+    print(f"{len(splits[0]):,} training words, vocabulary of {len(vocabulary):,}", flush=True)
+    return splits, len(vocabulary)
+
+
+def make_windows(splits: list[np.ndarray], size: int, args: argparse.Namespace) -> list[Any]:
+    return [
+        token_windows(words, args.batch_size, args.sequence_length, vocabulary_size=size)
+        for words in splits
+    ]
+
+
+def compile_model(model: keras.Model, num_steps: int, args: argparse.Namespace, **kw: Any) -> None:
+    """Compile with Adam, at a rate that falls as a cosine over `num_steps`."""
+    schedule = keras.optimizers.schedules.CosineDecay(args.learning_rate, num_steps, alpha=0.02)
+    optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
+    model.compile(optimizer, jit_compile=args.jit_compile or "auto", **kw)
+
+
+class StepTimer(keras.callbacks.Callback):
+    """Measures training steps; their median takes no harm from pauses of the machine."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+
+    @property
+    def median_milliseconds(self) -> float:
+        return 1e3 * statistics.median(self.seconds)
+
+
+def describe(values: list[float]) -> str:
+    """Return the mean, and the sample standard deviation of several."""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
