@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from keras_lightrnn.ops import gru, lstm, mark_invalid_ids
+from keras_lightrnn.ops import gru, look_up_word_vectors, lstm, mark_invalid_ids
 
 if TYPE_CHECKING:
     from keras_lightrnn.models.light_rnn_model import LightRNNModel
@@ -65,10 +65,13 @@ def run_fused(
     invalid = ops.sum(invalid, axis=1, keepdims=True)  # (B, 1)
     states = [[state + invalid for state in states[0]], *states[1:]]
 
-    if model.dropout or model.word_dim:  # every half-step differs: there is no table to project
+    added = (None, None)
+    if model.dropout:  # of every half-step on its own: there is no table to project
         x, indices = ops.transpose(model.embedding(words), (1, 0, 2)), None  # (2T, B, D)
     else:
         x, indices = _look_up(model, words)
+        if model.word_dim:
+            added = _add_word_vectors(model, words)
     new_states = []
     for layer, dropout, first in zip(
         model.recurrent_layers, model.dropout_layers, states, strict=False
@@ -79,8 +82,8 @@ def run_fused(
         weights = [ops.cast(kernel, dtype) for kernel in (cell.kernel, cell.recurrent_kernel)]
         weights.append(ops.cast(cell.bias, "float32"))
         run = lstm if model.recurrence == "lstm" else gru
-        x, last = run(x, weights, first, time_first_mask, indices)
-        x, indices = ops.cast(x, dtype), None
+        x, last = run(x, weights, first, time_first_mask, indices, added)
+        x, indices, added = ops.cast(x, dtype), None, (None, None)
         new_states.append(last)
     x = model.dropout_layers[-1](x, training=training)
     x = ops.transpose(x, (1, 0, 2))  # (B, 2T, H)
@@ -99,3 +102,22 @@ def _look_up(model: LightRNNModel, words: Any) -> tuple[Any, Any]:
     embedding = model.embedding
     vectors = ops.concatenate([embedding.row_embeddings, embedding.column_embeddings])
     return ops.cast(vectors, model.compute_dtype), ops.transpose(indices)
+
+
+def _add_word_vectors(model: LightRNNModel, words: Any) -> tuple[Any, Any]:
+    """Return the words' own vectors, `(2T, B, K)`, and what takes them to the gates, `(K, 4H)`.
+
+    The products with the vectors of rows and columns are looked up; these are small.
+    """
+    vectors, projection, kernel = (
+        ops.cast(weight, model.compute_dtype)
+        for weight in (
+            model.embedding.word_embeddings,
+            model.embedding.word_projection,
+            model.recurrent_layers[0].cell.kernel,
+        )
+    )
+    vectors = look_up_word_vectors(vectors, words[:, :-1])  # (B, T, K)
+    pairs = ops.stack([vectors, ops.zeros_like(vectors)], axis=2)  # rows are read without
+    half_steps = ops.reshape(pairs, (ops.shape(words)[0], -1, model.word_dim))
+    return ops.transpose(half_steps, (1, 0, 2)), ops.matmul(projection, kernel)

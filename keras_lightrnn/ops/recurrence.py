@@ -25,6 +25,7 @@ def lstm(
     states: Sequence[Any],
     mask: Any = None,
     indices: Any = None,
+    added: Sequence[Any] = (None, None),
 ) -> tuple[Any, list[Any]]:
     """Run an LSTM over a sequence, or over vectors of a table in the order of `indices`.
 
@@ -41,6 +42,8 @@ def lstm(
         mask: `(L, B)` boolean, false where the state is carried over; or `None`.
         indices: `(L, B)` int32: step `t` of sequence `b` reads `x[indices[t, b]]`. The table is
             multiplied by the kernel once, and the products are looked up.
+        added: Vectors `(L, B, K)` and a matrix `(K, 4H)`; their products are added to those of
+            the inputs and the kernel.
 
     Returns:
         Hidden states `(L, B, H)`, and the two last states `(B, H)` in a list, float32.
@@ -55,7 +58,7 @@ def lstm(
     >>> tuple(hidden.shape), bool((np.asarray(hidden)[-1] == np.asarray(h)).all())
     ((5, 2, 3), True)
     """
-    hidden, *last = _run([mask, indices, x, *weights, *states], "lstm")
+    hidden, *last = _run([mask, indices, *added, x, *weights, *states], "lstm")
     return hidden, last
 
 
@@ -65,6 +68,7 @@ def gru(
     states: Sequence[Any],
     mask: Any = None,
     indices: Any = None,
+    added: Sequence[Any] = (None, None),
 ) -> tuple[Any, list[Any]]:
     """Run a GRU over a sequence, or over vectors of a table in the order of `indices`.
 
@@ -77,6 +81,7 @@ def gru(
         states: Hidden state before the first step, `(B, H)`, in a list.
         mask: `(L, B)` boolean, false where the state is carried over; or `None`.
         indices: `(L, B)` int32, see `lstm`.
+        added: `(L, B, K)` and `(K, 3H)`, see `lstm`.
 
     Returns:
         Hidden states `(L, B, H)`, and the last one `(B, H)` in a list, float32.
@@ -91,7 +96,7 @@ def gru(
     >>> tuple(hidden.shape), bool((np.asarray(hidden)[-1] == np.asarray(h)).all())
     ((2, 2, 3), True)
     """
-    hidden, *last = _run([mask, indices, x, *weights, *states], "gru")
+    hidden, *last = _run([mask, indices, *added, x, *weights, *states], "gru")
     return hidden, last
 
 
@@ -176,12 +181,15 @@ def _forward(inputs: list[Any], cell: str) -> tuple[list[Any], list[Any]]:
     That is the gates, the hidden state after the step, what other states it started from, and
     the residuals.
     """
-    mask, indices, x, kernel, recurrent_kernel, bias, *states = inputs
+    mask, indices, *added, x, kernel, recurrent_kernel, bias = inputs[:8]
+    states = inputs[8:]
     states = [ops.cast(state, "float32") for state in states]
     bias, *recurrent_bias = _split_bias(bias, kernel)
     units, size = recurrent_kernel.shape
     num_gates = size // units
     projected = _project(x, indices, kernel, bias, num_gates)  # (L, 4, B, H)
+    if added[0] is not None:
+        projected += _project(added[0], None, added[1], 0.0, num_gates)
 
     def step(states: list[Any], place: list[Any]) -> tuple[list[Any], list[Any]]:
         x, *is_word = place
@@ -216,7 +224,8 @@ def _project(x: Any, indices: Any, kernel: Any, bias: Any, num_gates: int) -> An
 
 def _backward(inputs: list[Any], outputs: list[Any], upstream: list[Any], cell: str) -> list[Any]:
     """Return the gradients of the inputs; `outputs` are of all steps, see `_forward`."""
-    mask, indices, x, kernel, recurrent_kernel, bias, *first_states = inputs
+    mask, indices, *added, x, kernel, recurrent_kernel, bias = inputs[:8]
+    first_states = inputs[8:]
     d_hidden, *d_last = upstream
     num_states, size = len(first_states), kernel.shape[1]
     has_recurrent_bias = len(_split_bias(bias, kernel)) == 2
@@ -245,16 +254,22 @@ def _backward(inputs: list[Any], outputs: list[Any], upstream: list[Any], cell: 
     hidden = ops.reshape(previous, (-1, recurrent_kernel.shape[0]))  # (L B, H)
     d_recurrent_kernel = _multiply_transposed(hidden, dr, recurrent_kernel)
     d_recurrent_bias = [ops.sum(dr, axis=0)] if has_recurrent_bias else []
+    d_added = [None, None]
+    if added[0] is not None:
+        vectors = ops.reshape(added[0], (-1, added[1].shape[0]))  # (L B, K)
+        d_added = [
+            multiply(dx, ops.transpose(added[1])),
+            _multiply_transposed(vectors, dx, added[1]),
+        ]
     if indices is not None:
         dx = ops.segment_sum(dx, ops.reshape(indices, (-1,)), x.shape[0])  # (K, 4H)
     d_kernel = _multiply_transposed(ops.reshape(x, (-1, kernel.shape[0])), dx, kernel)
     d_bias = ops.stack([ops.sum(dx, axis=0), *d_recurrent_bias])
     dx = ops.reshape(multiply(dx, ops.transpose(kernel)), ops.shape(x))
-    gradients = [dx, d_kernel, d_recurrent_kernel, d_bias, *d_states]
-    floats = [x, kernel, recurrent_kernel, bias, *first_states]
+    gradients = [*d_added, dx, d_kernel, d_recurrent_kernel, d_bias, *d_states]
     return [None, None] + [
-        ops.cast(ops.reshape(gradient, ops.shape(value)), value.dtype)
-        for gradient, value in zip(gradients, floats, strict=True)
+        None if value is None else ops.cast(ops.reshape(gradient, ops.shape(value)), value.dtype)
+        for gradient, value in zip(gradients, inputs[2:], strict=True)
     ]
 
 

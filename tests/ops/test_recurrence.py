@@ -152,6 +152,36 @@ def test_vectors_of_a_table_are_the_sequence_that_indices_make_of_them(rng, name
 
 
 @every_cell
+def test_what_is_added_is_a_part_of_the_inputs(rng, name):
+    """With the added vectors beside the inputs and one kernel above the other it is the same."""
+    problem = Problem(rng, name, (6, 3, 4, 5))
+    function = {"lstm": lstm, "gru": gru}[name]
+    table, vectors, kernel = (
+        tf.constant(rng.normal(size=shape).astype("float32"))
+        for shape in ((7, 4), (6, 3, 2), (2, problem.weights[0].shape[1]))
+    )
+    indices = rng.integers(7, size=(6, 3)).astype("int32")
+    results = []
+    for is_added in (False, True):
+        with tf.GradientTape() as tape:
+            watched = [table, vectors, kernel, *(tf.constant(w) for w in problem.weights)]
+            tape.watch(watched)
+            weights = watched[3:]
+            if is_added:
+                added = (vectors, kernel)
+                hidden, _ = function(table, weights, problem.states, None, indices, added)
+            else:
+                x = tf.concat([tf.gather(table, indices), vectors], axis=2)
+                weights[0] = tf.concat([weights[0], kernel], axis=0)
+                hidden, _ = function(x, weights, problem.states)
+            loss = tf.reduce_sum(hidden * tf.transpose(problem.upstream[0], (1, 0, 2)))
+        gradients = tape.gradient(loss, watched)
+        results.append([np.asarray(v) for v in (hidden, *map(tf.convert_to_tensor, gradients))])
+    for received, expected in zip(*results, strict=True):
+        assert received == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@every_cell
 def test_masked_steps_carry_the_state_and_need_no_input(rng, name):
     problem = Problem(rng, name, (6, 2, 3, 4))
     problem.mask = np.ones((2, 6), bool)
