@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-CANDIDATES = 8
+CANDIDATES = 16
 
 # Fewer words than this are scanned by one thread: starting the others costs more than it
 # gains, above all on a machine that is busy.
@@ -27,6 +27,9 @@ PARALLEL_BATCH = 1024
 # as many more: words of nearly equal costs would bid each other up in steps of epsilon.
 PATIENCE = 16
 MOST_DOUBLINGS = 6
+
+# Floors are raised after so many scans for so many times as many cells: it reads all prices.
+FLOOR_SCANS = 128
 
 FREE = -1  # the owner of a cell that nobody holds
 
@@ -38,15 +41,31 @@ class Cells(NamedTuple):
 
     Attributes:
         prices: `(R, C)`.
-        row_floors: `(R,)`, at most `min_j(prices[i, j] - column_prices[j])`.
-        column_prices: `(C,)`.
+        row_floors: `(R,)`, and
+        column_floors: `(C,)`, of which every price is at least the sum.
         owners: `(R * C,)`, a word, `FREE`, or less for those who do not bid for themselves.
     """
 
     prices: np.ndarray
     row_floors: np.ndarray
-    column_prices: np.ndarray
+    column_floors: np.ndarray
     owners: np.ndarray
+
+
+class Offers(NamedTuple):
+    """What a batch of words would bid, decided together at the same prices.
+
+    Attributes:
+        words: `(N,)`.
+        cells: `(N,)`, the best cell of each, -1 if only a scan can tell.
+        prices: `(N,)`, at which the word would as soon have another.
+        profits: `(N,)`, in the best cell.
+    """
+
+    words: np.ndarray
+    cells: np.ndarray
+    prices: np.ndarray
+    profits: np.ndarray
 
 
 class Bidders(NamedTuple):
@@ -55,10 +74,11 @@ class Bidders(NamedTuple):
     Attributes:
         cells: `(V,)`, where each word is, -1 for nowhere.
         candidates: `(V, CANDIDATES)` cells, -1 for none.
-        benefits: `(V, CANDIDATES)`, what the word gains there.
+        benefits: `(V, CANDIDATES)` float32, what the word gains there.
         outside: `(V,)`, a bound on its profit in any other cell.
         bids: `(V,)`, how often it has bid in this round.
-        counters: `(3,)`, how many bids, scans of a word, and looks at a price there were.
+        counters: `(4,)`, how many bids, scans of a word, and looks at a price there were, and
+            how many scans since the floors were raised.
     """
 
     cells: np.ndarray
@@ -126,13 +146,13 @@ def _add(cell, benefit, profit, candidates, benefits, profits):
 def find_candidates(a, b, cells, scratch, candidates, benefits):
     """Find the most profitable cells of a word.
 
-    The profit in `(i, j)` is at most `(a[i] - row_floors[i]) + (b[j] - column_prices[j])`.
+    The profit in `(i, j)` is at most `(a[i] - row_floors[i]) + (b[j] - column_floors[j])`.
     Only cells for which this beats the least candidate have their own price looked at.
 
     Args:
-        scratch: what `make_scratch` returned.
-        candidates, benefits: `(CANDIDATES,)`, read as a first guess (-1: none) and
-            overwritten, the most profitable first.
+        scratch: what `_make_scratch` returned.
+        candidates, benefits: `(CANDIDATES,)`, the former read as a first guess (-1: none),
+            both overwritten, the most profitable first.
 
     Returns:
         A bound on the profit in any other cell, and how many prices were looked at.
@@ -149,7 +169,7 @@ def find_candidates(a, b, cells, scratch, candidates, benefits):
         _insert(cell, benefit, benefit - prices[i, j], k, candidates, benefits, profits)
 
     best_row = _subtract_prices(a, cells.row_floors, row_profits)
-    best_column = _subtract_prices(b, cells.column_prices, column_profits)
+    best_column = _subtract_prices(b, cells.column_floors, column_profits)
     least = profits[CANDIDATES - 1]
     num_looks = 0
     # One row first, for a higher bar to what is promising.
@@ -182,7 +202,7 @@ def find_candidates(a, b, cells, scratch, candidates, benefits):
 
 
 @numba.njit(cache=True)
-def make_scratch(shape):
+def _make_scratch(shape):
     """Return the arrays that `find_candidates` works in."""
     return (
         np.empty(shape[0]),
@@ -194,150 +214,272 @@ def make_scratch(shape):
 
 
 @numba.njit(cache=True)
-def scan_few_words(words, block_rows, row_benefits, column_benefits, cells, bidders):
-    """Find the candidates of words; return the number of looks.
+def _choose_candidate(word, tolerance, flat_prices, bidders):
+    """Find the best cell of a word among its candidates.
+
+    Returns:
+        The cell (-1 if another may be better by more than `tolerance`), the price there at
+        which another would be as good, and the profit.
+    """
+    outside = bidders.outside[word]
+    best = second = -_INFINITY
+    best_cell = -1
+    best_benefit = 0.0
+    for k in range(CANDIDATES):
+        cell = bidders.candidates[word, k]
+        if cell < 0:
+            break
+        benefit = np.float64(bidders.benefits[word, k])
+        profit = benefit - flat_prices[cell]
+        if profit > best:
+            second, best = best, profit
+            best_benefit, best_cell = benefit, cell
+        elif profit > second:
+            second = profit
+    if best < outside - tolerance:
+        return -1, 0.0, outside
+    second = max(second, outside)
+    if second == -_INFINITY:  # there is but one cell
+        second = best
+    return best_cell, best_benefit - second, best
+
+
+@numba.njit(cache=True)
+def scan_few_words(block_rows, row_benefits, column_benefits, cells, bidders, offers):
+    """Find the candidates and the offers of words; return the number of looks.
 
     The benefits of the nth word are in row `block_rows[n]` of the blocks.
     """
-    scratch = make_scratch(cells.prices.shape)
+    scratch = _make_scratch(cells.prices.shape)
+    flat_prices = cells.prices.ravel()
     num_looks = 0
-    for n in range(words.size):
-        word = words[n]
+    for n in range(offers.words.size):
+        word = offers.words[n]
         a, b = row_benefits[block_rows[n]], column_benefits[block_rows[n]]
         bidders.outside[word], looks = find_candidates(
             a, b, cells, scratch, bidders.candidates[word], bidders.benefits[word]
         )
         num_looks += looks
+        choice = _choose_candidate(word, _INFINITY, flat_prices, bidders)
+        offers.cells[n], offers.prices[n], offers.profits[n] = choice
     return num_looks
+
+
+@numba.njit(cache=True)
+def _take(offers, start, stop):
+    return Offers(
+        offers.words[start:stop],
+        offers.cells[start:stop],
+        offers.prices[start:stop],
+        offers.profits[start:stop],
+    )
 
 
 @numba.njit(cache=True, parallel=True)
 def scan_many_words(
-    words, block_rows, row_benefits, column_benefits, cells, bidders, num_threads
+    block_rows, row_benefits, column_benefits, cells, bidders, offers, num_threads
 ):  # fmt: skip
     """Do what `scan_few_words` does, on several threads."""
-    share = (words.size + num_threads - 1) // num_threads
+    share = (offers.words.size + num_threads - 1) // num_threads
     num_looks = 0
     for thread in numba.prange(num_threads):
-        part = slice(thread * share, (thread + 1) * share)
+        start, stop = thread * share, (thread + 1) * share
         num_looks += scan_few_words(
-            words[part], block_rows[part], row_benefits, column_benefits, cells, bidders
-        )
+            block_rows[start:stop], row_benefits, column_benefits, cells, bidders,
+            _take(offers, start, stop),
+        )  # fmt: skip
     return num_looks
 
 
 @numba.njit(cache=True)
-def scan_words(words, block_rows, row_benefits, column_benefits, cells, bidders, num_threads):
-    """Find the candidates of words, on as many threads as pay."""
-    if words.size < PARALLEL_BATCH or num_threads == 1:
-        num_looks = scan_few_words(words, block_rows, row_benefits, column_benefits, cells, bidders)
+def scan_words(block_rows, row_benefits, column_benefits, cells, bidders, offers, num_threads):
+    """Find the candidates and the offers of words, on as many threads as pay."""
+    if offers.words.size < PARALLEL_BATCH or num_threads == 1:
+        num_looks = scan_few_words(
+            block_rows, row_benefits, column_benefits, cells, bidders, offers
+        )
     else:
         num_looks = scan_many_words(
-            words, block_rows, row_benefits, column_benefits, cells, bidders, num_threads
+            block_rows, row_benefits, column_benefits, cells, bidders, offers, num_threads
         )
-    bidders.counters[1] += words.size
+    bidders.counters[1] += offers.words.size
     bidders.counters[2] += num_looks
 
 
 @numba.njit(cache=True)
-def raise_price(cells, cell, price):
-    """Raise the price of one cell; keep the floor of its row as great as it goes."""
-    num_columns = cells.prices.shape[1]
-    i, j = cell // num_columns, cell % num_columns
-    was_floor = cells.prices[i, j] - cells.column_prices[j] <= cells.row_floors[i]
-    cells.prices[i, j] = price
-    if was_floor:
-        floor = _INFINITY
-        for column in range(num_columns):
-            floor = min(floor, cells.prices[i, column] - cells.column_prices[column])
-        cells.row_floors[i] = floor
+def _choose_few(tolerance, flat_prices, bidders, offers):
+    """Find the offers of words among their candidates."""
+    for n in range(offers.words.size):
+        choice = _choose_candidate(offers.words[n], tolerance, flat_prices, bidders)
+        offers.cells[n], offers.prices[n], offers.profits[n] = choice
+
+
+@numba.njit(cache=True, parallel=True)
+def _choose_many(tolerance, flat_prices, bidders, offers, num_threads):
+    share = (offers.words.size + num_threads - 1) // num_threads
+    for thread in numba.prange(num_threads):
+        part = _take(offers, thread * share, (thread + 1) * share)
+        _choose_few(tolerance, flat_prices, bidders, part)
 
 
 @numba.njit(cache=True)
-def place_bids(queue, num_queued, stale, epsilon, cells, bidders):
-    """Let the words of the queue bid while their candidates hold good.
+def _accept_offer(
+    word, cell, price, queue, num_queued, stale, num_stale, epsilon, flat_prices, owners, bidders
+):  # fmt: skip
+    """Let a word bid what it offers.
 
-    A word none of whose candidates need be its best cell any more goes to `stale`, whose
-    number is returned; a word that is outbid comes back to the queue.
+    A word whose best cell only a scan can tell goes to `stale`, one that is outbid to the queue,
+    and so does the word itself if the cell has become too dear since it chose. Returns how many
+    words are in the queue and how many are stale.
+    """
+    if cell < 0:
+        stale[num_stale] = word
+        return num_queued, num_stale + 1
+    price += epsilon * 2.0 ** min(bidders.bids[word] // PATIENCE, MOST_DOUBLINGS)
+    if price <= flat_prices[cell]:
+        queue[num_queued] = word
+        return num_queued + 1, num_stale
+    bidders.bids[word] += 1
+    bidders.counters[0] += 1
+    flat_prices[cell] = price
+    owner = owners[cell]
+    owners[cell] = word
+    bidders.cells[word] = cell
+    if owner >= 0:
+        bidders.cells[owner] = -1
+        queue[num_queued] = owner
+        num_queued += 1
+    return num_queued, num_stale
+
+
+@numba.njit(cache=True)
+def _accept_offers(offers, queue, num_queued, stale, num_stale, epsilon, cells, bidders):
+    """Let words bid what they offer, one after another."""
+    flat_prices = cells.prices.ravel()
+    for n in range(offers.words.size):
+        num_queued, num_stale = _accept_offer(
+            offers.words[n], offers.cells[n], offers.prices[n], queue, num_queued,
+            stale, num_stale, epsilon, flat_prices, cells.owners, bidders,
+        )  # fmt: skip
+    return num_queued, num_stale
+
+
+@numba.njit(cache=True)
+def place_bids(
+    queue, num_queued, stale, num_stale, epsilon, batch_size, cells, bidders, offers, num_threads
+):  # fmt: skip
+    """Let the words of the queue bid until all have cells or are stale.
+
+    As long as there are `batch_size` of them so many decide at a time, on several threads; from
+    then on each knows what the last has paid. Returns how many are stale.
     """
     flat_prices = cells.prices.ravel()
-    num_stale = 0
     while num_queued > 0:
-        num_queued -= 1
-        word = queue[num_queued]
-        best = -_INFINITY
-        second = bidders.outside[word]
-        best_cell = -1
-        for k in range(CANDIDATES):
-            cell = bidders.candidates[word, k]
-            if cell < 0:
-                break
-            profit = bidders.benefits[word, k] - flat_prices[cell]
-            if profit > best:
-                second = max(second, best)
-                best = profit
-                best_cell = cell
-            elif profit > second:
-                second = profit
-        if best_cell < 0 or best < bidders.outside[word] - 0.5 * epsilon:
-            stale[num_stale] = word
-            num_stale += 1
-            continue
-        if second == -_INFINITY:  # there is but one cell
-            second = best
-        step = epsilon * 2.0 ** min(bidders.bids[word] // PATIENCE, MOST_DOUBLINGS)
-        bidders.bids[word] += 1
-        bidders.counters[0] += 1
-        raise_price(cells, best_cell, flat_prices[best_cell] + (best - second) + step)
-        owner = cells.owners[best_cell]
-        cells.owners[best_cell] = word
-        bidders.cells[word] = best_cell
-        if owner >= 0:
-            bidders.cells[owner] = -1
-            queue[num_queued] = owner
-            num_queued += 1
+        if num_queued >= batch_size:
+            num_queued -= batch_size
+            batch = _take(offers, 0, batch_size)
+            batch.words[:] = queue[num_queued : num_queued + batch_size]
+            _choose_many(0.5 * epsilon, flat_prices, bidders, batch, num_threads)
+            num_queued, num_stale = _accept_offers(
+                batch, queue, num_queued, stale, num_stale, epsilon, cells, bidders
+            )
+        else:
+            num_queued -= 1
+            word = queue[num_queued]
+            cell, price, _ = _choose_candidate(word, 0.5 * epsilon, flat_prices, bidders)
+            num_queued, num_stale = _accept_offer(
+                word, cell, price, queue, num_queued, stale, num_stale, epsilon,
+                flat_prices, cells.owners, bidders,
+            )  # fmt: skip
     return num_stale
+
+
+@numba.njit(cache=True, fastmath={"nnan", "nsz"})
+def raise_floors(cells):
+    """Make the floors as great as they go, rows first; none falls."""
+    num_rows, num_columns = cells.prices.shape
+    for i in range(num_rows):
+        floor = _INFINITY
+        for j in range(num_columns):
+            floor = min(floor, cells.prices[i, j] - cells.column_floors[j])
+        cells.row_floors[i] = floor
+    cells.column_floors[:] = _INFINITY
+    for i in range(num_rows):
+        floor = cells.row_floors[i]
+        for j in range(num_columns):
+            cells.column_floors[j] = min(cells.column_floors[j], cells.prices[i, j] - floor)
 
 
 @numba.njit(cache=True)
 def compute_floors(cells):
     """Split prices into a row part and a column part, from below and as great as they go."""
-    num_rows, num_columns = cells.prices.shape
-    for i in range(num_rows):
-        floor = _INFINITY
-        for j in range(num_columns):
-            floor = min(floor, cells.prices[i, j])
-        cells.row_floors[i] = floor
-    cells.column_prices[:] = _INFINITY
-    for i in range(num_rows):
-        for j in range(num_columns):
-            cells.column_prices[j] = min(
-                cells.column_prices[j], cells.prices[i, j] - cells.row_floors[i]
-            )
-    for i in range(num_rows):
-        floor = _INFINITY
-        for j in range(num_columns):
-            floor = min(floor, cells.prices[i, j] - cells.column_prices[j])
-        cells.row_floors[i] = floor
+    cells.column_floors[:] = 0.0
+    raise_floors(cells)
+    raise_floors(cells)
+
+
+@numba.njit(cache=True)
+def settle_batch(
+    num_batch, block_rows, stale, num_stale, epsilon, batch_size, row_benefits, column_benefits,
+    cells, bidders, offers, queue, num_threads,
+):  # fmt: skip
+    """Scan the first words of `offers`; let them bid, and those that they put out.
+
+    Returns how many words are stale.
+    """
+    batch = _take(offers, 0, num_batch)
+    bidders.counters[3] += num_batch
+    if bidders.counters[3] * FLOOR_SCANS >= cells.owners.size:
+        bidders.counters[3] = 0
+        raise_floors(cells)
+    scan_words(block_rows, row_benefits, column_benefits, cells, bidders, batch, num_threads)
+    num_queued, num_stale = _accept_offers(
+        batch, queue, 0, stale, num_stale, epsilon, cells, bidders
+    )
+    return place_bids(
+        queue, num_queued, stale, num_stale, epsilon, batch_size,
+        cells, bidders, offers, num_threads,
+    )  # fmt: skip
 
 
 @numba.njit(cache=True)
 def settle_words(
-    stale, num_stale, batch_size, max_scans, num_threads, epsilon,
-    row_benefits, column_benefits, cells, bidders, queue,
+    max_scans, num_left, stale, num_stale, epsilon, batch_size, row_benefits, column_benefits,
+    cells, bidders, offers, queue, num_threads,
 ):  # fmt: skip
-    """Scan and bid until all words have cells or `max_scans` are spent; return how many lack."""
-    num_scans = 0
-    while num_stale > 0 and num_scans < max_scans:
-        num_batch = min(batch_size, num_stale)
+    """Scan and bid until all words but `num_left` have cells or `max_scans` are spent.
+
+    Returns how many lack one.
+    """
+    while num_stale > num_left and max_scans > 0:
+        num_batch = min(offers.words.size, num_stale)
         num_stale -= num_batch
-        batch = stale[num_stale : num_stale + num_batch]
-        scan_words(batch, batch, row_benefits, column_benefits, cells, bidders, num_threads)
-        num_scans += num_batch
-        # The batch is copied to the queue: what becomes stale takes its place.
-        queue[:num_batch] = batch
-        num_stale += place_bids(queue, num_batch, stale[num_stale:], epsilon, cells, bidders)
+        max_scans -= num_batch
+        offers.words[:num_batch] = stale[num_stale : num_stale + num_batch]
+        num_stale = settle_batch(
+            num_batch, offers.words[:num_batch].copy(), stale, num_stale, epsilon, batch_size,
+            row_benefits, column_benefits, cells, bidders, offers, queue, num_threads,
+        )  # fmt: skip
     return num_stale
+
+
+@numba.njit(cache=True)
+def _find_two_least(costs):
+    least = second = _INFINITY
+    for place in range(costs.size):
+        if costs[place] < least:
+            least, second = costs[place], least
+        elif costs[place] < second:
+            second = costs[place]
+    return least, second
+
+
+@numba.njit(cache=True, parallel=True)
+def find_regrets(costs, least, regrets):
+    """Write down the least cost of each word, and how much more the second least is."""
+    for n in numba.prange(costs.shape[0]):
+        least[n], second = _find_two_least(costs[n])
+        regrets[n] = second - least[n]
 
 
 @numba.njit(cache=True)
@@ -363,29 +505,21 @@ def match_greedily(
     `(-weight, word)` with an upper bound of the word's greatest weight.
     """
     flat_prices = cells.prices.ravel()
-    scratch = make_scratch(cells.prices.shape)
+    scratch = _make_scratch(cells.prices.shape)
+    raise_floors(cells)
     for _ in range(max_steps):
         if len(heap) == 0:
             break
         key, word = heapq.heappop(heap)
-        candidates, benefits = bidders.candidates[word], bidders.benefits[word]
-        best = -_INFINITY
-        best_cell = -1
-        for attempt in range(2):
-            for k in range(CANDIDATES):
-                cell = candidates[k]
-                if cell >= 0 and benefits[k] - flat_prices[cell] > best:
-                    best = benefits[k] - flat_prices[cell]
-                    best_cell = cell
-            if attempt == 0:
-                if best >= bidders.outside[word] and best_cell >= 0:
-                    break
-                bidders.outside[word], _ = find_candidates(
-                    row_benefits[word], column_benefits[word], cells, scratch, candidates, benefits
-                )
-                best = -_INFINITY
-        if -(spans[word] + best) > key:
-            heapq.heappush(heap, (-(spans[word] + best), word))
+        cell, _, profit = _choose_candidate(word, 0.0, flat_prices, bidders)
+        if cell < 0:
+            bidders.outside[word], _ = find_candidates(
+                row_benefits[word], column_benefits[word], cells, scratch,
+                bidders.candidates[word], bidders.benefits[word],
+            )  # fmt: skip
+            cell, _, profit = _choose_candidate(word, _INFINITY, flat_prices, bidders)
+        if -(spans[word] + profit) > key:
+            heapq.heappush(heap, (-(spans[word] + profit), word))
             continue
-        bidders.cells[word] = best_cell
-        raise_price(cells, best_cell, taken_price)
+        bidders.cells[word] = cell
+        flat_prices[cell] = taken_price

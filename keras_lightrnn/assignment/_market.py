@@ -10,9 +10,18 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn.assignment import _kernels
-from keras_lightrnn.assignment._kernels import FREE, Bidders, Cells
+from keras_lightrnn.assignment._benefits import Benefits
+from keras_lightrnn.assignment._kernels import CANDIDATES, FREE, Bidders, Cells, Offers
 from keras_lightrnn.assignment.problem import AssignmentProblem
 from keras_lightrnn.assignment.solver import SolverRun
+
+# Words whose scaled benefits differ by less are indifferent; float64 itself is no more precise.
+_LEAST_BENEFIT = 1e-15
+
+
+# Words that decide on their bids at the same prices, on several threads. Smaller vocabularies bid
+# one after another: so many at a time would too often be after the same cell.
+_BID_BATCH = 1024
 
 
 @dataclasses.dataclass
@@ -33,13 +42,12 @@ class Group:
 
 
 class Market:
-    """Prices, owners and candidates of the cells during one `solve`.
+    """Prices, owners and candidates during one `solve`.
 
     Words with equal costs that are many form a `Group`. The first group is that of the words to
     which all cells are alike (those that never occurred), and of the cells left empty.
 
-    Inside, costs become benefits: negated, less the best of each word, and scaled to
-    at most 1 or so, so that float32 neither overflows nor wastes its digits on constants.
+    Inside, costs become `Benefits`, scaled to at most 1 or so.
     """
 
     def __init__(self, run: SolverRun, max_block_bytes: int) -> None:
@@ -52,14 +60,20 @@ class Market:
         self.cells = Cells(
             prices, np.empty(problem.num_rows), np.empty(problem.num_columns), owners
         )
-        shape = (num_words, _kernels.CANDIDATES)
+        keep = 4 * num_words * sum(problem.shape) <= max_block_bytes
+        self.row_side = Benefits(*problem.factors[:2], self.scale, keep)
+        self.column_side = Benefits(*problem.factors[2:], self.scale, keep)
+        self.mean_cost = self.row_side.mean_cost + self.column_side.mean_cost
+        rounding = self.row_side.compute_rounding() + self.column_side.compute_rounding()
+        # What float64 arithmetic may have lost is taken generously.
+        self.slack = rounding / self.scale + 1e-14 * problem.compute_magnitude() * num_words
         self.bidders = Bidders(
-            run.allocation.cells.copy(),
-            np.full(shape, -1, np.int32),
-            np.empty(shape),
+            run.allocation.cells.astype(np.int64),
+            np.full((num_words, CANDIDATES), -1, np.int32),
+            np.empty((num_words, CANDIDATES), np.float32),
             np.empty(num_words),
             np.zeros(num_words, np.int32),
-            np.zeros(3, np.int64),
+            np.zeros(4, np.int64),
         )
         self.best_profits = np.empty(num_words)
         self.queue = np.empty(num_words, np.int64)
@@ -67,13 +81,8 @@ class Market:
         self.num_threads = numba.get_num_threads()
         self.groups: list[Group] = []
         self.is_alone = np.ones(num_words, bool)
-        self.shift = self.mean_cost = self.slack = 0.0
-        self.blocks: tuple[np.ndarray, np.ndarray] | None = None
-        if 4 * num_words * sum(problem.shape) <= max_block_bytes:
-            self.blocks = (
-                np.empty((num_words, problem.num_rows), np.float32),
-                np.empty((num_words, problem.num_columns), np.float32),
-            )
+        self.offers = _make_offers(min(4096, max(64, num_words // 128)))
+        self.bid_batch_size = _BID_BATCH if num_words >= 128 * _BID_BATCH else num_words + 1
 
     def compute_gain(self) -> float:
         """Return what a random allocation costs above the bound, in nats."""
@@ -88,32 +97,34 @@ class Market:
         run, prices = self.run, self.cells.prices
         prices -= prices.min()
         _kernels.compute_floors(self.cells)
-        first = not self.groups
-        if first:
+        if not self.groups:
             self._form_groups()
+        best = self.best_profits
         for block in run.problem.iterate_blocks():
-            if self.blocks is None:
-                rows, columns = self._make_benefits(block)
-            else:
-                rows, columns = self.blocks[0][block], self.blocks[1][block]
             words = block.start + np.flatnonzero(self.is_alone[block])
-            self._scan(words, words - block.start, rows, columns)
+            offers = _make_offers(words)
+            _kernels.scan_words(
+                words - block.start, self.row_side.get(block), self.column_side.get(block),
+                self.cells, self.bidders, offers, self.num_threads,
+            )  # fmt: skip
+            best[words] = offers.profits
             run.report(self.num_unassigned)
-        best = self.bidders.benefits[:, 0] - prices.ravel()[self.bidders.candidates[:, 0]]
         best[~self.is_alone] = 0.0
         dual = best.sum() + prices.sum()
         for group in self.groups:
             profit = self._compute_profits(group).max()
             best[group.words] = profit
             dual += group.num_cells * profit
-        self.best_profits = best
-        run.offer_bound(self.shift - float(dual) / self.scale - self.slack)
+        run.offer_bound(self.mean_cost - float(dual) / self.scale - self.slack)
         run.prices = prices / self.scale
         names = ("num_bids", "num_scans", "num_looks")
-        run.statistics = dict(zip(names, self.bidders.counters.tolist(), strict=True))
+        run.statistics = dict(zip(names, self.bidders.counters[:3].tolist(), strict=True))
 
-    def run_round(self, epsilon: float) -> None:
-        """Assign all words so that none could profit by more than epsilon elsewhere."""
+    def run_round(self, epsilon: float, num_left: int) -> None:
+        """Assign all words so that none could profit by more than epsilon elsewhere.
+
+        But for `num_left` of them, which are put into the cells that remain.
+        """
         flat_prices = self.cells.prices.ravel()
         owners, held = self.cells.owners, self.bidders.cells
         profits = self._compute_benefits_held() - flat_prices[held]
@@ -128,21 +139,20 @@ class Market:
         # All candidates are fresh, so the first bids need no scan.
         self.queue[: leaving.size] = leaving[::-1]
         num_stale = _kernels.place_bids(
-            self.queue, leaving.size, self.stale, epsilon, self.cells, self.bidders
-        )
+            self.queue, leaving.size, self.stale, 0, epsilon, self.bid_batch_size,
+            self.cells, self.bidders, self.offers, self.num_threads,
+        )  # fmt: skip
         is_settled = False
         while not is_settled:
-            self._settle(num_stale, epsilon)
+            self._settle(num_stale, epsilon, num_left)
             is_settled = True
             for group in self.groups:
                 num_missing = group.num_cells - int(np.count_nonzero(owners == group.owner))
                 if num_missing:
                     num_stale = self._bid_as_one(group, num_missing, epsilon)
-                    self._settle(num_stale, epsilon)
+                    self._settle(num_stale, epsilon, num_left)
                     num_stale, is_settled = 0, False
-        for group in self.groups:
-            self._seat(group, owners == group.owner)
-        self.run.offer_allocation(held)
+        self.complete()
 
     def lower_prices(self) -> None:
         """Lower the price of every cell to what keeps its present owner from leaving.
@@ -162,7 +172,7 @@ class Market:
         flat_prices -= excess
 
     def complete(self) -> None:
-        """Put the words that a stopped round left over into free cells; offer the result."""
+        """Put the words that a round left over into free cells; offer the result."""
         problem, held = self.run.problem, self.bidders.cells
         idle, *groups = self.groups
         for group in groups:
@@ -170,11 +180,12 @@ class Market:
         is_idle = np.zeros(held.size, bool)
         is_idle[idle.words] = True
         words = np.flatnonzero((held < 0) & ~is_idle)
+        alone = words[self.is_alone[words]]
         free = np.ones(problem.num_cells, bool)
         free[held[(held >= 0) & ~is_idle]] = False
         places = np.flatnonzero(free)
         size = 1000  # exact assignments of so many words at a time
-        if words.size > 20 * size:  # too early for a good end, and it would take minutes
+        if words.size > 64 * size:  # too early for a good end, and it would take minutes
             held[words] = places[: words.size]
             words = words[:0]
         for start in range(0, words.size, size):
@@ -185,28 +196,27 @@ class Market:
                 + problem.compute_column_costs(block)[:, some % problem.num_columns]
             )
             held[block] = some[linear_sum_assignment(costs)[1]]
+        self.cells.owners[held[alone]] = alone
         free[held[(held >= 0) & ~is_idle]] = False
         self._seat(idle, free)
         self.run.offer_allocation(held)
         self.run.prices = self.cells.prices / self.scale
 
     def _form_groups(self) -> None:
-        """Make the benefits of all words, and find those that are alike."""
+        """Find the words that are alike."""
         problem = self.run.problem
-        spreads = np.empty(problem.vocabulary_size)
         for block in problem.iterate_blocks():
-            rows, columns = self._make_benefits(block, spreads)
-            if self.blocks is not None:
-                self.blocks[0][block], self.blocks[1][block] = rows, columns
+            for side in (self.row_side, self.column_side):
+                side.fill(block)
             self.run.report(self.num_unassigned)
-        is_idle = spreads == 0
+        is_idle = self.row_side.largest + self.column_side.largest <= _LEAST_BENEFIT
         idle = _make_idle(problem.num_cells - problem.vocabulary_size, np.flatnonzero(is_idle))
         self.groups.append(idle)
         self.cells.owners[self.cells.owners < 0] = idle.owner
         # A smaller group is not worth a look at all cells for each of its bids.
         for words in problem.find_equal_words(max(problem.shape)):
             if not is_idle[words[0]]:
-                rows, columns = self._make_benefits(words[:1])
+                rows, columns = self.row_side.get(words[:1]), self.column_side.get(words[:1])
                 benefits = (rows.astype(np.float64).T, columns.astype(np.float64))
                 owner = idle.owner - len(self.groups)
                 self.groups.append(Group(words, words.size, owner, benefits))
@@ -256,78 +266,36 @@ class Market:
         held[moving] = -1
         held[moving[: cells.size]] = cells
 
-    def _settle(self, num_stale: int, epsilon: float) -> None:
-        """Scan and bid until all words that are alone have cells."""
-        batch_size = min(4096, max(64, self.stale.size // 128))
-        while num_stale:
-            if self.blocks is not None:
+    def _settle(self, num_stale: int, epsilon: float, num_left: int) -> None:
+        """Scan and bid until all words that are alone, but for `num_left`, have cells."""
+        while num_stale > num_left:
+            if self.row_side.kept is not None:
                 num_stale = _kernels.settle_words(
-                    self.stale, num_stale, batch_size, 10_000, self.num_threads, epsilon,
-                    *self.blocks, self.cells, self.bidders, self.queue,
+                    10_000, num_left, self.stale, num_stale, epsilon, self.bid_batch_size,
+                    self.row_side.kept, self.column_side.kept,
+                    self.cells, self.bidders, self.offers, self.queue, self.num_threads,
                 )  # fmt: skip
             else:
-                num_batch = min(batch_size, num_stale)
+                num_batch = min(self.offers.words.size, num_stale)
                 num_stale -= num_batch
                 words = self.stale[num_stale : num_stale + num_batch].copy()
-                rows, columns = self._make_benefits(words, dtype=np.float32)
-                self._scan(words, np.arange(num_batch), rows, columns)
-                self.queue[:num_batch] = words
-                num_stale += _kernels.place_bids(
-                    self.queue, num_batch, self.stale[num_stale:], epsilon,
-                    self.cells, self.bidders,
+                self.offers.words[:num_batch] = words
+                num_stale = _kernels.settle_batch(
+                    num_batch, np.arange(num_batch), self.stale, num_stale, epsilon,
+                    self.bid_batch_size, self.row_side.get(words), self.column_side.get(words),
+                    self.cells, self.bidders, self.offers, self.queue, self.num_threads,
                 )  # fmt: skip
             self.run.report(num_stale)
 
-    def _scan(
-        self, words: np.ndarray, block_rows: np.ndarray, rows: np.ndarray, columns: np.ndarray
-    ) -> None:
-        _kernels.scan_words(
-            words, block_rows, rows, columns, self.cells, self.bidders, self.num_threads
-        )
-
-    def _make_benefits(
-        self, words: Any, spreads: np.ndarray | None = None, dtype: Any = np.float64
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return float32 benefits `(N, R)` and `(N, C)`.
-
-        With `spreads` given the words' largest benefit differences are written there, and
-        what they add to the sums over all words is added.
-        """
-        problem = self.run.problem
-        parts = []
-        spread = np.zeros(1)
-        for compute in (problem.compute_row_costs, problem.compute_column_costs):
-            costs = compute(words, dtype)
-            least = costs.min(axis=1, keepdims=True)
-            if spreads is not None:
-                self.shift += float(least.sum())
-                self.mean_cost += float(costs.mean(axis=1).sum())
-            costs -= least
-            if spreads is not None:
-                spread = spread + costs.max(axis=1)
-            costs *= -self.scale
-            parts.append(costs.astype(np.float32, copy=False))
-        if spreads is not None:
-            spreads[words] = spread
-            # Rounding to float32 is off by half a unit in the last place at most; what
-            # float64 arithmetic itself may have lost is taken generously.
-            self.slack += float(spread.sum()) * 2.0**-24
-            self.slack += 1e-14 * problem.compute_magnitude() * spread.size
-        return parts[0], parts[1]
-
     def _compute_benefits_held(self) -> np.ndarray:
-        problem = self.run.problem
-        rows, columns = np.divmod(self.bidders.cells, problem.num_columns)
-        held = np.empty(problem.vocabulary_size)
-        for block in problem.iterate_blocks():
-            if self.blocks is None:
-                parts = self._make_benefits(block)
-            else:
-                parts = self.blocks[0][block], self.blocks[1][block]
-            words = np.arange(block.stop - block.start)
-            held[block] = parts[0][words, rows[block]].astype(np.float64)
-            held[block] += parts[1][words, columns[block]]
-        return held
+        rows, columns = np.divmod(self.bidders.cells, self.run.problem.num_columns)
+        return self.row_side.compute_chosen(rows) + self.column_side.compute_chosen(columns)
+
+
+def _make_offers(words: Any) -> Offers:
+    """Return room for what words offer, or for what so many offer."""
+    words = np.empty(words, np.int64) if np.isscalar(words) else words
+    return Offers(words, np.empty(words.size, np.int64), *np.empty((2, words.size)))
 
 
 def _make_idle(num_empty: int, words: Any = ()) -> Group:

@@ -22,6 +22,10 @@ _LOWERINGS = 5
 # Epsilon falls by this factor from one round to the next.
 _SCALING_FACTOR = 5.0
 
+# A cold first round leaves one word in so many over: the last few words cost as many bids as all
+# the others, and what they pay would be revised in the next round anyway.
+_LEFT = 256
+
 # Below this share of the largest cost, prices in float64 could not tell two bids apart.
 _LEAST_EPSILON = 1e-13
 
@@ -38,6 +42,8 @@ class AuctionSolver(AssignmentSolver):
     Only the separable structure makes it fast: the profit in cell `(i, j)` is bounded by a
     row part plus a column part, so that a bid reads the prices of a few rows and columns. And
     each word remembers its best cells of the last such scan, from which most bids are made.
+    In large vocabularies many words at a time choose where to bid, on all cores; smaller ones use
+    these for scans alone.
 
     The prices are a dual solution. Each round begins with a scan of all words that yields
     `dual_bound = -(sum of best profits + sum of prices)`, valid for every allocation; empty
@@ -45,7 +51,8 @@ class AuctionSolver(AssignmentSolver):
     benefits is accounted for in the bound.
 
     Words that would bid each other up in steps of epsilon are kept from it: words with equal costs,
-    if they are many, bid as one; a word that bids again and again takes greater steps.
+    if they are many, bid as one; a word that bids again and again takes greater steps. And the
+    first of several rounds places the last of its words without an auction.
 
     Prices of an earlier solution are adapted before the first round, which then starts at
     an epsilon near the gap that they leave. When that gap is no better than what a first round
@@ -61,7 +68,8 @@ class AuctionSolver(AssignmentSolver):
             1e-5.
         max_block_bytes: Integer. Benefits are kept, `4 * V * (R + C)` bytes, if they
             fit into so many bytes; otherwise they are formed from the factors again when a
-            word is scanned. Defaults to 8 GiB.
+            word is scanned, in the factors' precision, and a word takes some 200 bytes whatever
+            the size of the table. Defaults to 8 GiB.
         max_rounds: Integer, the most rounds. Defaults to 50.
         time_limit_seconds: Positive float, or `None`.
 
@@ -140,7 +148,8 @@ class AuctionSolver(AssignmentSolver):
                 epsilon /= _SCALING_FACTOR
             epsilon = max(epsilon, _LEAST_EPSILON)
             try:
-                market.run_round(epsilon)
+                is_first = run.num_rounds == 0 and not is_warm
+                market.run_round(epsilon, run.problem.vocabulary_size // _LEFT if is_first else 0)
             except (OutOfTime, KeyboardInterrupt):
                 market.complete()
                 raise

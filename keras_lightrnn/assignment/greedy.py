@@ -77,7 +77,6 @@ class GreedySolver(AssignmentSolver):
 
     def run(self, run: SolverRun) -> tuple[str, str]:
         if self.method == "regret":
-            run.offer_bound(run.problem.compute_reference_costs()[0])
             run.offer_allocation(_choose_by_regret(run))
         else:
             run.offer_allocation(self._match(run))
@@ -95,7 +94,8 @@ class GreedySolver(AssignmentSolver):
         problem = run.problem
         run.prices = None  # those of another solver mean nothing here
         market = Market(run, self.max_block_bytes)
-        if market.blocks is None:
+        rows, columns = market.row_side.kept, market.column_side.kept
+        if rows is None or columns is None:
             raise ValueError(
                 "`method='matching'` keeps all costs in memory, so they must fit into "
                 f"`max_block_bytes`. Received: max_block_bytes={self.max_block_bytes} for "
@@ -103,7 +103,6 @@ class GreedySolver(AssignmentSolver):
             )
         market.scan_all()
         run.prices = None
-        rows, columns = market.blocks
         spans = -(rows.min(axis=1).astype(np.float64) + columns.min(axis=1))
         keys = -(spans + market.best_profits)
         # A sorted list is a heap.
@@ -120,31 +119,35 @@ def _choose_by_regret(run: SolverRun) -> np.ndarray:
     problem = run.problem
     all_words = np.zeros(problem.vocabulary_size, np.int64)
     room = np.full((1, problem.num_rows), problem.num_columns, np.int64)
-    rows = _choose(run, problem.compute_row_costs, all_words, room)
+    rows, least_row_cost = _choose(run, problem.compute_row_costs, all_words, room)
     room = np.ones(problem.shape, np.int64)
-    return rows * problem.num_columns + _choose(run, problem.compute_column_costs, rows, room)
+    columns, least_column_cost = _choose(run, problem.compute_column_costs, rows, room)
+    run.offer_bound(least_row_cost + least_column_cost)
+    return rows * problem.num_columns + columns
 
 
 def _choose(
     run: SolverRun,
-    compute_costs: Callable[[Any], np.ndarray],
+    compute_costs: Callable[..., np.ndarray],
     groups: np.ndarray,
     room: np.ndarray,
-) -> np.ndarray:
-    """Return the place of every word, words choosing in the order of falling regret."""
-    regrets = np.zeros(groups.size)
-    if room.shape[1] > 1:
-        for block in run.problem.iterate_blocks():
-            costs = compute_costs(block)
-            costs.partition(1, axis=1)
-            regrets[block] = costs[:, 1] - costs[:, 0]
-            run.report(groups.size)
+) -> tuple[np.ndarray, float]:
+    """Let words choose in the order of falling regret.
+
+    Returns:
+        The place of every word, and the sum of their least costs.
+    """
+    least, regrets = np.empty((2, groups.size))
+    for block in run.problem.iterate_blocks():
+        _kernels.find_regrets(compute_costs(block), least[block], regrets[block])
+        run.report(groups.size)
     order = np.argsort(-regrets, kind="stable")
     chosen = np.empty(groups.size, np.int64)
+    dtype = run.problem.factors[0].dtype  # as precise as what costs are made from is enough
     for block in run.problem.iterate_blocks():
         words = order[block]
         places = np.empty(words.size, np.int64)
-        _kernels.choose_greedily(compute_costs(words), groups[words], room, places)
+        _kernels.choose_greedily(compute_costs(words, dtype), groups[words], room, places)
         chosen[words] = places
         run.report(groups.size - block.stop)
-    return chosen
+    return chosen, float(least.sum())
