@@ -17,7 +17,8 @@ from keras_lightrnn.ops.word_ids import check_word_ids
 if TYPE_CHECKING:
     from keras_lightrnn.models.light_rnn_model import LightRNNModel
 
-_ROWS_AT_ONCE = 16
+# Rows that a search expands first, and the most that it expands at once later on.
+_FIRST_ROWS, _MOST_ROWS = 16, 256
 
 
 def score(model: LightRNNModel, words: Any, batch_size: int) -> np.ndarray:
@@ -79,15 +80,13 @@ def generate(
             words, log_probs = search.best_words(1)
         elif top_k is not None:
             words, log_probs = search.best_words(top_k)
-        elif top_p is not None and temperature == 1:
+        elif top_p is None:
+            words, log_probs = search.sample_row(generator, temperature)
+        elif temperature == 1:
             words, log_probs = search.nucleus(top_p)
             truncate = None  # it is the nucleus of all words already
-        elif top_p is not None or temperature != 1:
-            words, log_probs = np.arange(model.word_table.vocabulary_size), search.all_words()
         else:
-            # Row, then column in it, is a sample of the joint distribution.
-            row = _sample(generator, np.exp(search.row_log_probs))
-            words, log_probs = search.words_in_rows(np.array([row]))
+            words, log_probs = np.arange(model.word_table.vocabulary_size), search.all_words()
         weights = np.exp((log_probs - log_probs.max()) / max(temperature, 1e-6))
         if truncate is not None:
             words, weights = _keep_nucleus(words, weights, truncate)
@@ -147,27 +146,60 @@ class _Search:
         """Return the search after one more word."""
         return _Search(self.model, np.array([word], np.int32), start=self)
 
-    def words_in_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the words of some rows and their log-probabilities."""
+    def expand(self, rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the words in some rows, `(n, C)`, -1 in empty cells, and their log-probabilities.
+
+        There are `size` rows at most; one compiled function serves for all of that size.
+        """
         self.num_expanded += len(rows)
-        # Always the same number of rows, so that one compiled function serves.
-        padded = np.zeros(_ROWS_AT_ONCE, np.int32)
+        padded = np.zeros(size, np.int32)
         padded[: len(rows)] = rows
         run = self.model.compile_inference(_expand_rows)
         columns = run(ops.convert_to_tensor(padded), self.states, self.table.layout)
         columns = ops.convert_to_numpy(columns)
-        joint = self.row_log_probs[rows][:, None] + columns[: len(rows)]
-        words = self.table.words[rows]
-        occupied = words >= 0
-        return words[occupied], joint[occupied]
+        return self.table.words[rows], self.row_log_probs[rows][:, None] + columns[: len(rows)]
 
     def by_row(self) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
         """Yield words, log-probabilities, and a bound on every word still to come."""
         order = np.argsort(-self.row_log_probs, kind="stable")
-        for start in range(0, len(order), _ROWS_AT_ONCE):
-            rest = start + _ROWS_AT_ONCE
-            bound = self.row_log_probs[order[rest]] if rest < len(order) else -np.inf
-            yield *self.words_in_rows(order[start:rest]), bound
+        start, size = 0, _FIRST_ROWS
+        while start < len(order):
+            words, log_probs = self.expand(order[start : start + size], size)
+            start, size = start + size, min(4 * size, _MOST_ROWS)
+            bound = self.row_log_probs[order[start]] if start < len(order) else -np.inf
+            yield words[words >= 0], log_probs[words >= 0], bound
+
+    def sample_row(
+        self, generator: np.random.Generator, temperature: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw a row with the total weight of its words, `sum of P(word) ** (1 / temperature)`.
+
+        By rejection, exactly: a row is drawn with a bound of its weight, expanded, which makes
+        its weight known, and kept with probability weight / bound.
+
+        Returns:
+            The words of the row and their log-probabilities.
+        """
+        # Over C columns, sum P(column) ** (1 / t) is at most 1, or for t > 1 C ** (1 - 1 / t).
+        bounds = self.row_log_probs / temperature
+        bounds += max(1 - 1 / temperature, 0) * np.log(self.table.words.shape[1])
+        order = np.argsort(-bounds, kind="stable")
+        expanded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        while True:
+            row = _sample(generator, np.exp(bounds - bounds.max()))
+            if row in expanded:
+                return expanded[row]
+            bound = bounds[row]
+            # With the likeliest of the others: they cost no more in one call.
+            others = [other for other in order if other != row and other not in expanded]
+            rows = np.array([row, *others[: _FIRST_ROWS - 1]])
+            for index, words, log_probs in zip(rows, *self.expand(rows, _FIRST_ROWS), strict=True):
+                occupied = words >= 0
+                expanded[int(index)] = words[occupied], log_probs[occupied]
+                tempered = log_probs[occupied] / temperature
+                bounds[index] = np.logaddexp.reduce(tempered) if occupied.any() else -np.inf
+            if generator.random() < np.exp(bounds[row] - bound):
+                return expanded[row]
 
     def all_words(self) -> np.ndarray:
         log_probs = np.empty(self.model.word_table.vocabulary_size)
@@ -178,9 +210,12 @@ class _Search:
     def best_words(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         words, log_probs = np.empty(0, np.int32), np.empty(0)
         for more_words, more_log_probs, bound in self.by_row():
-            words, log_probs = _sort(
-                np.concatenate([words, more_words]), np.concatenate([log_probs, more_log_probs])
-            )
+            words = np.concatenate([words, more_words])
+            log_probs = np.concatenate([log_probs, more_log_probs])
+            if len(words) > k:
+                is_among = log_probs >= np.partition(log_probs, -k)[-k]
+                words, log_probs = words[is_among], log_probs[is_among]
+            words, log_probs = _sort(words, log_probs)
             words, log_probs = words[:k], log_probs[:k]
             if len(words) == k and log_probs[-1] >= bound:
                 break

@@ -6,6 +6,7 @@ import pytest
 from oracle import LanguageModel
 
 from keras_lightrnn import Allocation, LightRNNModel
+from keras_lightrnn.models.decoding import _Search
 
 V = 43  # more rows than are expanded at once, empty cells, an empty row
 PREFIX = [3, 1, 4, 1, 5]
@@ -118,8 +119,6 @@ def test_a_search_looks_at_few_rows():
     model = LightRNNModel(10_000, embedding_dim=4, units=4, recurrence="rnn")
     model.build((None, None))
     model.softmax.row_bias.assign(np.eye(100, dtype="float32")[42] * 30)
-    from keras_lightrnn.models.decoding import _Search
-
     search = _Search(model, np.int32([1, 2, 3]))
     words, _ = search.best_words(10)
     assert search.num_expanded <= 16
@@ -127,6 +126,16 @@ def test_a_search_looks_at_few_rows():
 
 
 # Sampling.
+
+
+@pytest.mark.parametrize("temperature", [0.9, 1.0, 1.1])
+def test_sampling_looks_at_few_rows(temperature):
+    keras.utils.set_random_seed(0)
+    model = LightRNNModel(10_000, embedding_dim=4, units=4, recurrence="rnn")
+    model.build((None, None))
+    search = _Search(model, np.int32([1, 2, 3]))
+    search.sample_row(np.random.default_rng(0), temperature)
+    assert search.num_expanded <= 48
 
 
 def test_temperature_zero_is_the_chain_of_best_words(model):
@@ -141,6 +150,7 @@ def test_temperature_zero_is_the_chain_of_best_words(model):
 OPTIONS = [
     {},
     {"temperature": 0.7},
+    {"temperature": 1.8},
     {"top_k": 5},
     {"top_p": 0.6},
     {"temperature": 1.5, "top_k": 7, "top_p": 0.8},
