@@ -200,7 +200,13 @@ class Allocation:
                     "`counts` must hold one number for each word. Received: "
                     f"counts.shape={counts.shape}, vocabulary_size={vocabulary_size}."
                 )
-            order = np.argsort(-counts, kind="stable")
+            if not np.isfinite(counts).all() or (counts < 0).any():
+                raise ValueError(
+                    "`counts` must be finite and not negative. Received: "
+                    f"min={counts.min()}, max={counts.max()}."
+                )
+            # As floats, because an unsigned integer has no negative.
+            order = np.argsort(-counts.astype(np.float64), kind="stable")
             cells = np.empty(vocabulary_size, np.int64)
             cells[order] = np.arange(vocabulary_size)
         return cls(cells, num_rows, num_columns)

@@ -95,6 +95,11 @@ def test_by_frequency_puts_the_most_frequent_first():
     assert words[words >= 0].tolist() == [1, 3, 4, 0, 2]  # equal counts: the lesser id first
     with pytest.raises(ValueError, match=r"counts.*vocabulary_size=4"):
         Allocation.by_frequency(4, counts=counts)
+    unsigned = Allocation.by_frequency(5, counts=counts.astype("uint8"))
+    assert unsigned == Allocation.by_frequency(5, counts=counts)
+    for bad in (np.nan, np.inf, -1):
+        with pytest.raises(ValueError, match="`counts` must be finite and not negative"):
+            Allocation.by_frequency(2, counts=[1.0, bad])
 
 
 def test_random_repeats_with_its_seed():
