@@ -141,6 +141,7 @@ class AuctionSolver(AssignmentSolver):
                 first = market.compute_gain() / _FIRST_DIVISOR
                 if is_warm:
                     gap = self._adapt_prices(market, first)
+                    is_warm = np.isfinite(gap)
                 epsilon = max(min(first, gap / _GAP_DIVISOR) * share, least)
             elif epsilon > least:
                 epsilon = max(epsilon / _SCALING_FACTOR, least)
@@ -156,15 +157,19 @@ class AuctionSolver(AssignmentSolver):
             run.num_rounds += 1
 
     def _adapt_prices(self, market: Market, first: float) -> float:
-        """Fit prices from outside to the problem, or drop them; return the gap."""
+        """Fit prices from outside to the problem, or drop them; return the gap.
+
+        The gap is infinite if they were dropped: what the bound already proves says nothing of
+        how near the auction is that begins anew.
+        """
         run = market.run
         for _ in range(_LOWERINGS):
-            market.lower_prices()
-            market.scan_all()
             if run.primal_cost - run.dual_bound > first / 2:  # a first round does better
                 market.cells.prices[:] = 0
                 market.scan_all()
-                break
+                return np.inf
+            market.lower_prices()
+            market.scan_all()
         return run.primal_cost - run.dual_bound
 
     def get_config(self) -> dict[str, Any]:
