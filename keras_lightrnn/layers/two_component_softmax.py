@@ -83,6 +83,9 @@ class TwoComponentSoftmax(keras.layers.Layer):
             the words `0..T-1`, predict rows; those at odd places, after the rows of the words
             `1..T`, predict columns. `TwoComponentEmbedding` orders its output so.
         targets: Word ids `(B, T)` to predict, the words `1..T` of the window.
+        training: Boolean, whether this is a training step.
+        fused: Boolean, whether `ops.compute_fused_log_probs` does the work, which XLA compiles
+            for each shape, or operations that every runtime has. By default, in training.
 
     Returns:
         Log-probabilities of the targets in nats, `(B, T)` float32. NaN for an id outside
@@ -266,7 +269,13 @@ class TwoComponentSoftmax(keras.layers.Layer):
                 observers.remove(observer)
         self._tracker.lock()
 
-    def call(self, half_steps: Any, targets: Any, training: bool | None = None) -> Any:
+    def call(
+        self,
+        half_steps: Any,
+        targets: Any,
+        training: bool | None = None,
+        fused: bool | None = None,
+    ) -> Any:
         targets = cast_word_ids(targets)
         self.compute_output_shape(half_steps.shape, targets.shape)  # checks them
         column_half_steps, row_half_steps = split_half_steps(half_steps)  # (B, T, H) each
@@ -275,7 +284,8 @@ class TwoComponentSoftmax(keras.layers.Layer):
             observer(column_half_steps, row_half_steps, targets, mask)
         cells = self.word_table(targets)  # (B, T)
         layout = self.compute_layout()
-        if training and keras.backend.backend() in ("tensorflow", "jax"):
+        fused = training if fused is None else fused
+        if fused and keras.backend.backend() in ("tensorflow", "jax"):
             log_probs = self._compute_fused_log_probs(half_steps, cells, layout)
         else:
             rows = cells // self.word_table.num_columns
@@ -415,7 +425,11 @@ class TwoComponentSoftmax(keras.layers.Layer):
         return tuple(targets_shape)
 
     def compute_output_spec(
-        self, half_steps: Any, targets: Any, training: bool | None = None
+        self,
+        half_steps: Any,
+        targets: Any,
+        training: bool | None = None,
+        fused: bool | None = None,
     ) -> keras.KerasTensor:
         shape = self.compute_output_shape(half_steps.shape, targets.shape)
         return keras.KerasTensor(shape, dtype="float32")

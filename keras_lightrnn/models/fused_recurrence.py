@@ -1,4 +1,4 @@
-"""The recurrent stack of a `LightRNNModel` in training, on the package's own recurrence.
+"""The recurrent stack of a `LightRNNModel` in `fit` and `evaluate`, on the package's recurrence.
 
 It reads the weights of the Keras layers, which go on saving, scoring and serving the model.
 """
@@ -19,7 +19,7 @@ RECURRENCE_PATHS = ("auto", "fused", "keras")
 
 
 def is_fused(recurrence_path: str, recurrence: str) -> bool:
-    """Return whether training takes this path, checking that it can where it is asked for."""
+    """Return whether `fit` and `evaluate` take this path; check that they can if asked to."""
     if recurrence_path not in RECURRENCE_PATHS:
         raise ValueError(
             f"`recurrence_path` must be one of {RECURRENCE_PATHS}. Received: recurrence_path="
@@ -66,7 +66,8 @@ def run_fused(
     states = [[state + invalid for state in states[0]], *states[1:]]
 
     added = (None, None)
-    if model.dropout:  # of every half-step on its own: there is no table to project
+    has_dropout = model.dropout and training
+    if has_dropout:  # of every half-step on its own: there is no table to project
         x, indices = ops.transpose(model.embedding(words), (1, 0, 2)), None  # (2T, B, D)
     else:
         x, indices = _look_up(model, words)
@@ -76,7 +77,7 @@ def run_fused(
     for layer, dropout, first in zip(
         model.recurrent_layers, model.dropout_layers, states, strict=False
     ):
-        if model.dropout:
+        if has_dropout:
             x = dropout(x, training=training)
         cell, dtype = layer.cell, layer.compute_dtype
         weights = [ops.cast(kernel, dtype) for kernel in (cell.kernel, cell.recurrent_kernel)]

@@ -60,8 +60,8 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
             README for figures.
         num_word_vectors: Integer, how many words have them, the first ones: the most frequent
             where ids go by falling frequency. `None` for all.
-        recurrence_path: What runs the recurrence in training. `"keras"`: the Keras layers.
-            `"fused"`: the package's own LSTM or GRU on the same weights, see
+        recurrence_path: What runs the recurrence in `fit` and `evaluate`. `"keras"`: the Keras
+            layers. `"fused"`: the package's own LSTM or GRU on the same weights, see
             `keras_lightrnn.ops.lstm`; TensorFlow and JAX only. `"auto"` (default): the faster
             one of the device, which is `"fused"` wherever no cuDNN serves the Keras layers.
             Values and gradients are the same.
@@ -121,6 +121,7 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1). Received: dropout={dropout}.")
         self._is_fused = is_fused(recurrence_path, recurrence)
+        self._is_in_test_step = False
         super().__init__(**kwargs)
         self.word_table = get_word_table(word_table)
         self.embedding_dim = embedding_dim
@@ -211,15 +212,24 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         if self.carried_state is not None:
             self._check_batch_size(words)
             initial_states = self.carried_state.read()
-        if training and self._is_fused:
-            half_steps, states = run_fused(self, words, initial_states, training)
+        # Elsewhere a model is plain operations, of any shapes, for any runtime.
+        is_step = training or self._is_in_test_step
+        if is_step and self._is_fused:
+            half_steps, states = run_fused(self, words, initial_states, bool(training))
         else:
             half_steps, states = self.run_recurrence(
                 self.embedding(words), initial_states, training
             )
         if self.carried_state is not None:
             self.carried_state.write(states)
-        return self.softmax(half_steps, words[:, 1:], training=training)  # (B, T)
+        return self.softmax(half_steps, words[:, 1:], training=training, fused=is_step)  # (B, T)
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._is_in_test_step = True
+        try:
+            return super().test_step(*args, **kwargs)
+        finally:
+            self._is_in_test_step = False
 
     def run_recurrence(
         self, half_steps: Any, states: list[list[Any]] | None = None, training: bool | None = None

@@ -58,6 +58,44 @@ def test_a_step_equals_that_of_the_keras_layers(rng, arguments, jit_compile):
         assert np.asarray(second) == pytest.approx(np.asarray(first), rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"mask_zero": True, "dropout": 0.5, "word_bias": "counts", "num_layers": 2},
+        {"recurrence": "gru", "stateful": True},
+    ],
+    ids=str,
+)
+def test_an_evaluation_equals_that_of_the_keras_layers(rng, arguments):
+    models = make_pair(**arguments)
+    windows = make_windows(rng, num=3 * B)
+    windows[0, 3:] = 0
+    results = []
+    for model in models:
+        if model.word_bias is not None:
+            model.assign_word_counts(np.arange(1, V + 1))
+        model.compile()
+        results.append(model.evaluate(windows, batch_size=B, verbose=0, return_dict=True))
+    for name, value in results[0].items():
+        assert results[1][name] == pytest.approx(value, rel=1e-5)
+
+
+def test_only_fit_and_evaluate_take_this_path(rng):
+    _, model = make_pair()
+    windows = make_windows(rng)
+    model.compile()
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a Keras layer ran")
+
+    model.recurrent_layers[0].call = refuse
+    model.fit(windows, verbose=0)
+    model.evaluate(windows, verbose=0)
+    for run in (model, model.score, lambda words: model.predict(words, verbose=0)):
+        with pytest.raises(AssertionError, match="a Keras layer ran"):
+            run(windows)
+
+
 def test_stateful_training_carries_the_same_state(rng):
     models = make_pair(stateful=True)
     windows = make_windows(rng, num=3 * B)
