@@ -22,7 +22,8 @@ class LikelihoodObjective(ReallocationObjective):
     With `H_w` the sum of the column half-steps before the occurrences of word `w`, `G_w` that of
     the row half-steps and `n_w` their number, `w` in row `i` costs
     `-(H_w · row_kernel_i + n_w row_bias_i)` up to a constant of the word, and likewise in each
-    column. The least total is an assignment problem.
+    column. The least total is an assignment problem. Word biases and word vectors go with their
+    word and say the same of every cell.
 
     What it leaves out is that a word that moves reads other input vectors, which changes every
     state after it. Measured on Penn Treebank, rounds by this objective raise perplexity; see
