@@ -9,6 +9,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn.assignment.solver import AssignmentSolver, SolverRun
+from keras_lightrnn.checks import check_size
 
 
 class AlternatingSolver(AssignmentSolver):
@@ -47,8 +48,7 @@ class AlternatingSolver(AssignmentSolver):
         time_limit_seconds: float | None = None,
     ) -> None:
         super().__init__(time_limit_seconds)
-        if max_sweeps < 1:
-            raise ValueError(f"`max_sweeps` must be at least 1. Received: max_sweeps={max_sweeps}.")
+        check_size("max_sweeps", max_sweeps)
         if not tolerance >= 0:
             raise ValueError(f"`tolerance` must not be negative. Received: tolerance={tolerance}.")
         self.max_sweeps = max_sweeps

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_lightrnn.assignment._market import Market
 from keras_lightrnn.assignment.solver import AssignmentSolver, OutOfTime, SolverRun
+from keras_lightrnn.checks import check_size
 
 # The first epsilon is the mean gain a word, divided by this: coarser rounds raise prices in
 # leaps that later ones cannot use and that make them irregular, hence slow to scan.
@@ -108,8 +109,7 @@ class AuctionSolver(AssignmentSolver):
             raise ValueError(
                 f"`gap_tolerance` must lie in [0, 1). Received: gap_tolerance={gap_tolerance}."
             )
-        if max_rounds < 1:
-            raise ValueError(f"`max_rounds` must be at least 1. Received: max_rounds={max_rounds}.")
+        check_size("max_rounds", max_rounds)
         self.gap_tolerance = gap_tolerance
         self.max_block_bytes = max_block_bytes
         self.max_rounds = max_rounds

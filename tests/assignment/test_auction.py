@@ -222,6 +222,7 @@ def test_tolerance_of_zero_ends():
         ({"gap_tolerance": -1}, "gap_tolerance"),
         ({"gap_tolerance": float("nan")}, "gap_tolerance"),
         ({"max_rounds": 0}, "max_rounds"),
+        ({"max_rounds": 2.5}, "max_rounds"),
         ({"time_limit_seconds": 0}, "time_limit_seconds"),
     ],
 )

@@ -232,3 +232,9 @@ def test_same_arguments_same_allocation(name):
     first, second = (SOLVERS[name].solve(problem) for _ in range(2))
     assert first.allocation == second.allocation
     np.testing.assert_array_equal(first.prices, second.prices)
+
+
+@pytest.mark.parametrize("max_sweeps", [0, 2.5, True])
+def test_sweeps_are_counted(max_sweeps):
+    with pytest.raises(ValueError, match=f"`max_sweeps`.*Received: max_sweeps={max_sweeps}"):
+        assignment.AlternatingSolver(max_sweeps)
