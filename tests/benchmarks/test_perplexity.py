@@ -1,0 +1,50 @@
+"""The benchmarks that train models, on a text of some dozen words."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from scripts import ROOT, load_script
+
+OPTIONS = ["--units", "4", "--epochs", "2", "--batch-size", "4", "--sequence-length", "5"]
+
+
+@pytest.fixture
+def text(tmp_path, rng, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # as when it is run as a script
+    paths = [tmp_path / f"{split}.txt" for split in ("train", "valid", "test")]
+    for path in paths:
+        lines = (" ".join(map(str, rng.integers(9, size=6))) for _ in range(30))
+        path.write_text("".join(f"{line}\n" for line in lines))
+    return ["--text", *map(str, paths)]
+
+
+def test_full_softmax(text):
+    results = load_script("benchmarks/full_softmax.py").main([*text, *OPTIONS, "--word-dim", "2"])
+    params = {name: runs[0][0] for name, runs in results.items()}
+    size, units = 9 + 2, 4  # with <unk> and <eos>
+    shared = 4 * (2 * units * units + units)  # the LSTM
+    rows_and_columns = 4 + 3
+    light = shared + rows_and_columns * (2 * units + 1)
+    assert params == {
+        "full softmax": shared + size * (2 * units + 1),
+        "LightRNN": light,
+        "LightRNN + word vectors": light + 2 * (size * 2 + 2 * units),
+    }
+    for [(_, milliseconds, valid, test)] in results.values():
+        assert milliseconds > 0
+        # Words are drawn at random: no model can beat their number by much, or is far above.
+        assert 0.5 * size < min(valid, test) <= max(valid, test) < 2 * size
+        assert not math.isclose(valid, test)  # they are of different texts
+
+
+def test_reallocation(text, capsys):
+    results = load_script("benchmarks/reallocation.py").main(
+        [*text, *OPTIONS, "--every", "4", "--objectives", "none", "similarity"]
+    )
+    starts = ("random", "cooccurrence")
+    assert set(results) == {(s, o) for s in starts for o in ("none", "similarity")}
+    # One round of each of the two runs that have an objective.
+    assert capsys.readouterr().out.count("reallocation round 1: ") == 2
+    assert all(4 < perplexity < 20 for [run] in results.values() for perplexity in run)
