@@ -26,8 +26,8 @@ class LikelihoodObjective(ReallocationObjective):
     word and say the same of every cell.
 
     What it leaves out is that a word that moves reads other input vectors, which changes every
-    state after it. Measured on Penn Treebank, rounds by this objective raise perplexity; see
-    `SimilarityObjective`.
+    state after it. Measured on Penn Treebank, rounds by this objective help a random table and
+    harm a good one; see `SimilarityObjective`.
 
     Args:
         solver: Whatever `keras_lightrnn.assignment.get` takes: `"alternating"` (default),
