@@ -26,4 +26,4 @@ def count_word_vectors(word_dim: Any, num_word_vectors: Any, vocabulary_size: in
             f"`word_dim` above 0. Received: num_word_vectors={num_word_vectors!r}, word_dim="
             f"{word_dim}, vocabulary_size={vocabulary_size}. Leave it at None for all words."
         )
-    return num_word_vectors
+    return int(num_word_vectors)
