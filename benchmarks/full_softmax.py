@@ -27,11 +27,12 @@ from language_model import (
     add_arguments,
     compile_model,
     describe,
+    make_light_rnn,
     make_windows,
     read_splits,
 )
 
-from keras_lightrnn import Allocation, LightRNNModel
+from keras_lightrnn import Allocation
 
 _MODELS = ("full softmax", "LightRNN", "LightRNN + word vectors")
 
@@ -66,24 +67,6 @@ def make_full_softmax(size: int, args: argparse.Namespace) -> keras.Model:
     return keras.Model(words, keras.layers.Dense(size)(x))
 
 
-def make_light_rnn(
-    train: np.ndarray, size: int, word_dim: int, seed: int, args: argparse.Namespace
-) -> LightRNNModel:
-    model = LightRNNModel(
-        Allocation.from_cooccurrence(train, size, seed=seed),
-        args.units,
-        args.units,
-        num_layers=args.num_layers,
-        dropout=args.dropout,
-        stateful=True,
-        word_bias="counts",
-        word_dim=word_dim,
-        num_word_vectors=args.num_word_vectors if word_dim else None,
-    )
-    model.assign_word_counts(np.bincount(train, minlength=size))
-    return model
-
-
 def train_once(
     splits: list[np.ndarray], size: int, name: str, seed: int, args: argparse.Namespace
 ) -> tuple[int, float, float, float]:
@@ -103,7 +86,8 @@ def train_once(
         callbacks.append(StateReset())
     else:
         word_dim = args.word_dim if name.endswith("vectors") else 0
-        model = make_light_rnn(splits[0], size, word_dim, seed, args)
+        allocation = Allocation.from_cooccurrence(splits[0], size, seed=seed)
+        model = make_light_rnn(allocation, splits[0], word_dim, args)
         compile_model(model, num_steps, args)
 
     def get_perplexity(logs: dict[str, Any], prefix: str = "") -> list[float]:

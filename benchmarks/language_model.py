@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.data import Vocabulary, read_lines, token_windows
 
 
@@ -44,6 +45,25 @@ def make_windows(splits: list[np.ndarray], size: int, args: argparse.Namespace) 
         token_windows(words, args.batch_size, args.sequence_length, vocabulary_size=size)
         for words in splits
     ]
+
+
+def make_light_rnn(
+    allocation: Allocation, train: np.ndarray, word_dim: int, args: argparse.Namespace
+) -> LightRNNModel:
+    """Make the model that the arguments describe; `word_dim=0` leaves its word vectors out."""
+    model = LightRNNModel(
+        allocation,
+        args.units,
+        args.units,
+        num_layers=args.num_layers,
+        dropout=args.dropout,
+        stateful=True,
+        word_bias="counts",
+        word_dim=word_dim,
+        num_word_vectors=args.num_word_vectors if word_dim == args.word_dim else None,
+    )
+    model.assign_word_counts(np.bincount(train, minlength=allocation.vocabulary_size))
+    return model
 
 
 def compile_model(model: keras.Model, num_steps: int, args: argparse.Namespace, **kw: Any) -> None:

@@ -20,9 +20,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-from language_model import add_arguments, compile_model, describe, make_windows, read_splits
+from language_model import (
+    add_arguments,
+    compile_model,
+    describe,
+    make_light_rnn,
+    make_windows,
+    read_splits,
+)
 
-from keras_lightrnn import Allocation, LightRNNModel
+from keras_lightrnn import Allocation
 from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.cooccurrence import compute_word_features
 from keras_lightrnn.reallocation import SimilarityObjective
@@ -64,18 +71,7 @@ def train_once(
         allocation = Allocation.from_cooccurrence(train, size, seed=seed)
     else:
         allocation = Allocation.random(size, seed=seed)
-    model = LightRNNModel(
-        allocation,
-        args.units,
-        args.units,
-        num_layers=args.num_layers,
-        dropout=args.dropout,
-        stateful=True,
-        word_bias="counts",
-        word_dim=args.word_dim,
-        num_word_vectors=args.num_word_vectors,
-    )
-    model.assign_word_counts(np.bincount(train, minlength=size))
+    model = make_light_rnn(allocation, train, args.word_dim, args)
     windows = make_windows(splits, size, args)
     compile_model(model, len(windows[0]) * args.epochs, args)
     start = time.perf_counter()
