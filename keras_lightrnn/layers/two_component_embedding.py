@@ -102,7 +102,9 @@ class TwoComponentEmbedding(keras.layers.Layer):
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
         self.embeddings_constraint = keras.constraints.get(embeddings_constraint)
         self.mask_zero = mask_zero
-        count_word_vectors(word_dim, num_word_vectors, self.word_table.vocabulary_size)  # checks
+        self._num_vectors = count_word_vectors(
+            word_dim, num_word_vectors, self.word_table.vocabulary_size
+        )
         self.word_dim = word_dim
         self.num_word_vectors = num_word_vectors
         self.supports_masking = mask_zero
@@ -113,10 +115,9 @@ class TwoComponentEmbedding(keras.layers.Layer):
         self.column_embeddings = self._add_vectors("column_embeddings", self.word_table.num_columns)
         self.word_embeddings = self.word_projection = None
         if self.word_dim:
-            size = count_word_vectors(
-                self.word_dim, self.num_word_vectors, self.word_table.vocabulary_size
+            self.word_embeddings = self._add_vectors(
+                "word_embeddings", self._num_vectors, self.word_dim
             )
-            self.word_embeddings = self._add_vectors("word_embeddings", size, self.word_dim)
             self.word_projection = self.add_weight(
                 name="word_projection", shape=(self.word_dim, self.output_dim)
             )

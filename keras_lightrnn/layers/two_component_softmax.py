@@ -139,7 +139,9 @@ class TwoComponentSoftmax(keras.layers.Layer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        count_word_vectors(word_dim, num_word_vectors, self.word_table.vocabulary_size)  # checks
+        self._num_vectors = count_word_vectors(
+            word_dim, num_word_vectors, self.word_table.vocabulary_size
+        )
         self.word_dim = word_dim
         self.num_word_vectors = num_word_vectors
         self.supports_masking = True
@@ -191,12 +193,9 @@ class TwoComponentSoftmax(keras.layers.Layer):
                 setattr(self, f"{name}_bias", bias)
         self.word_kernel = self.word_projection = None
         if self.word_dim:
-            size = count_word_vectors(
-                self.word_dim, self.num_word_vectors, self.word_table.vocabulary_size
-            )
             self.word_kernel = self.add_weight(
                 name="word_kernel",
-                shape=(size, self.word_dim),
+                shape=(self._num_vectors, self.word_dim),
                 initializer="zeros",  # as long as nothing is known of a word it adds nothing
                 regularizer=self.kernel_regularizer,
                 constraint=self.kernel_constraint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -191,8 +192,8 @@ class _Search:
                 return expanded[row]
             bound = bounds[row]
             # With the likeliest of the others: they cost no more in one call.
-            others = [other for other in order if other != row and other not in expanded]
-            rows = np.array([row, *others[: _FIRST_ROWS - 1]])
+            others = (other for other in order if other != row and other not in expanded)
+            rows = np.array([row, *itertools.islice(others, _FIRST_ROWS - 1)])
             for index, words, log_probs in zip(rows, *self.expand(rows, _FIRST_ROWS), strict=True):
                 occupied = words >= 0
                 expanded[int(index)] = words[occupied], log_probs[occupied]
