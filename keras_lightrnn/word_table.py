@@ -9,12 +9,13 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn.allocation import Allocation
-from keras_lightrnn.ops.word_ids import cast_word_ids
+from keras_lightrnn.linked_variable import DerivedVariable, LinkedVariable
+from keras_lightrnn.ops import cast_word_ids, invert_cells
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
 class WordTable(keras.layers.Layer):
-    """The `R x C` table that layers share: it owns the one int32 variable, the cell of each word.
+    """The `R x C` table that layers share: it owns one int32 weight, the cell of each word.
 
     Give one `WordTable` to every layer of a model. An allocation assigned to it takes effect
     in every compiled function at its next call. It is saved as a weight, and a saved model
@@ -25,6 +26,11 @@ class WordTable(keras.layers.Layer):
             `Allocation.by_frequency(V)`; or a dictionary with `vocabulary_size`, `num_rows`
             and `num_columns`, as `get_config` writes it.
         **kwargs: `name` of the layer.
+
+    Attributes:
+        cells: `(V,)`, the cell of each word.
+        words: `(R, C)`, the word in each cell, -1 in empty ones. It follows from `cells`, however
+            these are assigned, and is no weight.
 
     Call arguments:
         words: Word ids `(...)`, integers in `[0, V)`.
@@ -60,16 +66,26 @@ class WordTable(keras.layers.Layer):
         self.vocabulary_size = allocation.vocabulary_size
         self.num_rows = allocation.num_rows
         self.num_columns = allocation.num_columns
-        # Only the first replica's value counts: replicas must never hold different tables.
-        self.cells = self.add_weight(
-            name="cells",
-            shape=(self.vocabulary_size,),
-            dtype="int32",
-            initializer=lambda shape, dtype: ops.convert_to_tensor(allocation.cells, dtype),
-            trainable=False,
-            aggregation="only_first_replica",
-        )
+        with keras.name_scope(self.name):
+            self.cells = LinkedVariable(
+                lambda shape, dtype: ops.convert_to_tensor(allocation.cells, dtype),
+                (self.vocabulary_size,),
+                "int32",
+                "cells",
+            )
+            self.words = DerivedVariable(
+                lambda: invert_cells(self.cells, *self.table_shape),
+                [self.cells],
+                self.table_shape,
+                "int32",
+                "words",
+            )
+        self._untrack_variable(self.words)
         self.built = True
+
+    @property
+    def variables(self) -> list[Any]:
+        return [*super().variables, self.words]
 
     def build(self, input_shape: Any = None) -> None:
         """The variable exists from the start: an allocation can be read and assigned at once."""

@@ -25,7 +25,8 @@ def make_models() -> dict[str, keras.Model]:
     x = keras.layers.GRU(6, return_sequences=True)(x)
     x = TwoComponentSoftmax(table, word_bias="trainable")(x, words[:, 1:])
     functional = keras.Model(words, x)
-    whole = LightRNNModel(Allocation.random(V, R, C, seed=1), 5, 6, word_bias="counts")
+    allocation = Allocation.random(V, R, C, seed=1)
+    whole = LightRNNModel(allocation, 5, 6, word_bias="counts", word_dim=2, num_word_vectors=V - 5)
     whole.build((None, None))
     return {"functional": functional, "whole": whole}
 
@@ -58,6 +59,10 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     results |= {"next_words": words, "next_log_probs": log_probs}
     results["score"] = model.score(WINDOWS)
     results["greedy"] = model.generate(WINDOWS[0], length=5, temperature=0)
+    model.word_table.assign(Allocation.random(V, R, C, seed=2))
+    model.assign_word_counts(np.arange(1, V + 1))
+    results["assigned/score"] = model.score(WINDOWS)
+    results["assigned/loss"] = np.array(model.fit(WINDOWS, **arguments).history["loss"])
     return results
 
 

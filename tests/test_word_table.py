@@ -36,7 +36,8 @@ def test_what_makes_a_table():
 def test_is_int32_and_never_trained_under_any_policy():
     table = WordTable(11, dtype="mixed_bfloat16", trainable=True)
     assert table.trainable_variables == []
-    assert [str(v.dtype) for v in table.variables] == ["int32"]
+    assert [(v.name, str(v.dtype)) for v in table.weights] == [("cells", "int32")]
+    assert {str(v.dtype) for v in table.variables} == {"int32"}
     # Larger than a bfloat16 holds exactly.
     assert int(WordTable(1000)(np.int32([999]))[0]) == 999
 

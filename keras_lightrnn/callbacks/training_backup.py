@@ -20,6 +20,7 @@ from keras_lightrnn.distribution import (
     strategy_scope,
 )
 from keras_lightrnn.files import replace_file
+from keras_lightrnn.linked_variable import DerivedVariable
 from keras_lightrnn.run_state import RunState
 
 _FORMAT = "keras_lightrnn.TrainingBackup.1"
@@ -154,7 +155,11 @@ class TrainingBackup(keras.callbacks.Callback):
 
     def _list_weights(self) -> list[Any]:
         own = {id(v) for layer in self._list_run_states() for v in layer.variables}
-        weights = [weight for weight in self.model.variables if id(weight) not in own]
+        weights = [
+            weight
+            for weight in self.model.variables
+            if id(weight) not in own and not isinstance(weight, DerivedVariable)
+        ]
         optimizer = self.model.optimizer
         if optimizer is not None:
             with strategy_scope(self.model):

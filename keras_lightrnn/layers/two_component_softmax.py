@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,13 +10,14 @@ from keras import ops
 
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.word_vectors import count_word_vectors
+from keras_lightrnn.linked_variable import DerivedVariable, LinkedVariable
 from keras_lightrnn.ops import (
-    WordVectors,
+    WordTerms,
     cast_word_ids,
     compute_bias_table,
     compute_fused_log_probs,
+    compute_row_offsets,
     compute_word_log_probs,
-    invert_cells,
     look_up_word_vectors,
     mark_invalid_ids,
     split_half_steps,
@@ -24,19 +25,6 @@ from keras_lightrnn.ops import (
 from keras_lightrnn.word_table import get_word_table, serialize_word_table
 
 _WORD_BIAS = (None, "counts", "trainable")
-
-
-class Layout(NamedTuple):
-    """What lies where in the table, as `TwoComponentSoftmax.compute_layout` returns it.
-
-    Attributes:
-        words: `(R, C)` int32, the word in each cell, -1 in empty ones; or `None`.
-        bias: `(R, C)` float32, what each cell adds to its column logit: the word bias, and
-            `EMPTY_CELL_LOGIT` in empty cells; or `None` if nothing.
-    """
-
-    words: Any
-    bias: Any
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
@@ -149,17 +137,38 @@ class TwoComponentSoftmax(keras.layers.Layer):
         # Called with (column half-steps, row half-steps, targets, mask); see `observe`.
         self._observers: list[Any] = []  # in training
         self._evaluation_observers: list[Any] = []
-        self._word_bias = None
-        if word_bias is not None:
-            # Made at once, so that counts can be assigned before the first call.
+        table = self.word_table
+        size = (table.vocabulary_size,)
+        # Made at once, so that counts can be assigned before the first call.
+        self._word_bias: Any = None
+        if word_bias == "trainable":
             self._word_bias = self.add_weight(
-                name="word_bias",
-                shape=(self.word_table.vocabulary_size,),
-                dtype="float32",
-                initializer="zeros",
-                trainable=word_bias == "trainable",
-                autocast=False,
+                name="word_bias", shape=size, dtype="float32", initializer="zeros", autocast=False
             )
+        elif word_bias == "counts":
+            with keras.name_scope(self.name):
+                self._word_bias = LinkedVariable(
+                    keras.initializers.Zeros(), size, "float32", "word_bias"
+                )
+        self._has_bias_table = (
+            word_bias is not None or table.vocabulary_size < table.num_rows * table.num_columns
+        )
+        self._row_offsets: Any = None
+        if self._has_bias_table and word_bias != "trainable":
+            sources = [table.words] if word_bias is None else [table.words, self._word_bias]
+            with keras.name_scope(self.name):
+                self._row_offsets = DerivedVariable(
+                    lambda: compute_row_offsets(self._word_bias, table.words),
+                    sources,
+                    (table.num_rows,),
+                    "float32",
+                    "row_offsets",
+                )
+            self._untrack_variable(self._row_offsets)
+
+    @property
+    def variables(self) -> list[Any]:
+        return [*super().variables, *([] if self._row_offsets is None else [self._row_offsets])]
 
     def build(self, half_steps_shape: Any, targets_shape: Any = None) -> None:
         units = half_steps_shape[-1]
@@ -282,20 +291,19 @@ class TwoComponentSoftmax(keras.layers.Layer):
         for observer in self._observers if training else self._evaluation_observers:
             observer(column_half_steps, row_half_steps, targets, mask)
         cells = self.word_table(targets)  # (B, T)
-        layout = self.compute_layout()
         fused = training if fused is None else fused
         if fused and keras.backend.backend() in ("tensorflow", "jax"):
-            log_probs = self._compute_fused_log_probs(half_steps, cells, layout)
+            log_probs = self._compute_fused_log_probs(half_steps, cells)
         else:
             rows = cells // self.word_table.num_columns
             log_probs = compute_word_log_probs(
-                self.compute_row_logits(column_half_steps, layout),
-                self.compute_column_logits(row_half_steps, rows, layout),
+                self.compute_row_logits(column_half_steps),
+                self.compute_column_logits(row_half_steps, rows),
                 cells,
             )
         return log_probs + mark_invalid_ids(targets, self.word_table.vocabulary_size)
 
-    def _compute_fused_log_probs(self, half_steps: Any, cells: Any, layout: Layout) -> Any:
+    def _compute_fused_log_probs(self, half_steps: Any, cells: Any) -> Any:
         row_bias, column_bias = (
             ops.zeros((kernel.shape[0],), "float32") if bias is None else ops.cast(bias, "float32")
             for kernel, bias in (
@@ -303,15 +311,16 @@ class TwoComponentSoftmax(keras.layers.Layer):
                 (self.column_kernel, self.column_bias),
             )
         )
-        if layout.bias is not None:
-            row_bias = row_bias + self._compute_row_offsets(layout)
-        word_vectors = None
-        if self.word_dim:
-            word_vectors = WordVectors(
-                self._compute_queries(half_steps[:, 1::2]),
-                ops.cast(self.word_kernel, self.compute_dtype),
-                layout.words,
+        terms = None
+        if self._has_bias_table or self.word_dim:
+            offsets = self.compute_row_offsets()
+            terms = WordTerms(
+                ops.convert_to_tensor(self.word_table.words),
                 ops.convert_to_tensor(self.word_table.cells),
+                None if offsets is None else ops.stop_gradient(offsets),
+                None if self._word_bias is None else ops.cast(self._word_bias, "float32"),
+                self._compute_queries(half_steps[:, 1::2]) if self.word_dim else None,
+                ops.cast(self.word_kernel, "float32") if self.word_dim else None,
             )
         return compute_fused_log_probs(
             half_steps,
@@ -320,53 +329,44 @@ class TwoComponentSoftmax(keras.layers.Layer):
             row_bias,
             ops.cast(self.column_kernel, self.compute_dtype),
             column_bias,
-            layout.bias,
-            word_vectors,
+            terms,
+            is_bias_fixed=self.word_bias != "trainable",
         )
 
-    def compute_layout(self) -> Layout:
-        """Return what lies where in the table now."""
-        table = self.word_table
-        has_bias = (
-            self._word_bias is not None
-            or table.vocabulary_size < table.num_rows * table.num_columns
-        )
-        if not has_bias and not self.word_dim:
-            return Layout(None, None)
-        words = invert_cells(ops.convert_to_tensor(table.cells), *table.table_shape)
-        word_bias = None if self._word_bias is None else ops.convert_to_tensor(self._word_bias)
-        return Layout(words, compute_bias_table(word_bias, words) if has_bias else None)
+    def compute_row_offsets(self) -> Any:
+        """Return what the words of each row add to its logit now, `(R,)`; `None` if nothing."""
+        if self._row_offsets is not None:
+            return ops.convert_to_tensor(self._row_offsets)
+        if self.word_bias == "trainable":
+            return compute_row_offsets(
+                ops.convert_to_tensor(self._word_bias), ops.convert_to_tensor(self.word_table.words)
+            )
+        return None
 
-    def compute_row_logits(self, column_half_steps: Any, layout: Layout) -> Any:
+    def compute_row_logits(self, column_half_steps: Any, row_offsets: Any = None) -> Any:
         """Return the logits of all rows after column half-steps, `(..., H) -> (..., R)`.
 
         Args:
             column_half_steps: `(..., H)`.
-            layout: What `compute_layout` returns.
+            row_offsets: What `compute_row_offsets` returned, if that is known.
         """
         logits = self._project(column_half_steps, self.row_kernel, self.row_bias)
-        return logits if layout.bias is None else logits + self._compute_row_offsets(layout)
+        offsets = self.compute_row_offsets() if row_offsets is None else row_offsets
+        return logits if offsets is None else logits + offsets
 
-    def _compute_row_offsets(self, layout: Layout) -> Any:
-        """Return what the words of each row add to its logit, `(R,)`."""
-        if self._word_bias is None:
-            # Only whether there is any word counts: a row is no likelier for holding more.
-            return ops.max(layout.bias, axis=1)
-        return ops.logsumexp(layout.bias, axis=1)
-
-    def compute_column_logits(self, row_half_steps: Any, rows: Any, layout: Layout) -> Any:
+    def compute_column_logits(self, row_half_steps: Any, rows: Any) -> Any:
         """Return the logits of all columns given rows, `(..., H), (...) -> (..., C)`.
 
         Args:
             row_half_steps: `(..., H)`.
             rows: `(...)` int32, the row that each half-step has read.
-            layout: What `compute_layout` returns.
         """
         logits = self._project(row_half_steps, self.column_kernel, self.column_bias)
-        if layout.bias is not None:
-            logits += ops.take(layout.bias, rows, axis=0)
+        if self._has_bias_table or self.word_dim:
+            words = ops.take(self.word_table.words, rows, axis=0)  # (..., C)
+        if self._has_bias_table:
+            logits += compute_bias_table(self._word_bias, words)
         if self.word_dim:
-            words = ops.take(layout.words, rows, axis=0)  # (..., C)
             kernel = ops.cast(self.word_kernel, self.compute_dtype)
             vectors = look_up_word_vectors(kernel, words)  # (..., C, K)
             queries = self._compute_queries(row_half_steps)  # (..., K)
@@ -387,10 +387,9 @@ class TwoComponentSoftmax(keras.layers.Layer):
         Returns:
             `(..., V)` float32; its exponentials sum to 1.
         """
-        layout = self.compute_layout()
         rows = ops.arange(self.word_table.num_rows)
-        row_log_probs = ops.log_softmax(self.compute_row_logits(column_half_steps, layout))
-        column_log_probs = ops.log_softmax(self.compute_column_logits(row_half_steps, rows, layout))
+        row_log_probs = ops.log_softmax(self.compute_row_logits(column_half_steps))
+        column_log_probs = ops.log_softmax(self.compute_column_logits(row_half_steps, rows))
         joint = ops.expand_dims(row_log_probs, -1) + column_log_probs  # (..., R, C)
         num_cells = self.word_table.num_rows * self.word_table.num_columns
         joint = ops.reshape(joint, (*ops.shape(joint)[:-2], num_cells))

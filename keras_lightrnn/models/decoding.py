@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from keras import ops
 
 from keras_lightrnn.checks import check_size
-from keras_lightrnn.layers.two_component_softmax import Layout
 from keras_lightrnn.ops import interleave_components
 from keras_lightrnn.ops.word_ids import check_word_ids
 
@@ -97,49 +95,17 @@ def generate(
     return np.array(sampled, np.int32)
 
 
-@dataclass(frozen=True)
-class TableSnapshot:
-    """What one search after the other would else lay out anew.
-
-    Attributes:
-        sources: The values that it was made from: cells, and word bias if there is one.
-        words: The word in each cell, -1 in empty ones, `(R, C)`.
-        layout: What `TwoComponentSoftmax.compute_layout` returns.
-    """
-
-    sources: list[np.ndarray]
-    words: np.ndarray
-    layout: Layout
-
-    @classmethod
-    def of(cls, model: LightRNNModel) -> TableSnapshot:
-        """Return the last one while cells and word bias are what they were, else a new one."""
-        variables = [model.word_table.cells, model.softmax.word_bias_values]
-        sources = [ops.convert_to_numpy(v) for v in variables if v is not None]
-        snapshot = model.table_snapshot
-        if snapshot is None or not all(map(np.array_equal, sources, snapshot.sources)):
-            # Copies of the sources: a view of a variable would change with it.
-            snapshot = model.table_snapshot = cls(
-                [np.array(source) for source in sources],
-                model.word_table.allocation.words,
-                model.softmax.compute_layout(),
-            )
-        return snapshot
-
-
 class _Search:
     """The distribution after a prefix: over rows at once, over words row by row."""
 
     def __init__(self, model: LightRNNModel, prefix: np.ndarray, start: Any = None) -> None:
         self.model = model
-        self.table = TableSnapshot.of(model) if start is None else start.table
-        words, layout = ops.convert_to_tensor(prefix[None]), self.table.layout
+        words = ops.convert_to_tensor(prefix[None])
         if start is None:
-            row_log_probs, self.states = model.compile_inference(_read_prefix)(words, layout)
+            read = model.compile_inference(_read_prefix)(words)
         else:
-            row_log_probs, self.states = model.compile_inference(_read_word)(
-                words, start.states, layout
-            )
+            read = model.compile_inference(_read_word)(words, start.states, start.row_offsets)
+        row_log_probs, self.states, self.row_offsets = read
         self.row_log_probs = ops.convert_to_numpy(row_log_probs)[0].astype(np.float64)
         self.num_expanded = 0
 
@@ -156,9 +122,9 @@ class _Search:
         padded = np.zeros(size, np.int32)
         padded[: len(rows)] = rows
         run = self.model.compile_inference(_expand_rows)
-        columns = run(ops.convert_to_tensor(padded), self.states, self.table.layout)
-        columns = ops.convert_to_numpy(columns)
-        return self.table.words[rows], self.row_log_probs[rows][:, None] + columns[: len(rows)]
+        words, columns = run(ops.convert_to_tensor(padded), self.states)
+        words, columns = (ops.convert_to_numpy(x)[: len(rows)] for x in (words, columns))
+        return words, self.row_log_probs[rows][:, None] + columns
 
     def by_row(self) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
         """Yield words, log-probabilities, and a bound on every word still to come."""
@@ -183,7 +149,7 @@ class _Search:
         """
         # Over C columns, sum P(column) ** (1 / t) is at most 1, or for t > 1 C ** (1 - 1 / t).
         bounds = self.row_log_probs / temperature
-        bounds += max(1 - 1 / temperature, 0) * np.log(self.table.words.shape[1])
+        bounds += max(1 - 1 / temperature, 0) * np.log(self.model.word_table.num_columns)
         order = np.argsort(-bounds, kind="stable")
         expanded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         while True:
@@ -246,35 +212,38 @@ def score_windows(model: LightRNNModel, words: Any) -> Any:
     return model.softmax(half_steps, words[:, 1:], training=False)
 
 
-def _read_prefix(model: LightRNNModel, prefix: Any, layout: Layout) -> tuple[Any, Any]:
+def _read_prefix(model: LightRNNModel, prefix: Any) -> tuple[Any, Any, Any]:
     rows, columns = model.embedding.embed_components(prefix)  # (1, N, D) each
     half_steps = ops.concatenate(
         [interleave_components(rows, columns), columns[:, -1:]], axis=1
     )  # (1, 2N - 1, D)
-    return _predict_rows(model, half_steps, None, layout)
+    return _predict_rows(model, half_steps, None, model.softmax.compute_row_offsets())
 
 
-def _read_word(model: LightRNNModel, word: Any, states: Any, layout: Layout) -> tuple[Any, Any]:
+def _read_word(
+    model: LightRNNModel, word: Any, states: Any, row_offsets: Any
+) -> tuple[Any, Any, Any]:
     rows, columns = model.embedding.embed_components(word)  # (1, 1, D) each
-    return _predict_rows(model, ops.concatenate([rows, columns], axis=1), states, layout)
+    half_steps = ops.concatenate([rows, columns], axis=1)
+    return _predict_rows(model, half_steps, states, row_offsets)
 
 
 def _predict_rows(
-    model: LightRNNModel, half_steps: Any, states: Any, layout: Layout
-) -> tuple[Any, Any]:
+    model: LightRNNModel, half_steps: Any, states: Any, row_offsets: Any
+) -> tuple[Any, Any, Any]:
     hidden, states = model.run_recurrence(half_steps, states, training=False)
-    logits = model.softmax.compute_row_logits(hidden[:, -1], layout)  # (1, R)
-    return ops.log_softmax(logits), states
+    logits = model.softmax.compute_row_logits(hidden[:, -1], row_offsets)  # (1, R)
+    return ops.log_softmax(logits), states, row_offsets
 
 
-def _expand_rows(model: LightRNNModel, rows: Any, states: Any, layout: Layout) -> Any:
+def _expand_rows(model: LightRNNModel, rows: Any, states: Any) -> tuple[Any, Any]:
     num_rows = ops.shape(rows)[0]
     vectors = ops.take(model.embedding.row_embeddings, rows, axis=0)[:, None]  # (n, 1, D)
     vectors = ops.cast(vectors, model.compute_dtype)
     states = [[ops.repeat(state, num_rows, axis=0) for state in layer] for layer in states]
     hidden, _ = model.run_recurrence(vectors, states, training=False)
-    logits = model.softmax.compute_column_logits(hidden[:, 0], rows, layout)  # (n, C)
-    return ops.log_softmax(logits)
+    logits = model.softmax.compute_column_logits(hidden[:, 0], rows)  # (n, C)
+    return ops.take(model.word_table.words, rows, axis=0), ops.log_softmax(logits)
 
 
 # Small things.

@@ -173,7 +173,6 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
             name="softmax",
         )
         self.carried_state: CarriedState | None = None
-        self.table_snapshot: decoding.TableSnapshot | None = None
         self._inference: dict[str, Callable[..., Any]] = {}
 
     def build(self, input_shape: Any = None) -> None:

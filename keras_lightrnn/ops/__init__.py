@@ -1,10 +1,11 @@
 """Pure tensor functions of LightRNN, without variables, on every Keras backend."""
 
-from keras_lightrnn.ops.fused_log_probs import WordVectors, compute_fused_log_probs
+from keras_lightrnn.ops.fused_log_probs import WordTerms, compute_fused_log_probs
 from keras_lightrnn.ops.half_steps import interleave_components, split_half_steps
 from keras_lightrnn.ops.log_probs import (
     EMPTY_CELL_LOGIT,
     compute_bias_table,
+    compute_row_offsets,
     compute_word_log_probs,
     invert_cells,
 )
@@ -14,10 +15,11 @@ from keras_lightrnn.ops.word_ids import cast_word_ids, mark_invalid_ids
 
 __all__ = [
     "EMPTY_CELL_LOGIT",
-    "WordVectors",
+    "WordTerms",
     "cast_word_ids",
     "compute_bias_table",
     "compute_fused_log_probs",
+    "compute_row_offsets",
     "compute_word_log_probs",
     "gru",
     "interleave_components",

@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from keras import ops
 
 from keras_lightrnn.ops.compiled_op import compile_op
 from keras_lightrnn.ops.half_steps import split_half_steps
+from keras_lightrnn.ops.log_probs import compute_bias_table
 from keras_lightrnn.ops.look_up import look_up_word_vectors
 from keras_lightrnn.ops.loops import scan
 from keras_lightrnn.ops.products import multiply
+from keras_lightrnn.ops.sums import add_rows
 
 # Logits, and terms of them, that live at a time: 8 MB of float32.
 _MAX_LOGITS = 2**21
 
 
-class WordVectors(NamedTuple):
-    """What adds `queries · word_kernel[w]` to the column logit of each word `w` of a row.
+class WordTerms(NamedTuple):
+    """What words add to logits besides their row and column. Empty cells have no probability.
 
     Attributes:
-        queries: `(B, T, K)`.
-        kernel: `(N, K)`, of the words `0 .. N - 1`; the others have zeros.
         words: `(R, C)` int32, the word in each cell, -1 in empty ones.
         cells: `(V,)` int32, the cell of each word.
+        row_offsets: `(R,)` float32, added to row logits: what `compute_row_offsets` returns; or
+            `None`. It has no gradient; that of `bias` includes what comes through it.
+        bias: `(V,)` float32, added to the column logit of its word; or `None`.
+        queries: `(B, T, K)`, or `None`.
+        kernel: `(N, K)`, of the words `0 .. N - 1`: `queries · kernel[w]` is added to the column
+            logit of word `w`; or `None`.
 
     Example:
 
     >>> import numpy as np
     >>> zeros, cells = np.zeros((2, 3), "float32"), np.arange(4, dtype="int32")
     >>> kernel = np.float32([[0.0], [np.log(3)]])  # of words 0 and 1
-    >>> vectors = WordVectors(np.ones((1, 1, 1), "float32"), kernel, cells.reshape(2, 2), cells)
+    >>> queries = np.ones((1, 1, 1), "float32")
+    >>> terms = WordTerms(cells.reshape(2, 2), cells, queries=queries, kernel=kernel)
     >>> log_probs = compute_fused_log_probs(
     ...     np.ones((1, 2, 3), "float32"), np.int32([[1]]), zeros, zeros[:, 0], zeros, zeros[:, 0],
-    ...     word_vectors=vectors
+    ...     terms
     ... )
     >>> round(float(np.exp(log_probs[0, 0])), 4)  # half of the rows, three quarters of the row
     0.375
     """
 
-    queries: Any
-    kernel: Any
     words: Any
     cells: Any
+    row_offsets: Any = None
+    bias: Any = None
+    queries: Any = None
+    kernel: Any = None
 
 
 def compute_fused_log_probs(
@@ -52,8 +62,8 @@ def compute_fused_log_probs(
     row_bias: Any,
     column_kernel: Any,
     column_bias: Any,
-    bias_table: Any = None,
-    word_vectors: WordVectors | None = None,
+    word_terms: WordTerms | None = None,
+    is_bias_fixed: bool = False,
 ) -> Any:
     """Return `log P(row) + log P(column | row)` of words from the half-steps before them.
 
@@ -69,8 +79,8 @@ def compute_fused_log_probs(
         row_bias: `(R,)`.
         column_kernel: `(C, H)`.
         column_bias: `(C,)`.
-        bias_table: `(R, C)`, added to the column logits of its row; or `None`.
-        word_vectors: `WordVectors` or `None`.
+        word_terms: `WordTerms`; `None` for a full table without any.
+        is_bias_fixed: Boolean, whether the bias of words gets no gradient, which saves time.
 
     Returns:
         `(B, T)` float32, in nats. Differentiable once, by everything but integers.
@@ -86,41 +96,49 @@ def compute_fused_log_probs(
     0.0625
     """
     inputs = [cells, half_steps, row_kernel, row_bias, column_kernel, column_bias]
-    return _run([*inputs, bias_table, *(word_vectors or [None] * 4)])[0]
+    terms = word_terms or [None] * len(WordTerms._fields)
+    return _run([*inputs, *terms], is_bias_fixed)[0]
 
 
-def _forward(inputs: list[Any]) -> tuple[list[Any], list[Any]]:
+def _forward(inputs: list[Any], is_bias_fixed: bool) -> tuple[list[Any], list[Any]]:
     """Return the log-probabilities; and what normalises them on each side, `(B T,)` each."""
     sides = [_forward_side(*side) for side in _get_sides(inputs)]
     log_probs, *normalisers = zip(*sides, strict=True)
     return [ops.reshape(sum(log_probs), ops.shape(inputs[0]))], normalisers
 
 
-def _backward(inputs: list[Any], normalisers: list[Any], upstream: list[Any]) -> list[Any]:
+def _backward(
+    inputs: list[Any], normalisers: list[Any], upstream: list[Any], is_bias_fixed: bool
+) -> list[Any]:
     """Return the gradients of the inputs."""
-    (row_words, row_weights), (column_words, column_weights) = _get_sides(inputs)
-    (row_normaliser, column_normaliser) = zip(*normalisers, strict=True)
+    row_side, column_side = _get_sides(inputs)
+    row_normaliser, column_normaliser = zip(*normalisers, strict=True)
     upstream = ops.reshape(upstream[0], (-1,))
-    [d_columns], d_row_weights = _backward_side(row_words, row_weights, row_normaliser, upstream)
-    [d_rows, *d_queries], [*d_column_weights] = _backward_side(
-        column_words, column_weights, column_normaliser, upstream
+    [d_columns], d_row_weights = _backward_side(*row_side, row_normaliser, upstream)
+    terms = WordTerms(*inputs[6:])
+    is_trained = [terms.bias is not None and not is_bias_fixed, terms.kernel is not None]
+    [d_rows, *d_queries], [d_column_kernel, d_column_bias, *d_terms] = _backward_side(
+        *column_side, column_normaliser, upstream, is_trained
     )
-    d_tables = d_column_weights[2:]
+    d_bias = d_kernel = None
+    if is_trained[0]:
+        d_bias = _collect(d_terms[0], inputs, terms.cells)
+        rows = terms.cells // terms.words.shape[1]  # (V,)
+        # The derivative of a log-sum-exp is a softmax.
+        shares = ops.exp(terms.bias - ops.take(terms.row_offsets, rows))
+        d_bias += ops.take(d_row_weights[1], rows) * shares
+    if is_trained[1]:
+        d_kernel = _collect(d_terms[-1], inputs, terms.cells[: terms.kernel.shape[0]])
     gradients = [
         None,
         ops.stack([d_columns, d_rows], axis=1),  # (B T, 2, H)
         *d_row_weights,
-        *d_column_weights[:2],
-        d_tables[0] if d_tables else None,
-        *d_queries,
+        d_column_kernel,
+        d_column_bias,
+        *WordTerms(None, None, None, d_bias, d_queries[0] if d_queries else None, d_kernel),
     ]
-    if d_queries:
-        word_kernel, _, cells = inputs[8:]
-        d_cells = ops.reshape(d_tables[1], (-1, word_kernel.shape[1]))  # (R C, K)
-        gradients.append(ops.take(d_cells, cells[: word_kernel.shape[0]], axis=0))
-    gradients += [None] * (len(inputs) - len(gradients))
     return [
-        None if d is None or x is None else ops.cast(ops.reshape(d, ops.shape(x)), x.dtype)
+        None if d is None else ops.cast(ops.reshape(d, ops.shape(x)), x.dtype)
         for d, x in zip(gradients, inputs, strict=True)
     ]
 
@@ -128,14 +146,46 @@ def _backward(inputs: list[Any], normalisers: list[Any], upstream: list[Any]) ->
 _run = compile_op(_forward, _backward)
 
 
+def _number_rows(rows: Any, num_rows: int) -> tuple[Any, Any]:
+    """Number the rows that occur in `rows`, `(B T,)`: no others need be laid out.
+
+    Returns:
+        The number of each row, -1 if it does not occur, `(R,)`; and the rows by number, as many
+        as may occur, `(min(R, B T),)`.
+    """
+    occurs = ops.segment_sum(ops.ones_like(rows), rows, num_rows) > 0  # (R,)
+    numbers = ops.cumsum(ops.cast(occurs, "int32")) - 1
+    chosen = ops.where(occurs, ops.arange(num_rows, dtype="int32"), 0)
+    chosen = ops.segment_sum(chosen, ops.maximum(numbers, 0), num_rows)
+    return ops.where(occurs, numbers, -1), chosen[: ops.shape(rows)[0]]
+
+
+def _collect(gradients: Any, inputs: list[Any], cells: Any) -> Any:
+    """Return gradients of the words in `cells`, zero where their row is not laid out.
+
+    Args:
+        gradients: `(n, C, ...)`, by the numbers of the rows.
+        inputs: Those of `_forward`.
+        cells: `(N,)`.
+    """
+    num_rows, num_columns = WordTerms(*inputs[6:]).words.shape
+    places, _ = _number_rows(ops.reshape(inputs[0], (-1,)) // num_columns, num_rows)
+    places = ops.take(places, cells // num_columns)  # (N,)
+    flat = ops.reshape(gradients, (-1, *gradients.shape[2:]))  # (n C, ...)
+    found = ops.take(flat, ops.maximum(places, 0) * num_columns + cells % num_columns, axis=0)
+    is_found = ops.reshape(places >= 0, (-1, *[1] * (len(flat.shape) - 1)))
+    return ops.where(is_found, found, 0.0)
+
+
 def _get_sides(inputs: list[Any]) -> list[tuple[list[Any], list[Any]]]:
     """Return, for rows and for columns, what there is for each word, and the weights.
 
-    For rows: hidden half-steps, classes; kernel, bias. For columns also, where needed: the rows,
-    the queries; the bias table, the word kernels in the order of the cells.
+    For rows: hidden half-steps, classes; kernel, bias. For columns also, where needed: the places
+    of the rows among those that occur, the queries; what is in those places: biases `(n, C)`, word
+    kernels `(n, C, K)`.
     """
-    cells, half_steps, row_kernel, row_bias, column_kernel, column_bias, bias_table = inputs[:7]
-    queries, word_kernel, table_words, _ = inputs[7:]
+    cells, half_steps, row_kernel, row_bias, column_kernel, column_bias = inputs[:6]
+    terms = WordTerms(*inputs[6:])
     num_columns, units = column_kernel.shape
     column_half_steps, row_half_steps = (
         ops.reshape(x, (-1, units)) for x in split_half_steps(half_steps)
@@ -143,15 +193,18 @@ def _get_sides(inputs: list[Any]) -> list[tuple[list[Any], list[Any]]]:
     cells = ops.reshape(cells, (-1,))
     rows, columns = cells // num_columns, cells % num_columns
     words, weights = [row_half_steps, columns], [column_kernel, column_bias]
-    if queries is not None and bias_table is None:
-        bias_table = ops.zeros((row_kernel.shape[0], num_columns), "float32")
-    if bias_table is not None:
-        words.append(rows)
-        weights.append(bias_table)
-    if queries is not None:
-        words.append(ops.cast(ops.reshape(queries, (-1, queries.shape[-1])), "float32"))
-        vectors = look_up_word_vectors(word_kernel, table_words)
-        weights.append(ops.cast(vectors, "float32"))  # (R, C, K)
+    if terms.row_offsets is not None:
+        row_bias = ops.cast(row_bias, "float32") + terms.row_offsets
+    if terms.words is not None:
+        places, chosen = _number_rows(rows, row_kernel.shape[0])
+        words_of_rows = ops.take(terms.words, chosen, axis=0)  # (n, C)
+        words.append(ops.take(places, rows))
+        weights.append(compute_bias_table(terms.bias, words_of_rows))
+    if terms.queries is not None:
+        queries = ops.reshape(terms.queries, (-1, terms.queries.shape[-1]))
+        words.append(ops.cast(queries, "float32"))
+        vectors = look_up_word_vectors(terms.kernel, words_of_rows)  # (n, C, K)
+        weights.append(ops.cast(ops.cast(vectors, column_kernel.dtype), "float32"))
     return [([column_half_steps, rows], [row_kernel, row_bias]), (words, weights)]
 
 
@@ -170,10 +223,23 @@ def _forward_side(words: list[Any], weights: list[Any]) -> list[Any]:
 
 
 def _backward_side(
-    words: list[Any], weights: list[Any], normaliser: Any, upstream: Any
+    words: list[Any],
+    weights: list[Any],
+    normaliser: Any,
+    upstream: Any,
+    is_trained: Sequence[bool] = (),
 ) -> tuple[list[Any], list[Any]]:
-    """Return the gradients of the half-steps, and of the queries; and of the weights."""
-    kernel, _, *tables = weights
+    """Return the gradients of the half-steps, and of the queries; and of the weights.
+
+    Args:
+        words: See `_get_sides`.
+        weights: See `_get_sides`.
+        normaliser: What `_forward_side` leaves.
+        upstream: `(B T,)`.
+        is_trained: Of each weight after the bias, whether it gets a gradient.
+    """
+    kernel, bias, *tables = weights
+    trained = [table for table, is_wanted in zip(tables, is_trained, strict=False) if is_wanted]
 
     def step(totals: list[Any], words: list[Any]) -> tuple[list[Any], list[Any]]:
         upstream, largest, log_total, *words = words
@@ -183,22 +249,26 @@ def _backward_side(
         d_logits = upstream[:, None] * (ops.cast(is_class, "float32") - probabilities)  # (n, K)
         factor = ops.cast(d_logits, kernel.dtype)
         x, _, *rest = words
-        new = [multiply(ops.transpose(factor), ops.cast(x, kernel.dtype)), ops.sum(d_logits, 0)]
+        d_kernel, d_bias, *d_tables = totals
+        d_kernel += multiply(ops.transpose(factor), ops.cast(x, kernel.dtype))
+        d_bias += ops.sum(d_logits, 0)
         outputs = [multiply(factor, kernel)]
+        new = []
         if tables:
-            rows, *queries = rest
-            new.append(ops.segment_sum(d_logits, rows, tables[0].shape[0]))
+            places, *queries = rest
+            terms = [d_logits]
             if queries:
-                products = d_logits[:, :, None] * queries[0][:, None, :]  # (n, C, K)
-                new.append(ops.segment_sum(products, rows, tables[1].shape[0]))
-                vectors = ops.take(tables[1], rows, axis=0)
+                terms.append(d_logits[:, :, None] * queries[0][:, None, :])  # (n, C, K)
+                vectors = ops.take(tables[1], places, axis=0)
                 outputs.append(ops.sum(d_logits[:, :, None] * vectors, axis=1))
-        return [a + b for a, b in zip(totals, new, strict=True)], outputs
+            new = [term for term, is_wanted in zip(terms, is_trained, strict=False) if is_wanted]
+            new = [add_rows(d, places, term) for d, term in zip(d_tables, new, strict=True)]
+        return [d_kernel, d_bias, *new], outputs
 
-    zeros = [ops.zeros(weight.shape, "float32") for weight in weights]
+    totals = [ops.zeros(ops.shape(weight), "float32") for weight in (kernel, bias, *trained)]
     shapes = [(None, kernel.shape[1])] + [(None, vectors.shape[2]) for vectors in tables[1:]]
     chunks = _split([upstream, *normaliser, *words], weights)
-    totals, outputs = scan(step, zeros, chunks, shapes)
+    totals, outputs = scan(step, totals, chunks, shapes)
     size = ops.shape(words[0])[0]
     return [ops.reshape(y, (-1, y.shape[-1]))[:size] for y in outputs], totals
 
@@ -209,11 +279,11 @@ def _compute_logits(words: list[Any], weights: list[Any]) -> tuple[Any, Any]:
     kernel, bias, *tables = weights
     logits = multiply(x, ops.transpose(kernel)) + ops.cast(bias, "float32")
     if tables:
-        rows, *queries = rest
-        logits = logits + ops.take(tables[0], rows, axis=0)
+        places, *queries = rest
+        logits = logits + ops.take(tables[0], places, axis=0)
         if queries:
             # Not a product of matrices: compiled, the look-up needs no memory then.
-            vectors = ops.take(tables[1], rows, axis=0)  # (n, C, K)
+            vectors = ops.take(tables[1], places, axis=0)  # (n, C, K)
             logits = logits + ops.sum(vectors * queries[0][:, None, :], axis=-1)
     return logits, ops.arange(kernel.shape[0]) == classes[:, None]
 

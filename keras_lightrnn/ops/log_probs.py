@@ -33,14 +33,14 @@ def invert_cells(cells: Any, num_rows: int, num_columns: int) -> Any:
 
 
 def compute_bias_table(word_bias: Any, words: Any) -> Any:
-    """Lay one bias a word out in the table, with `EMPTY_CELL_LOGIT` in empty cells.
+    """Lay one bias a word out as words lie in cells, with `EMPTY_CELL_LOGIT` in empty ones.
 
     Args:
         word_bias: `(V,)` float32; or `None` for zeros.
-        words: `(R, C)` int32, what `invert_cells` returns.
+        words: `(..., C)` int32, what `invert_cells` returns or rows of it.
 
     Returns:
-        `(R, C)` float32.
+        `(..., C)` float32.
 
     Example:
 
@@ -51,6 +51,30 @@ def compute_bias_table(word_bias: Any, words: Any) -> Any:
     """
     bias = 0.0 if word_bias is None else ops.take(word_bias, ops.maximum(words, 0))
     return ops.where(words < 0, EMPTY_CELL_LOGIT, bias)
+
+
+def compute_row_offsets(word_bias: Any, words: Any) -> Any:
+    """Return what the words of each row add to its logit.
+
+    That is the log-sum-exp of their biases. Without biases a row is no likelier for holding more
+    words; only whether it holds any counts.
+
+    Args:
+        word_bias: `(V,)` float32; or `None`.
+        words: `(R, C)` int32, what `invert_cells` returns.
+
+    Returns:
+        `(R,)` float32, `EMPTY_CELL_LOGIT` (about) for empty rows.
+
+    Example:
+
+    >>> import numpy as np
+    >>> words = np.int32([[0, -1], [-1, -1]])
+    >>> np.asarray(compute_row_offsets(np.float32([2.0]), words)).tolist()
+    [2.0, -1000000000.0]
+    """
+    table = compute_bias_table(word_bias, words)
+    return ops.max(table, axis=1) if word_bias is None else ops.logsumexp(table, axis=1)
 
 
 def compute_word_log_probs(row_logits: Any, column_logits: Any, cells: Any) -> Any:

@@ -39,7 +39,7 @@ class Network(tf.Module):
         self.column_kernel = make_variable(softmax.column_kernel)
         # The layer says itself what it adds to logits of zero.
         no_units = ops.zeros((1, model.units))
-        row_bias = softmax.compute_row_logits(no_units, softmax.compute_layout())
+        row_bias = softmax.compute_row_logits(no_units)
         self.row_bias = make_variable(row_bias[0])
         self.column_bias = make_variable(
             np.zeros(self.num_columns) if softmax.column_bias is None else softmax.column_bias

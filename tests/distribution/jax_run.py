@@ -26,7 +26,10 @@ def train(distribution: Any) -> dict[str, np.ndarray]:
     words[1::2] = (words[:-1:2] * 3 + 1) % V
     windows = words.reshape(48, 6)
     weights = np.random.default_rng(1).integers(3, size=(48, 5)).astype("float32")
-    model = LightRNNModel(Allocation.random(V, 5, 5, seed=1), 6, 6, stateful=True)
+    model = LightRNNModel(
+        Allocation.random(V, 5, 5, seed=1), 6, 6, stateful=True, word_bias="counts", word_dim=2
+    )
+    model.assign_word_counts(1 + np.arange(V))
     model.compile(keras.optimizers.Adam(0.02))
     reallocation = ReallocationCallback(LikelihoodObjective("exact"), verbose=0)
     arguments = {"batch_size": 8, "verbose": 0}

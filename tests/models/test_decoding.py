@@ -106,11 +106,10 @@ def test_search_sees_an_assigned_word_bias(model, distribution):
         model.softmax.word_bias_values.assign(before)
 
 
-def test_a_search_lays_the_table_out_once(model, monkeypatch):
-    model.next_words(PREFIX)
-    monkeypatch.setattr(model.softmax, "compute_layout", None)
-    monkeypatch.setattr(type(model.word_table), "allocation", None)
-    model.next_words(PREFIX)
+def test_a_search_goes_by_the_row_offsets_of_its_start(model, monkeypatch):
+    search = _Search(model, np.int32(PREFIX)).follow(3)
+    monkeypatch.setattr(model.softmax, "compute_row_offsets", None)
+    assert search.follow(7).row_offsets is not None
 
 
 def test_a_search_looks_at_few_rows():

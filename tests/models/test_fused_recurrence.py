@@ -112,9 +112,10 @@ def test_stateful_training_carries_the_same_state(rng):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(rng, policy):
-    models = make_pair(dtype=policy, num_layers=2)
+    models = make_pair(dtype=policy, num_layers=2, word_bias="trainable", word_dim=2)
     windows = make_windows(rng)
     for model in models:
+        model.assign_word_counts(np.arange(1, V + 1))
         log_probs = model(windows, training=True)
         assert log_probs.dtype == tf.float32
     exact = models[1](windows)

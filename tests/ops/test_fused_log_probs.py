@@ -5,14 +5,21 @@ import pytest
 import tensorflow as tf
 
 from keras_lightrnn.ops import (
-    WordVectors,
+    WordTerms,
+    compute_bias_table,
     compute_fused_log_probs,
+    compute_row_offsets,
     compute_word_log_probs,
     fused_log_probs,
+    invert_cells,
 )
 
 B, T, H, R, C = 3, 4, 5, 7, 6
-NAMES = ["half_steps", "row_kernel", "row_bias", "column_kernel", "column_bias", "bias_table"]
+V = R * C - 9
+NAMES = ["half_steps", "row_kernel", "row_bias", "column_kernel", "column_bias", "bias"]
+# Of the words, the last row and three more cells being empty.
+CELLS = np.random.default_rng(0).permutation((R - 1) * C)[:V].astype("int32")
+WORDS = np.asarray(invert_cells(CELLS, R, C))
 
 
 @pytest.fixture(params=[2**21, 40], ids=["one chunk", "padded chunks"])
@@ -23,41 +30,62 @@ def max_logits(request, monkeypatch):
     monkeypatch.setattr(fused_log_probs, "_run", op)
 
 
-def make_inputs(rng, with_table=True, scale=1.0):
+def make_inputs(rng, with_bias=True, scale=1.0, length=T):
     """Return cells, the upstream gradient, and the float inputs in order."""
-    shapes = [(B, 2 * T, H), (R, H), (R,), (C, H), (C,), (R, C)]
+    shapes = [(B, 2 * length, H), (R, H), (R,), (C, H), (C,), (V,)]
     floats = [(scale * rng.normal(size=shape)).astype("float32") for shape in shapes]
-    cells = rng.integers(R * C, size=(B, T)).astype("int32")
-    upstream = rng.normal(size=(B, T)).astype("float32")
-    return cells, upstream, floats if with_table else floats[:-1]
+    words = rng.integers(V, size=(B, length))
+    words[-1] = words[0]  # which occur again
+    upstream = rng.normal(size=(B, length)).astype("float32")
+    return CELLS[words], upstream, floats if with_bias else floats[:-1]
+
+
+def run(half_steps, cells, row_kernel, row_bias, column_kernel, column_bias, *bias, **kwargs):
+    terms = None
+    if bias:
+        offsets = tf.stop_gradient(compute_row_offsets(bias[0], WORDS))
+        terms = WordTerms(WORDS, CELLS, offsets, bias[0])
+    return compute_fused_log_probs(
+        half_steps, cells, row_kernel, row_bias, column_kernel, column_bias, terms, **kwargs
+    )
 
 
 def compute_exactly(cells, upstream, floats):
     """Log-probabilities and gradients of their sum with `upstream`, word by word in float64."""
     floats = [np.asarray(x, "float64") for x in floats]
-    half_steps, row_kernel, row_bias, column_kernel, column_bias, *table = floats
-    log_probs, gradients = np.zeros((B, T)), [np.zeros(x.shape) for x in floats]
-    for b in range(B):
-        for t in range(T):
-            row, column = divmod(int(cells[b, t]), C)
-            for place, kernel, bias, picked, first in (
-                (2 * t, row_kernel, row_bias, row, 1),
-                (2 * t + 1, column_kernel, column_bias, column, 3),
-            ):
-                h = half_steps[b, place]
-                logits = kernel @ h + bias
-                if table and first == 3:
-                    logits = logits + table[0][row]
-                probabilities = np.exp(logits - logits.max())
-                probabilities /= probabilities.sum()
-                log_probs[b, t] += np.log(probabilities[picked])
-                d_logits = -upstream[b, t] * probabilities
-                d_logits[picked] += upstream[b, t]
-                gradients[0][b, place] += d_logits @ kernel
-                gradients[first] += np.outer(d_logits, h)
-                gradients[first + 1] += d_logits
-                if table and first == 3:
-                    gradients[5][row] += d_logits
+    half_steps, row_kernel, row_bias, column_kernel, column_bias, *bias = floats
+    log_probs, gradients = np.zeros(cells.shape), [np.zeros(x.shape) for x in floats]
+    rows_of_words = CELLS // C
+    for b, t in np.ndindex(cells.shape):
+        row, column = divmod(int(cells[b, t]), C)
+        for place, kernel, classes_bias, picked, first in (
+            (2 * t, row_kernel, row_bias, row, 1),
+            (2 * t + 1, column_kernel, column_bias, column, 3),
+        ):
+            h = half_steps[b, place]
+            weights = np.exp(kernel @ h + classes_bias)
+            if bias:  # what has no word has no weight
+                factors = np.zeros(len(weights))
+                for word, value in enumerate(bias[0]):
+                    if first == 1:
+                        factors[rows_of_words[word]] += np.exp(value)
+                    elif rows_of_words[word] == row:
+                        factors[CELLS[word] % C] = np.exp(value)
+                weights *= factors
+            probabilities = weights / weights.sum()
+            log_probs[b, t] += np.log(probabilities[picked])
+            d_logits = -upstream[b, t] * probabilities
+            d_logits[picked] += upstream[b, t]
+            gradients[0][b, place] += d_logits @ kernel
+            gradients[first] += np.outer(d_logits, h)
+            gradients[first + 1] += d_logits
+            for word in range(V if bias else 0):
+                other, column_of_word = divmod(int(CELLS[word]), C)
+                if first == 1:
+                    share = np.exp(bias[0][word]) / factors[other]
+                    gradients[5][word] += d_logits[other] * share
+                elif other == row:
+                    gradients[5][word] += d_logits[column_of_word]
     return [log_probs, *gradients]
 
 
@@ -71,59 +99,85 @@ def differentiate(function, cells, upstream, floats):
     return [np.asarray(tf.convert_to_tensor(x)) for x in (log_probs, *gradients)]
 
 
-def compute_plainly(half_steps, cells, row_kernel, row_bias, column_kernel, column_bias, *table):
+def compute_plainly(half_steps, cells, row_kernel, row_bias, column_kernel, column_bias, bias):
     row_logits = tf.matmul(half_steps[:, 0::2], row_kernel, transpose_b=True) + row_bias
     column_logits = tf.matmul(half_steps[:, 1::2], column_kernel, transpose_b=True) + column_bias
-    if table:
-        column_logits += tf.gather(table[0], cells // C)
-    return compute_word_log_probs(row_logits, column_logits, cells)
+    column_logits += compute_bias_table(bias, tf.gather(WORDS, cells // C))
+    return compute_word_log_probs(
+        row_logits + compute_row_offsets(bias, WORDS), column_logits, cells
+    )
+
+
+# Fewer words than rows, and more.
+lengths = pytest.mark.parametrize("length", [1, T])
 
 
 @pytest.mark.usefixtures("max_logits")
-@pytest.mark.parametrize("with_table", [False, True])
-def test_equals_two_softmaxes_word_by_word(rng, with_table):
-    inputs = make_inputs(rng, with_table)
-    received = differentiate(compute_fused_log_probs, *inputs)
+@lengths
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_equals_two_softmaxes_word_by_word(rng, with_bias, length):
+    inputs = make_inputs(rng, with_bias, length=length)
+    received = differentiate(run, *inputs)
     for value, exact in zip(received, compute_exactly(*inputs), strict=True):
         assert value == pytest.approx(exact, rel=1e-5, abs=1e-5)
 
 
+def test_a_fixed_bias_has_no_gradient_and_changes_no_other(rng):
+    inputs = make_inputs(rng)
+    trained = differentiate(run, *inputs)
+    with tf.GradientTape() as tape:
+        floats = [tf.constant(x) for x in inputs[2]]
+        tape.watch(floats)
+        log_probs = run(floats[0], inputs[0], *floats[1:], is_bias_fixed=True)
+    *others, bias = tape.gradient(log_probs, floats, inputs[1])
+    assert bias is None
+    for value, other in zip([log_probs, *others], trained, strict=False):
+        assert np.array_equal(value, other)
+
+
 @pytest.mark.usefixtures("max_logits")
-@pytest.mark.parametrize("with_table", [False, True])
-@pytest.mark.parametrize("num_vectors", [R * C - 3, 10])
-def test_word_vectors_equal_logits_word_by_word(rng, with_table, num_vectors):
-    table_cells = rng.permutation(R * C)[: R * C - 3].astype("int32")  # three cells are empty
-    words = np.full((R, C), -1, "int32")
-    words.ravel()[table_cells] = np.arange(len(table_cells))
-    cells, upstream, floats = make_inputs(rng, with_table)
-    queries, kernel = rng.normal(size=(B, T, 2)), rng.normal(size=(num_vectors, 2))
+@lengths
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("num_vectors", [V, 10])
+def test_word_vectors_equal_logits_word_by_word(rng, with_bias, num_vectors, length):
+    cells, upstream, floats = make_inputs(rng, with_bias, length=length)
+    queries, kernel = rng.normal(size=(B, length, 2)), rng.normal(size=(num_vectors, 2))
     floats += [queries.astype("float32"), kernel.astype("float32")]
 
     def run(half_steps, cells, *others):
         *others, queries, kernel = others
-        vectors = WordVectors(queries, kernel, words, table_cells)
-        return compute_fused_log_probs(half_steps, cells, *others, word_vectors=vectors)
+        bias = others.pop() if with_bias else None
+        offsets = tf.stop_gradient(compute_row_offsets(bias, WORDS))
+        terms = WordTerms(WORDS, CELLS, offsets, bias, queries, kernel)
+        return compute_fused_log_probs(half_steps, cells, *others, terms)
 
     def run_exactly(half_steps, cells, row_kernel, row_bias, column_kernel, column_bias, *others):
-        *table, queries, kernel = others
-        row_logits = tf.matmul(half_steps[:, 0::2], row_kernel, transpose_b=True) + row_bias
+        *bias, queries, kernel = others
         log_probs = []
-        for b, t in np.ndindex(B, T):
+        for b, t in np.ndindex(B, length):
             row, column = divmod(int(cells[b, t]), C)
+            row_logits = tf.linalg.matvec(row_kernel, half_steps[b, 2 * t]) + row_bias
             logits = tf.linalg.matvec(column_kernel, half_steps[b, 2 * t + 1]) + column_bias
-            if table:
-                logits += table[0][row]
-            logits += tf.stack(
-                [
-                    tf.tensordot(kernel[word], queries[b, t], 1)
-                    if 0 <= word < num_vectors
-                    else tf.zeros((), logits.dtype)
-                    for word in words[row]
-                ]
+            in_row = [word for word in range(V) if CELLS[word] // C == row]
+            logits = {word: logits[CELLS[word] % C] for word in in_row}
+            for word in in_row:
+                if bias:
+                    logits[word] += bias[0][word]
+                if word < num_vectors:
+                    logits[word] += tf.tensordot(kernel[word], queries[b, t], 1)
+            rows = sorted({int(cell) // C for cell in CELLS})
+            row_logits = {i: row_logits[i] for i in rows}
+            if bias:
+                for i in rows:
+                    own = [bias[0][word] for word in range(V) if CELLS[word] // C == i]
+                    row_logits[i] += tf.reduce_logsumexp(tf.stack(own))
+            log_probs.append(
+                row_logits[row]
+                - tf.reduce_logsumexp(tf.stack(list(row_logits.values())))
+                + logits[int(WORDS[row, column])]
+                - tf.reduce_logsumexp(tf.stack(list(logits.values())))
             )
-            row_log_probs = tf.nn.log_softmax(row_logits[b, t])
-            log_probs.append(row_log_probs[row] + tf.nn.log_softmax(logits)[column])
-        return tf.reshape(tf.stack(log_probs), (B, T))
+        return tf.reshape(tf.stack(log_probs), (B, length))
 
     received = differentiate(run, cells, upstream, floats)
     doubles = [x.astype("float64") for x in floats]
@@ -139,7 +193,7 @@ def test_errs_no_more_than_the_plain_way(rng, scale):
     for _ in range(10):
         inputs = make_inputs(rng, scale=scale)
         exact = compute_exactly(*inputs)
-        for errors, function in ((ours, compute_fused_log_probs), (plain, compute_plainly)):
+        for errors, function in ((ours, run), (plain, compute_plainly)):
             received = differentiate(function, *inputs)
             errors.append([np.abs(v - e).max() for v, e in zip(received, exact, strict=True)])
     rounding = np.finfo("float32").eps * np.array([np.abs(e).max() for e in exact])
@@ -153,11 +207,11 @@ def test_low_precision_only_in_the_factors_of_products(rng, dtype):
         floats[place] = np.asarray(tf.cast(tf.cast(floats[place], dtype), "float32"))
     exact = compute_exactly(cells, upstream, floats)
 
-    def run(half_steps, cells, row_kernel, row_bias, column_kernel, *others):
+    def run_low(half_steps, cells, row_kernel, row_bias, column_kernel, *others):
         kernels = tf.cast(row_kernel, dtype), row_bias, tf.cast(column_kernel, dtype)
-        return compute_fused_log_probs(half_steps, cells, *kernels, *others)
+        return run(half_steps, cells, *kernels, *others)
 
-    log_probs, *gradients = differentiate(run, cells, upstream, floats)
+    log_probs, *gradients = differentiate(run_low, cells, upstream, floats)
     assert log_probs == pytest.approx(exact[0], rel=1e-5, abs=1e-5)
     for name, value, other in zip(NAMES, gradients, exact[1:], strict=True):
         # The gradients of logits are rounded where they are factors, not in sums for a bias.
@@ -169,13 +223,36 @@ def test_no_words(rng):
     """A replica's share of the last batch may be empty."""
     cells, upstream, floats = make_inputs(rng)
     floats[0] = floats[0][:0]
-    results = differentiate(compute_fused_log_probs, cells[:0], upstream[:0], floats)
+    results = differentiate(run, cells[:0], upstream[:0], floats)
     for value, like in zip(results, [cells[:0], *floats], strict=True):
         assert value.shape == like.shape
         assert not value.any()
 
 
+def test_the_size_of_a_batch_may_be_unknown(rng):
+    sizes = {"half_steps": (None, 2 * T, H), "cells": (None, T)}
+    specs = [tf.TensorSpec(sizes["half_steps"]), tf.TensorSpec(sizes["cells"], tf.int32)]
+    cells, upstream, floats = make_inputs(rng)
+    compiled = tf.function(lambda x, y: run(x, y, *floats[1:]), input_signature=specs)
+    expected = compute_exactly(cells, upstream, floats)[0]
+    for size in (1, B):
+        log_probs = compiled(floats[0][:size], cells[:size])
+        assert np.asarray(log_probs) == pytest.approx(expected[:size], rel=1e-5, abs=1e-5)
+
+
 def test_no_logits_live_between_the_passes(rng):
-    cells, _, floats = make_inputs(rng)
-    _, residuals = fused_log_probs._forward([cells, *floats, *[None] * 4])
+    cells, _, floats = make_inputs(rng, with_bias=False)
+    _, residuals = fused_log_probs._forward([cells, *floats, *[None] * 6], False)
     assert {tuple(x.shape) for x in tf.nest.flatten(residuals)} == {(B * T,)}
+
+
+def test_only_as_many_rows_are_laid_out_as_words_are_predicted(rng):
+    cells, _, _ = make_inputs(rng, length=1)
+    places, rows = fused_log_probs._number_rows(cells.ravel() // C, R)
+    occurring = sorted(set((cells // C).ravel().tolist()))
+    assert rows.shape == (cells.size,)
+    assert np.asarray(rows)[: len(occurring)].tolist() == occurring
+    assert [int(places[row]) for row in occurring] == list(range(len(occurring)))
+    assert sorted(np.flatnonzero(np.asarray(places) < 0)) == [
+        row for row in range(R) if row not in occurring
+    ]
