@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn.checks import check_size
+from keras_lightrnn.models.fused_recurrence import run_fused
 from keras_lightrnn.ops import interleave_components
 from keras_lightrnn.ops.word_ids import check_word_ids
 
@@ -18,18 +19,22 @@ if TYPE_CHECKING:
 
 # Rows that a search expands first, and the most that it expands at once later on.
 _FIRST_ROWS, _MOST_ROWS = 16, 256
+# Whole batches to score from which on it pays to compile the recurrence for their shape.
+_MANY_BATCHES = 64
 
 
 def score(model: LightRNNModel, words: Any, batch_size: int) -> np.ndarray:
     words, is_batch = _prepare(model, words, "words", at_least=2)
-    run = model.compile_inference(score_windows)
-    log_probs = np.concatenate(
-        [
-            ops.convert_to_numpy(run(ops.convert_to_tensor(words[start : start + batch_size])))
-            for start in range(0, len(words), batch_size)
-        ]
-    )
-    return log_probs if is_batch else log_probs[0]
+    run, run_whole = (model.compile_inference(f) for f in (score_windows, _score_fused))
+    if not model.is_fused or len(words) < _MANY_BATCHES * batch_size:
+        run_whole = run
+    log_probs = []
+    for start in range(0, len(words), batch_size):
+        batch = words[start : start + batch_size]
+        compiled = run_whole if len(batch) == batch_size else run
+        log_probs.append(ops.convert_to_numpy(compiled(ops.convert_to_tensor(batch))))
+    joined = np.concatenate(log_probs)
+    return joined if is_batch else joined[0]
 
 
 def word_log_probs(model: LightRNNModel, prefix: Any) -> np.ndarray:
@@ -210,6 +215,12 @@ def score_windows(model: LightRNNModel, words: Any) -> Any:
     """Return the log-probabilities of the words 1..N-1 of sequences, from the zero state."""
     half_steps, _ = model.run_recurrence(model.embedding(words), training=False)
     return model.softmax(half_steps, words[:, 1:], training=False)
+
+
+def _score_fused(model: LightRNNModel, words: Any) -> Any:
+    """Return what `score_windows` does, sooner, once it is compiled for the shape of `words`."""
+    half_steps, _ = run_fused(model, words, None, training=False)
+    return model.softmax(half_steps, words[:, 1:], training=False, fused=True)
 
 
 def _read_prefix(model: LightRNNModel, prefix: Any) -> tuple[Any, Any, Any]:

@@ -1,6 +1,6 @@
-"""The recurrent stack of a `LightRNNModel` in `fit` and `evaluate`, on the package's recurrence.
+"""The recurrent stack of a `LightRNNModel` in steps, on the package's recurrence.
 
-It reads the weights of the Keras layers, which go on saving, scoring and serving the model.
+It reads the weights of the Keras layers, which go on saving, searching and serving the model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RECURRENCE_PATHS = ("auto", "fused", "keras")
 
 
 def is_fused(recurrence_path: str, recurrence: str) -> bool:
-    """Return whether `fit` and `evaluate` take this path; check that they can if asked to."""
+    """Return whether steps take this path; check that they can if asked to."""
     if recurrence_path not in RECURRENCE_PATHS:
         raise ValueError(
             f"`recurrence_path` must be one of {RECURRENCE_PATHS}. Received: recurrence_path="

@@ -60,11 +60,11 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
             README for figures.
         num_word_vectors: Integer, how many words have them, the first ones: the most frequent
             where ids go by falling frequency. `None` for all.
-        recurrence_path: What runs the recurrence in `fit` and `evaluate`. `"keras"`: the Keras
-            layers. `"fused"`: the package's own LSTM or GRU on the same weights, see
-            `keras_lightrnn.ops.lstm`; TensorFlow and JAX only. `"auto"` (default): the faster
-            one of the device, which is `"fused"` wherever no cuDNN serves the Keras layers.
-            Values and gradients are the same.
+        recurrence_path: What runs the recurrence in `fit`, `evaluate`, and `score` of many
+            batches. `"keras"`: the Keras layers. `"fused"`: the package's own LSTM or GRU on the
+            same weights, see `keras_lightrnn.ops.lstm`; TensorFlow and JAX only. `"auto"`
+            (default): the faster one of the device, which is `"fused"` wherever no cuDNN serves
+            the Keras layers. Values and gradients are the same.
         **kwargs: `name` and `dtype` (a dtype policy that reaches every layer).
 
     Call arguments:
@@ -120,7 +120,7 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1). Received: dropout={dropout}.")
-        self._is_fused = is_fused(recurrence_path, recurrence)
+        self.is_fused = is_fused(recurrence_path, recurrence)
         self._is_in_test_step = False
         super().__init__(**kwargs)
         self.word_table = get_word_table(word_table)
@@ -213,7 +213,7 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
             initial_states = self.carried_state.read()
         # Elsewhere a model is plain operations, of any shapes, for any runtime.
         is_step = training or self._is_in_test_step
-        if is_step and self._is_fused:
+        if is_step and self.is_fused:
             half_steps, states = run_fused(self, words, initial_states, bool(training))
         else:
             half_steps, states = self.run_recurrence(

@@ -6,7 +6,9 @@ import pytest
 from oracle import LanguageModel
 
 from keras_lightrnn import Allocation, LightRNNModel
+from keras_lightrnn.models import decoding
 from keras_lightrnn.models.decoding import _Search
+from keras_lightrnn.models.fused_recurrence import run_fused
 
 V = 43  # more rows than are expanded at once, empty cells, an empty row
 PREFIX = [3, 1, 4, 1, 5]
@@ -53,6 +55,22 @@ def test_score_equals_the_oracle_and_predict(model, rng):
     assert scores == pytest.approx(np.array(expected), abs=5e-5)
     assert scores == pytest.approx(model.predict(words, verbose=0), abs=1e-5)
     assert model.score(words[0]) == pytest.approx(scores[0], abs=1e-5)
+
+
+def test_many_batches_are_scored_on_the_fused_recurrence(model, rng, monkeypatch):
+    words = rng.integers(V, size=(5, 7))
+    expected, shapes = model.score(words), []
+
+    def spy(model, words, *args, **kwargs):
+        shapes.append(tuple(words.shape))
+        return run_fused(model, words, *args, **kwargs)
+
+    monkeypatch.setattr(decoding, "run_fused", spy)
+    model.score(words, batch_size=2)
+    assert shapes == []
+    monkeypatch.setattr(decoding, "_MANY_BATCHES", 2)
+    assert model.score(words, batch_size=2) == pytest.approx(expected, abs=1e-5)
+    assert shapes == [(2, 7)]  # not of the one left over
 
 
 def test_next_words_are_the_best_of_all_for_every_k(model, distribution):
