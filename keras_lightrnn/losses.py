@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_lightrnn.distribution import all_reduce_sum, count_replicas
+from keras_lightrnn.ops.masks import get_mask
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
 __all__ = ["NegativeLogLikelihood"]
@@ -62,7 +63,7 @@ class NegativeLogLikelihood(keras.losses.Loss):
             return loss
         # The loss is S_i / (N W_i), with the sums S_i of nats and W_i of weights of this one of N
         # replicas, whose gradients will be added: S_i over the sum of all W is wanted.
-        mask = getattr(y_pred, "_keras_mask", None)
+        mask = get_mask(y_pred)
         weight = ops.sum(compute_word_weights(y_pred, sample_weight, mask, dtype=loss.dtype))
         size = ops.cast(ops.shape(y_pred)[0], loss.dtype)
         total, batch_size = all_reduce_sum(weight), all_reduce_sum(size)

@@ -16,6 +16,7 @@ from keras_lightrnn.losses import NegativeLogLikelihood
 
 V, R, C = 23, 4, 7
 WINDOWS = np.random.default_rng(0).integers(V, size=(4, 6)).astype("int32")
+PADDED = np.where(np.arange(6) < [[6], [4], [5], [6]], WINDOWS.clip(1), 0)
 
 
 def make_models() -> dict[str, keras.Model]:
@@ -26,13 +27,15 @@ def make_models() -> dict[str, keras.Model]:
     x = TwoComponentSoftmax(table, word_bias="trainable")(x, words[:, 1:])
     functional = keras.Model(words, x)
     allocation = Allocation.random(V, R, C, seed=1)
+    padded = LightRNNModel(allocation, 5, 6, mask_zero=True)
+    padded.build((None, None))
     whole = LightRNNModel(allocation, 5, 6, word_bias="counts", word_dim=2, num_word_vectors=V - 5)
     whole.build((None, None))
-    return {"functional": functional, "whole": whole}
+    return {"functional": functional, "padded": padded, "whole": whole}
 
 
 def make_weights() -> dict[str, np.ndarray]:
-    """Return weights for both models, by model and place."""
+    """Return weights for the models, by model and place."""
     rng = np.random.default_rng(1)
     return {
         f"{name}/{index}": rng.normal(size=weight.shape).astype("float32") * 0.7
@@ -47,12 +50,13 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     results = {}
     for name, model in make_models().items():
         model.set_weights([weights[f"{name}/{index}"] for index in range(len(model.weights))])
-        results[f"{name}/log_probs"] = keras.ops.convert_to_numpy(model(WINDOWS))
-        loss = {} if name == "whole" else {"loss": NegativeLogLikelihood()}
+        windows = PADDED if name == "padded" else WINDOWS
+        results[f"{name}/log_probs"] = keras.ops.convert_to_numpy(model(windows))
+        loss = {"loss": NegativeLogLikelihood()} if name == "functional" else {}
         model.compile(keras.optimizers.SGD(0.5), **loss)
         # The loss of the second epoch is that after one step.
         arguments = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
-        history = model.fit(WINDOWS, WINDOWS[:, 1:], **arguments).history
+        history = model.fit(windows, windows[:, 1:], **arguments).history
         for key, values in history.items():
             results[f"{name}/{key}"] = np.array(values)
     words, log_probs = model.next_words(WINDOWS[0], k=V)

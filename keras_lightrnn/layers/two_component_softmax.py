@@ -22,6 +22,7 @@ from keras_lightrnn.ops import (
     mark_invalid_ids,
     split_half_steps,
 )
+from keras_lightrnn.ops.masks import get_mask
 from keras_lightrnn.word_table import get_word_table, serialize_word_table
 
 _WORD_BIAS = (None, "counts", "trainable")
@@ -287,7 +288,7 @@ class TwoComponentSoftmax(keras.layers.Layer):
         targets = cast_word_ids(targets)
         self.compute_output_shape(half_steps.shape, targets.shape)  # checks them
         column_half_steps, row_half_steps = split_half_steps(half_steps)  # (B, T, H) each
-        mask = self.compute_mask(half_steps, getattr(half_steps, "_keras_mask", None))
+        mask = self.compute_mask(half_steps, get_mask(half_steps))
         for observer in self._observers if training else self._evaluation_observers:
             observer(column_half_steps, row_half_steps, targets, mask)
         cells = self.word_table(targets)  # (B, T)

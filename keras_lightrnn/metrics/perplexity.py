@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lightrnn.ops.masks import get_mask
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
 
@@ -48,7 +49,7 @@ class Perplexity(keras.metrics.Metric):
         )
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        mask = getattr(y_pred, "_keras_mask", None)
+        mask = get_mask(y_pred)
         log_probs = ops.cast(y_pred, self.dtype)
         weights = compute_word_weights(log_probs, sample_weight, mask, dtype=self.dtype)
         # Where the weight is 0 the log-probability may be anything, -inf included.

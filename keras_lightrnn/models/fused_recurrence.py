@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_lightrnn.ops import gru, look_up_word_vectors, lstm, mark_invalid_ids
+from keras_lightrnn.ops.masks import set_mask
 
 if TYPE_CHECKING:
     from keras_lightrnn.models.light_rnn_model import LightRNNModel
@@ -89,7 +90,7 @@ def run_fused(
     x = model.dropout_layers[-1](x, training=training)
     x = ops.transpose(x, (1, 0, 2))  # (B, 2T, H)
     if mask is not None:
-        x._keras_mask = mask
+        set_mask(x, mask)
     return x, new_states
 
 

@@ -21,6 +21,7 @@ from keras_lightrnn.models.fused_recurrence import is_fused, run_fused
 from keras_lightrnn.models.inference import compile_inference
 from keras_lightrnn.models.multi_worker import MultiWorkerTraining
 from keras_lightrnn.models.whole_file_saving import WholeFileSaving
+from keras_lightrnn.ops.masks import get_mask, set_mask
 from keras_lightrnn.ops.word_ids import cast_word_ids, check_word_ids
 from keras_lightrnn.word_table import get_word_table, serialize_word_table
 
@@ -243,7 +244,7 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         Returns:
             Hidden half-steps `(B, L, H)`, and the states after the last one.
         """
-        mask = getattr(half_steps, "_keras_mask", None)
+        mask = get_mask(half_steps)
         new_states = []
         for index, layer in enumerate(self.recurrent_layers):
             half_steps = self.dropout_layers[index](half_steps, training=training)
@@ -322,6 +323,8 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y = x[:, 1:] if y is None else y
+        if self.mask_zero:  # the step of JAX returns predictions without their mask
+            set_mask(y_pred, self.softmax.compute_mask(None, self.embedding.compute_mask(x)))
         return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
