@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.data import Vocabulary, read_lines, token_windows
@@ -41,8 +42,17 @@ def read_splits(args: argparse.Namespace) -> tuple[list[np.ndarray], int]:
 
 
 def make_windows(splits: list[np.ndarray], size: int, args: argparse.Namespace) -> list[Any]:
+    """Make windows of each split, in which words that the first one lacks have no weight.
+
+    Nothing can be learnt of them: what they add to perplexity is chance.
+    """
+    is_known = tf.constant(np.bincount(splits[0], minlength=size) > 0)
+
+    def weigh(window: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return window, targets, weights * tf.cast(tf.gather(is_known, targets), weights.dtype)
+
     return [
-        token_windows(words, args.batch_size, args.sequence_length, vocabulary_size=size)
+        token_windows(words, args.batch_size, args.sequence_length, vocabulary_size=size).map(weigh)
         for words in splits
     ]
 

@@ -1,16 +1,19 @@
-"""What is reallocation worth in perplexity, at the same number of training steps?
+"""What is reallocation worth in perplexity, at the same cost of training?
 
     python benchmarks/reallocation.py --text train.txt valid.txt test.txt --seeds 0 1 2
 
-Trains the model of `examples/train_language_model.py` from each first allocation, without and
-with each objective, and prints validation and test perplexity of every run, then mean and sample
-standard deviation over the seeds. Choose by validation; test is for the report. Takes about as
-many minutes as runs times epochs on two cores with Penn Treebank.
+Trains the model of `examples/train_language_model.py` from each first allocation, with each
+objective and without. Rounds of reallocation take time and steps do not: the runs without are
+given so many more steps as the longest rounds of that seed would have been, at the median time of
+a step (`--equal-steps` leaves that out). Prints validation and test perplexity of every run, then
+mean and sample standard deviation over the seeds. Choose by validation; test is for the report.
+Takes about as many minutes as runs times epochs on two cores with Penn Treebank.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -21,6 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 from language_model import (
+    StepTimer,
     add_arguments,
     compile_model,
     describe,
@@ -48,7 +52,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--objectives", nargs="+", default=list(_OBJECTIVES), choices=_OBJECTIVES)
     parser.add_argument("--every", default="600", help="steps, or epoch or plateau")
     parser.add_argument("--max-rounds", type=int, default=1)
+    parser.add_argument(
+        "--equal-steps", action="store_true", help="leave out what rounds cost in time"
+    )
     return parser
+
+
+def make_allocation(first: str, train: np.ndarray, size: int, seed: int) -> Allocation:
+    if first == "cooccurrence":
+        return Allocation.from_cooccurrence(train, size, seed=seed)
+    return Allocation.random(size, seed=seed)
 
 
 def make_callbacks(objective: str, args: argparse.Namespace, train: Any, size: int) -> list[Any]:
@@ -62,47 +75,67 @@ def make_callbacks(objective: str, args: argparse.Namespace, train: Any, size: i
 
 
 def train_once(
-    splits: list[np.ndarray], size: int, first: str, objective: str, seed: int, args: Any
-) -> tuple[float, float]:
-    """Return validation and test perplexity after the last epoch."""
-    train = splits[0]
+    splits: list[np.ndarray],
+    allocation: Allocation,
+    objective: str,
+    seed: int,
+    num_more_steps: float,
+    args: argparse.Namespace,
+) -> tuple[float, float, float]:
+    """Return validation and test perplexity after the last epoch, and what rounds cost in steps."""
+    train, size = splits[0], allocation.vocabulary_size
     keras.utils.set_random_seed(seed)
-    if first == "cooccurrence":
-        allocation = Allocation.from_cooccurrence(train, size, seed=seed)
-    else:
-        allocation = Allocation.random(size, seed=seed)
     model = make_light_rnn(allocation, train, args.word_dim, args)
     windows = make_windows(splits, size, args)
-    compile_model(model, len(windows[0]) * args.epochs, args)
+    steps_per_epoch = len(windows[0]) + math.ceil(num_more_steps / args.epochs)
+    compile_model(model, steps_per_epoch * args.epochs, args)
+    callbacks = make_callbacks(objective, args, train, size)
+    timer = StepTimer()
     start = time.perf_counter()
     history = model.fit(
-        windows[0],
+        windows[0].repeat(),
+        steps_per_epoch=steps_per_epoch,
         validation_data=windows[1],
         epochs=args.epochs,
-        callbacks=make_callbacks(objective, args, train, size),
+        callbacks=[timer, *callbacks],
         verbose=0,
     ).history
     seconds = time.perf_counter() - start
     valid = history["val_perplexity"]
     test = model.evaluate(windows[2], return_dict=True, verbose=0)["perplexity"]
+    rounds = [record for callback in callbacks for record in callback.history]
+    round_steps = 1e3 * sum(r["seconds"] for r in rounds) / timer.median_milliseconds
     print(
-        f"{first} / {objective} / seed {seed}: validation "
-        f"{' '.join(f'{value:.1f}' for value in valid)}, test {test:.2f}, {seconds:.0f} s",
+        f"{objective}: validation "
+        f"{' '.join(f'{value:.1f}' for value in valid)}, test {test:.2f}, {seconds:.0f} s, "
+        f"{steps_per_epoch * args.epochs:,} steps of {timer.median_milliseconds:.1f} ms, "
+        f"rounds as long as {round_steps:.0f}",
         flush=True,
     )
-    return valid[-1], test
+    return valid[-1], test, round_steps
 
 
 def main(argv: Sequence[str] | None = None) -> dict[tuple[str, str], list[tuple[float, float]]]:
     args = make_parser().parse_args(argv)
     splits, size = read_splits(args)
-    results = {
-        (first, objective): [
-            train_once(splits, size, first, objective, seed, args) for seed in args.seeds
-        ]
-        for first in args.allocations
-        for objective in args.objectives
+    results: dict[tuple[str, str], list[tuple[float, float]]] = {
+        (first, objective): [] for first in args.allocations for objective in args.objectives
     }
+    # Without an objective last: the rounds of the others say how long it may train.
+    objectives = sorted(args.objectives, key=lambda objective: objective == "none")
+    for first in args.allocations:
+        for seed in args.seeds:
+            start = time.perf_counter()
+            allocation = make_allocation(first, splits[0], size, seed)
+            print(f"{first}, seed {seed}: made in {time.perf_counter() - start:.1f} s", flush=True)
+            num_more_steps = 0.0
+            for objective in objectives:
+                is_longer = objective == "none" and not args.equal_steps
+                valid, test, round_steps = train_once(
+                    splits, allocation, objective, seed, num_more_steps if is_longer else 0, args
+                )
+                num_more_steps = max(num_more_steps, round_steps)
+                results[first, objective].append((valid, test))
     print("\n| first allocation | objective | validation | test |\n|---|---|---|---|")
     for (first, objective), runs in results.items():
         valid, test = (list(values) for values in zip(*runs, strict=True))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn import assignment
 from keras_lightrnn.allocation import Allocation, compute_table_shape
@@ -14,17 +15,19 @@ from keras_lightrnn.checks import check_size
 
 # Vectors shorter than this share of the longest are not brought to the length of the others.
 _LEAST_LENGTH = 1e-3
-# A round must lower the error by this share of it to be followed by another.
+# A round must lower the error by this share of it to be followed by another,
 _LEAST_GAIN = 1e-4
+# or by this one where it may take half a minute.
+_LEAST_GAIN_OF_SWEEP = 0.02
+_LEAST_GAIN_OF_EXCHANGE = 5e-3
 _FIT_SWEEPS = 5
 _DIRECTION_STEPS = 20
 _TINY = np.finfo(np.float32).tiny
-# A loose tolerance will do: the vectors move after every round anyway. In larger vocabularies
-# rare words are so many and so alike that an auction takes minutes, and soon even a sweep does.
-_SOLVERS = (
-    (20_000, {"class_name": "auction", "config": {"gap_tolerance": 1e-3}}),
-    (50_000, {"class_name": "alternating", "config": {"max_sweeps": 2}}),
-)
+# The default solvers are for at most so many words. In larger vocabularies than the first rare
+# words are so many and so alike that an auction takes minutes; a sweep, whose time grows with the
+# square of the words, does so in larger ones than the second.
+AUCTION_SIZE = 20_000
+_SWEEP_SIZE = 300_000
 
 
 def cluster_features(
@@ -55,8 +58,9 @@ def cluster_features(
         num_columns: Integer `C`, or `None`.
         num_rounds: Integer, the most rounds. Rounds end when they no longer pay.
         solver: The assignment solver, whatever `keras_lightrnn.assignment.get` takes. `None`
-            is the auction with a tolerance of 0.1 % of the gain; above 20,000 words, two sweeps
-            of the alternating solver; above 50,000, the greedy one.
+            is the auction with a tolerance of 0.1 % of the gain. Above 20,000 words it is the
+            greedy one in the first round, unless there is `initial`, and then a sweep of the
+            alternating one a round; above 300,000, the greedy one alone.
         initial: The `Allocation` to start from; `None` to halve the words again and again.
         verbose: Integer, 0 or 1. With 1 each round is reported on standard output.
 
@@ -100,14 +104,13 @@ def cluster_features(
         others = np.count_nonzero(~has_features)
         cells[~has_features] = np.flatnonzero(chosen.words.ravel() < 0)[:others]
         return Allocation(cells, *shape)
-    if solver is None:
-        solver = next((solver for most, solver in _SOLVERS if len(features) <= most), "greedy")
-    solver = assignment.get(solver)
     start = time.perf_counter()
 
     allocation = _compute_start(features, *shape) if initial is None else initial
     row_vectors, column_vectors, error = _fit_vectors(features, allocation)
     best, best_error = allocation, error
+    is_swept = solver is None and AUCTION_SIZE < len(features) <= _SWEEP_SIZE
+    least_gain = _LEAST_GAIN_OF_SWEEP if is_swept else _LEAST_GAIN
     # (V, F + 1): the last factor carries the squared length of the vector.
     factors = np.concatenate([2 * features, -np.ones((len(features), 1), np.float32)], axis=1)
     for round_ in range(num_rounds):
@@ -116,16 +119,91 @@ def cluster_features(
         problem = assignment.AssignmentProblem.from_factors(
             factors, _with_square(row_vectors), factors, _with_square(column_vectors)
         )
-        allocation = solver.solve(problem, initial=allocation).allocation
+        is_fresh = initial is None and round_ == 0
+        chosen_solver = _choose_solver(len(features), is_fresh) if solver is None else solver
+        allocation = assignment.get(chosen_solver).solve(problem, initial=allocation).allocation
         row_vectors, column_vectors, error = _fit_vectors(features, allocation)
         gain = best_error - error
         if gain > 0:
             best, best_error = allocation, error
-        if gain <= _LEAST_GAIN * best_error:
+        if gain <= least_gain * best_error and not is_fresh:
             break
     if verbose:
         print(f"clustered: error {best_error:.6g}, {time.perf_counter() - start:.1f} s")
     return best
+
+
+def exchange_words(
+    features: np.ndarray, allocation: Allocation, is_movable: np.ndarray, num_rounds: int = 10
+) -> Allocation:
+    """Let some words exchange their cells, all others staying, to lower the error of clustering.
+
+    By turns the words of each row exchange their columns and those of each column their rows, by
+    exact assignments, and vectors are fitted anew. It takes little time where few may move.
+
+    Args:
+        features: `(V, F)` float32. Words whose features are all zero stay.
+        allocation: The `Allocation` to start from.
+        is_movable: `(V,)` booleans, which words may move.
+        num_rounds: Integer, the most rounds. Rounds end when they no longer pay.
+
+    Returns:
+        An `Allocation`.
+
+    Example:
+
+    >>> features = np.array([[1.0], [8.0], [9.0], [2.0], [5.0]], np.float32)
+    >>> allocation = Allocation([0, 1, 2, 3, 5], num_rows=3, num_columns=2)
+    >>> found = exchange_words(features, allocation, np.array([True, True, True, True, False]))
+    >>> found.rows.tolist(), int(found.cells[4])
+    ([0, 1, 1, 0, 2], 5)
+    """
+    has_features = np.asarray(features.any(axis=1))
+    movable = np.flatnonzero(is_movable & has_features)
+    rows, columns = allocation.rows.astype(np.int64), allocation.columns.astype(np.int64)
+
+    def fit() -> tuple[Allocation, tuple[np.ndarray, np.ndarray, float]]:
+        here = Allocation(rows * allocation.num_columns + columns, *allocation.shape)
+        return here, _fit_vectors(features[has_features], _select_words(here, has_features))
+
+    best, (_, column_vectors, best_error) = fit()
+    for _ in range(num_rounds):
+        _exchange_places(features, movable, rows, columns, column_vectors)
+        _, (row_vectors, _, _) = fit()
+        _exchange_places(features, movable, columns, rows, row_vectors)
+        here, (_, column_vectors, error) = fit()
+        gain = best_error - error
+        if gain > 0:
+            best, best_error = here, error
+        if gain <= _LEAST_GAIN_OF_EXCHANGE * best_error:
+            break
+    return best
+
+
+def _exchange_places(
+    features: np.ndarray,
+    words: np.ndarray,
+    groups: np.ndarray,
+    places: np.ndarray,
+    vectors: np.ndarray,
+) -> None:
+    """Let the words of each group (say, a row) exchange their `places` (columns), in place."""
+    squares = np.square(vectors).sum(axis=1)
+    words = words[np.argsort(groups[words], kind="stable")]
+    for some in np.split(words, np.flatnonzero(np.diff(groups[words])) + 1):
+        offered = places[some]
+        costs = squares[offered] - 2 * features[some] @ vectors[offered].T
+        places[some] = offered[linear_sum_assignment(costs)[1]]
+
+
+def _choose_solver(num_words: int, is_fresh: bool) -> Any:
+    """Return the solver of a round that starts from a poor allocation, or from a better one."""
+    if num_words <= AUCTION_SIZE:
+        # A loose tolerance will do: the vectors move after every round anyway.
+        return {"class_name": "auction", "config": {"gap_tolerance": 1e-3}}
+    if is_fresh or num_words > _SWEEP_SIZE:
+        return "greedy"
+    return {"class_name": "alternating", "config": {"max_sweeps": 1}}
 
 
 def compute_cluster_error(features: np.ndarray, allocation: Allocation) -> float:

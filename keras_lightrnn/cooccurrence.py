@@ -54,9 +54,8 @@ def cluster_words(
         num_features: Integer, features of a word.
         window: Integer, how many words to the left and to the right are neighbours.
         num_rounds: Integer, the most rounds of clustering.
-        solver: The assignment solver, whatever `keras_lightrnn.assignment.get` takes. `None`
-            is the auction with a tolerance of 0.1 % of the gain; above 20,000 words, two sweeps
-            of the alternating solver; above 50,000, the greedy one.
+        solver: The assignment solver, whatever `keras_lightrnn.assignment.get` takes, or `None`
+            for the default of `keras_lightrnn.clustering.cluster_features`.
         max_contexts: Integer, how many words, the most frequent ones, count as neighbours.
         seed: Integer. The same seed gives the same allocation.
         verbose: Integer, 0 or 1. With 1 each stage is reported on standard output.

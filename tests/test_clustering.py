@@ -9,7 +9,7 @@ import pytest
 
 from keras_lightrnn import clustering
 from keras_lightrnn.allocation import Allocation
-from keras_lightrnn.clustering import cluster_features
+from keras_lightrnn.clustering import cluster_features, exchange_words
 
 
 def _compute_error(features: np.ndarray, allocation: Allocation) -> float:
@@ -23,6 +23,27 @@ def _compute_error(features: np.ndarray, allocation: Allocation) -> float:
 
 
 class TestClusterFeatures:
+    def test_large_vocabularies_are_swept_after_greedy_choices(self, monkeypatch, rng):
+        features = rng.standard_normal((90, 5))
+        features[::9] = 0.0  # words that are not known leave holes in the table
+        greedy = cluster_features(features, 9, 10, solver="greedy")
+        monkeypatch.setattr(clustering, "AUCTION_SIZE", 20)
+        swept = cluster_features(features, 9, 10)
+        initial = Allocation.random(90, 9, 10, seed=1)
+        taken_up = cluster_features(features, 9, 10, initial=initial)
+        monkeypatch.setattr(clustering, "_SWEEP_SIZE", 50)
+        assert np.array_equal(cluster_features(features, 9, 10).cells, greedy.cells)
+
+        known = features.any(axis=1)
+
+        def compute_error(allocation):
+            chosen = Allocation(allocation.cells[known], *allocation.shape)
+            return _compute_error(features[known], chosen)
+
+        assert compute_error(swept) < 0.95 * compute_error(greedy)
+        assert compute_error(taken_up) < 0.8 * compute_error(initial)
+        assert taken_up.count_moved(initial) > 0
+
     @pytest.mark.parametrize(("num_rows", "num_columns"), [(6, 6), (4, 9), (12, 3)])
     def test_additive_features_are_fitted(self, num_rows, num_columns):
         generator = np.random.default_rng(7)
@@ -105,3 +126,36 @@ def test_clustering_starts_from_the_initial_allocation():
     cells[[3, 17, 26]] = cells[[17, 26, 3]]
     found = cluster_features(features, 5, 6, solver="exact", initial=Allocation(cells, 5, 6))
     assert found == truth
+
+
+class TestExchangeWords:
+    @pytest.mark.parametrize("vocabulary_size", [42, 37])
+    def test_words_that_may_not_move_stay_and_the_error_falls(self, vocabulary_size, rng):
+        features = rng.standard_normal((vocabulary_size, 4)).astype(np.float32)
+        features[:3] = 0.0
+        initial = Allocation.random(vocabulary_size, 6, 7, seed=2)
+        is_movable = rng.random(vocabulary_size) < 0.6
+        is_movable[:2] = True, False
+        found = exchange_words(features, initial, is_movable)
+        stays = ~is_movable | ~features.any(axis=1)
+        assert np.array_equal(found.cells[stays], initial.cells[stays])
+        # They exchange cells, and leave none empty that was not.
+        assert set(found.cells) == set(initial.cells)
+        known = features.any(axis=1)
+        before, after = (
+            _compute_error(features[known], Allocation(a.cells[known], 6, 7))
+            for a in (initial, found)
+        )
+        assert after < 0.95 * before
+
+    def test_an_arrangement_that_is_exact_is_kept(self, rng):
+        initial = Allocation.random(30, 5, 6, seed=3)
+        row_vectors, column_vectors = rng.standard_normal((5, 3)), rng.standard_normal((6, 3))
+        features = row_vectors[initial.rows] + column_vectors[initial.columns]
+        found = exchange_words(features.astype(np.float32), initial, np.ones(30, bool))
+        assert found.count_moved(initial) == 0
+
+    def test_nobody_may_move(self, rng):
+        initial = Allocation.random(30, 5, 6, seed=4)
+        features = rng.standard_normal((30, 3)).astype(np.float32)
+        assert exchange_words(features, initial, np.zeros(30, bool)).count_moved(initial) == 0

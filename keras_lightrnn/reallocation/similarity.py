@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,13 @@ from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.checks import check_size
-from keras_lightrnn.clustering import cluster_features, compute_cluster_error, scale_features
+from keras_lightrnn.clustering import (
+    AUCTION_SIZE,
+    cluster_features,
+    compute_cluster_error,
+    exchange_words,
+    scale_features,
+)
 from keras_lightrnn.reallocation.objective import (
     OutputWeights,
     Proposal,
@@ -20,6 +27,13 @@ from keras_lightrnn.reallocation.objective import (
 
 # A mean over n occurrences keeps n / (n + this) of its distance from the mean of all words.
 _SHRINKAGE = 5.0
+
+# In a large vocabulary a word that was seen less often since the sums began stays where it is, for
+# little is known of it, and so does one that was seen more often: its vectors have been trained to
+# suit it, and what is lost when it leaves them is not earned back.
+_LEAST_COUNT, _MOST_COUNT = 2, 50
+# But all words move out of a table that leaves more than this share of the variance.
+_POOR = 0.6
 
 
 class SimilarityObjective(ReallocationObjective):
@@ -36,6 +50,12 @@ class SimilarityObjective(ReallocationObjective):
     has its rows and columns numbered so that as many occurrences as can be stay where they are.
     The cost is that sum as a share of what one vector for all would leave.
 
+    In vocabularies of more than 20,000 words, where that would take minutes and most words are
+    rare, those that were seen 2 to 50 times exchange their cells, row by row and column by column:
+    of rarer ones too little is known, and to move more frequent ones costs more than it gains. A
+    table that says next to nothing of the features, as a random one does, is first replaced by
+    one of greedy choices.
+
     A word that moves takes its shares of input and output vectors along: a vector becomes the
     mean of those of its new words, weighted by counts. So a round costs some perplexity at once
     and earns it back, with more, in the training that follows. It pays early.
@@ -46,8 +66,7 @@ class SimilarityObjective(ReallocationObjective):
             beside the learnt features, with the lengths that it has.
         num_features: Integer, principal components kept.
         num_rounds: Integer, the most rounds of clustering.
-        solver: Whatever `keras_lightrnn.assignment.get` takes; `None` as in
-            `Allocation.from_cooccurrence`.
+        solver: Whatever `keras_lightrnn.assignment.get` takes; `None` for what is said above.
 
     Raises:
         ValueError: if `features` is no finite matrix or an argument is out of range.
@@ -100,29 +119,41 @@ class SimilarityObjective(ReallocationObjective):
     ) -> Proposal:
         check_sums(sums)
         features = self.compute_features(sums)
+        spread = float(np.square(features - features.mean(axis=0)).sum(dtype=np.float64))
+        total = max(spread, float(np.finfo(np.float32).tiny))
         error_before = compute_cluster_error(features, allocation)
         best, least_error = allocation, error_before
-        for initial in (allocation, None):
-            found = cluster_features(
-                features,
-                allocation.num_rows,
-                allocation.num_columns,
-                num_rounds=self.num_rounds,
-                solver=self.solver,
-                initial=initial,
-            )
+        if self.solver is not None or len(features) <= AUCTION_SIZE:
+            proposed = self._cluster(features, allocation, sums["counts"])
+        else:
+            is_poor = error_before > _POOR * total
+            proposed = self._exchange(features, allocation, sums["counts"], is_poor)
+        for found in proposed:
             error = compute_cluster_error(features, found)
             if error < least_error:
                 best, least_error = found, error
-                if initial is None:
-                    best = _number_alike(found, allocation, sums["counts"])
-        spread = float(np.square(features - features.mean(axis=0)).sum(dtype=np.float64))
-        total = max(spread, float(np.finfo(np.float32).tiny))
         return Proposal(best, error_before / total, least_error / total, None, "clustered")
+
+    def _cluster(
+        self, features: np.ndarray, allocation: Allocation, counts: np.ndarray
+    ) -> Iterator[Allocation]:
+        options: Any = {"num_rounds": self.num_rounds, "solver": self.solver}
+        yield cluster_features(features, *allocation.shape, initial=allocation, **options)
+        found = cluster_features(features, *allocation.shape, **options)
+        yield _number_alike(found, allocation, counts)
+
+    def _exchange(
+        self, features: np.ndarray, allocation: Allocation, counts: np.ndarray, is_poor: bool
+    ) -> Iterator[Allocation]:
+        if is_poor:
+            found = cluster_features(features, *allocation.shape, num_rounds=1, solver="greedy")
+            allocation = _number_alike(found, allocation, counts)
+        is_movable = (counts >= _LEAST_COUNT) & (counts <= _MOST_COUNT)
+        yield exchange_words(features, allocation, is_movable, self.num_rounds)
 
     def compute_features(self, sums: dict[str, np.ndarray]) -> np.ndarray:
         """Return the features of the words, `(V, F)` float32; see `propose` for `sums`."""
-        counts = sums["counts"].astype(np.float64)[:, None]
+        counts = sums["counts"].astype(np.float32)[:, None]
         parts = [
             _compute_deviations(sums["column_sums"], sums["counts"]),
             _compute_deviations(sums["following_sums"], sums["following_counts"]),
@@ -132,9 +163,9 @@ class SimilarityObjective(ReallocationObjective):
         learnt = np.concatenate(
             [part / max(spread, 1e-30) for part, spread in zip(parts, spreads, strict=True)], axis=1
         )  # (V, 2H)
-        _, directions = np.linalg.eigh(learnt.T @ (learnt * counts))
-        learnt = learnt @ directions[:, ::-1][:, : self.num_features]
-        learnt = scale_features(learnt.astype(np.float32), sums["counts"])
+        _, directions = np.linalg.eigh((learnt.T @ (learnt * counts)).astype(np.float64))
+        learnt = learnt @ directions[:, ::-1][:, : self.num_features].astype(np.float32)
+        learnt = scale_features(learnt, sums["counts"])
         if self.features is None:
             return learnt
         if len(self.features) != len(learnt):
@@ -147,9 +178,9 @@ class SimilarityObjective(ReallocationObjective):
 
 def _compute_deviations(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return by how much the mean state of each word differs from that of all, `(V, H)`."""
-    counts = counts.astype(np.float64)[:, None]
-    mean = sums.sum(axis=0, dtype=np.float64) / max(counts.sum(), 1.0)
-    return (sums - counts * mean) / (counts + _SHRINKAGE)
+    counts = counts.astype(np.float32)[:, None]
+    mean = sums.sum(axis=0, dtype=np.float64) / max(counts.sum(dtype=np.float64), 1.0)
+    return (sums - counts * mean.astype(np.float32)) / (counts + _SHRINKAGE)
 
 
 def _number_alike(new: Allocation, old: Allocation, counts: np.ndarray) -> Allocation:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_lightrnn import Allocation
-from keras_lightrnn.reallocation import OutputWeights, SimilarityObjective
+from keras_lightrnn.reallocation import OutputWeights, SimilarityObjective, similarity
 from keras_lightrnn.reallocation.similarity import _number_alike
 
 NO_WEIGHTS = OutputWeights(np.zeros((1, 1)), None, np.zeros((1, 1)), None)
@@ -51,6 +51,31 @@ def test_never_proposes_a_worse_allocation_and_keeps_a_perfect_one():
     assert second.cost <= second.cost_before
     if second.cost == second.cost_before:
         assert second.allocation == first.allocation
+
+
+def test_in_a_large_vocabulary_rare_and_frequent_words_stay(monkeypatch):
+    monkeypatch.setattr(similarity, "AUCTION_SIZE", 20)
+    sums = make_sums(np.random.default_rng(0), 5, 6, count=20)
+    cells = np.arange(30)
+    cells[[3, 17, 26, 8]] = cells[[9, 15, 8, 26]]
+    cells[[9, 15]] = [3, 17]
+    for word, count in (3, 1), (9, 51):
+        factor = count / sums["counts"][word]
+        for values in sums.values():
+            values[word] *= factor
+    proposal = SimilarityObjective().propose(sums, NO_WEIGHTS, Allocation(cells, 5, 6))
+    moved = np.flatnonzero(proposal.allocation.cells != cells)
+    assert moved.size > 0
+    assert not {3, 9} & set(moved)
+    assert proposal.cost < proposal.cost_before
+
+
+def test_in_a_large_vocabulary_a_poor_table_is_left(monkeypatch):
+    monkeypatch.setattr(similarity, "AUCTION_SIZE", 20)
+    sums = make_sums(np.random.default_rng(0), 5, 6)
+    old = Allocation.random(30, 5, 6, seed=1)
+    proposal = SimilarityObjective().propose(sums, NO_WEIGHTS, old)
+    assert proposal.cost < 0.6 * proposal.cost_before
 
 
 def test_a_fresh_allocation_is_numbered_like_the_old_one():
