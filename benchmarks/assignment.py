@@ -146,8 +146,8 @@ def measure(name: str, source: int | str, arguments: argparse.Namespace) -> dict
     prices = None
     start_cost = problem.compute_cost(initial)
     if name == "auction-warm":
-        # Yesterday's solution, of statistics that differ by one percent.
-        yesterday = solver.solve(make(change=0.01)[0], initial)
+        # Yesterday's solution, of statistics that differ a little.
+        yesterday = solver.solve(make(arguments.change)[0], initial)
         initial, prices = yesterday.allocation, yesterday.prices
     before_gigabytes = get_peak_gigabytes()
     solutions = []
@@ -214,6 +214,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--gap-tolerance", type=float, default=AuctionSolver().gap_tolerance)
     parser.add_argument("--max-block-bytes", type=int, default=AuctionSolver().max_block_bytes)
     parser.add_argument("--time-limit-seconds", type=float, default=None)
+    parser.add_argument(
+        "--change",
+        type=float,
+        default=0.01,
+        help="by how much, as a share, features differ from those that auction-warm solved before",
+    )
     arguments = parser.parse_args(argv)
 
     sources = [*arguments.statistics, *arguments.sizes] or [10_000]
