@@ -104,13 +104,13 @@ def cluster_features(
         others = np.count_nonzero(~has_features)
         cells[~has_features] = np.flatnonzero(chosen.words.ravel() < 0)[:others]
         return Allocation(cells, *shape)
+    if solver is not None:
+        solver = assignment.get(solver)  # a bad one raises at once
     start = time.perf_counter()
 
     allocation = _compute_start(features, *shape) if initial is None else initial
     row_vectors, column_vectors, error = _fit_vectors(features, allocation)
     best, best_error = allocation, error
-    is_swept = solver is None and AUCTION_SIZE < len(features) <= _SWEEP_SIZE
-    least_gain = _LEAST_GAIN_OF_SWEEP if is_swept else _LEAST_GAIN
     # (V, F + 1): the last factor carries the squared length of the vector.
     factors = np.concatenate([2 * features, -np.ones((len(features), 1), np.float32)], axis=1)
     for round_ in range(num_rounds):
@@ -120,8 +120,10 @@ def cluster_features(
             factors, _with_square(row_vectors), factors, _with_square(column_vectors)
         )
         is_fresh = initial is None and round_ == 0
-        chosen_solver = _choose_solver(len(features), is_fresh) if solver is None else solver
-        allocation = assignment.get(chosen_solver).solve(problem, initial=allocation).allocation
+        round_solver, least_gain = solver, _LEAST_GAIN
+        if solver is None:
+            round_solver, least_gain = _choose_solver(len(features), is_fresh)
+        allocation = round_solver.solve(problem, initial=allocation).allocation
         row_vectors, column_vectors, error = _fit_vectors(features, allocation)
         gain = best_error - error
         if gain > 0:
@@ -158,13 +160,12 @@ def exchange_words(
     >>> found.rows.tolist(), int(found.cells[4])
     ([0, 1, 1, 0, 2], 5)
     """
-    has_features = np.asarray(features.any(axis=1))
-    movable = np.flatnonzero(is_movable & has_features)
+    movable = np.flatnonzero(is_movable & features.any(axis=1))
     rows, columns = allocation.rows.astype(np.int64), allocation.columns.astype(np.int64)
 
     def fit() -> tuple[Allocation, tuple[np.ndarray, np.ndarray, float]]:
         here = Allocation(rows * allocation.num_columns + columns, *allocation.shape)
-        return here, _fit_vectors(features[has_features], _select_words(here, has_features))
+        return here, _fit_known(features, here)
 
     best, (_, column_vectors, best_error) = fit()
     for _ in range(num_rounds):
@@ -196,20 +197,27 @@ def _exchange_places(
         places[some] = offered[linear_sum_assignment(costs)[1]]
 
 
-def _choose_solver(num_words: int, is_fresh: bool) -> Any:
-    """Return the solver of a round that starts from a poor allocation, or from a better one."""
+def _choose_solver(num_words: int, is_fresh: bool) -> tuple[assignment.AssignmentSolver, float]:
+    """Return the solver of a round, from a fresh start or a better one, and its least gain."""
     if num_words <= AUCTION_SIZE:
         # A loose tolerance will do: the vectors move after every round anyway.
-        return {"class_name": "auction", "config": {"gap_tolerance": 1e-3}}
+        return assignment.AuctionSolver(gap_tolerance=1e-3), _LEAST_GAIN
     if is_fresh or num_words > _SWEEP_SIZE:
-        return "greedy"
-    return {"class_name": "alternating", "config": {"max_sweeps": 1}}
+        return assignment.GreedySolver(), _LEAST_GAIN
+    return assignment.AlternatingSolver(max_sweeps=1), _LEAST_GAIN_OF_SWEEP
 
 
 def compute_cluster_error(features: np.ndarray, allocation: Allocation) -> float:
     """Return what `cluster_features` minimises, for an allocation and its best vectors."""
+    return _fit_known(features, allocation)[2]
+
+
+def _fit_known(
+    features: np.ndarray, allocation: Allocation
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Do what `_fit_vectors` does, without the words of which nothing is known."""
     has_features = np.asarray(features.any(axis=1))
-    return _fit_vectors(features[has_features], _select_words(allocation, has_features))[2]
+    return _fit_vectors(features[has_features], _select_words(allocation, has_features))
 
 
 def _select_words(allocation: Allocation, is_selected: np.ndarray) -> Allocation:
