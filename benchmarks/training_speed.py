@@ -5,7 +5,8 @@ steps with Adam on the same random windows, the ratio to this package, and the p
 the process. Every contestant has a process of its own; they take turns, a few steps each, for
 `--rounds` rounds, and medians over all steps are printed. Nothing else should run beside.
 
-- lightrnn: `LightRNNModel` as it comes, and in a step that XLA compiles as a whole.
+- lightrnn: `LightRNNModel` as it comes, and in a step that XLA compiles as a whole; both also
+  while a `ReallocationCallback` collects its statistics.
 - keras half-steps: the same model on `keras.layers.LSTM`, with XLA off and on, and unrolled.
 - keras full, keras sampled: `Embedding` and `LSTM` over words, then all `V` logits, or
   `tf.nn.sampled_softmax_loss` with 1,024 samples.
@@ -86,14 +87,23 @@ def make_keras_step(model: Any, windows: np.ndarray, targets: np.ndarray | None 
     return lambda: float(model.train_function(iterator)["loss"])
 
 
-def make_light_rnn(size: Sequence[int], path: str, jit_compile: bool, unroll: bool = False) -> Step:
+def make_light_rnn(
+    size: Sequence[int],
+    path: str,
+    jit_compile: bool,
+    unroll: bool = False,
+    has_statistics: bool = False,
+) -> Step:
     from keras_lightrnn import LightRNNModel
+    from keras_lightrnn.callbacks import ReallocationCallback
 
     batch_size, length, units, vocabulary_size = size
     model = LightRNNModel(vocabulary_size, units, units, recurrence_path=path)
     model.build((batch_size, length + 1))
     model.recurrent_layers[0].unroll = unroll
     model.compile("adam", jit_compile=jit_compile)
+    if has_statistics:
+        ReallocationCallback().set_model(model)
     return make_keras_step(model, make_windows(batch_size, length, vocabulary_size))
 
 
@@ -198,6 +208,10 @@ def make_matmul(size: Sequence[int]) -> Step:
 CONTESTANTS: dict[str, Callable[[Sequence[int]], Step]] = {
     "lightrnn": lambda size: make_light_rnn(size, "auto", False),
     "lightrnn, XLA": lambda size: make_light_rnn(size, "auto", True),
+    "lightrnn + statistics": lambda size: make_light_rnn(size, "auto", False, has_statistics=True),
+    "lightrnn + statistics, XLA": lambda size: make_light_rnn(
+        size, "auto", True, has_statistics=True
+    ),
     "keras half-steps": lambda size: make_light_rnn(size, "keras", False),
     "keras half-steps, XLA": lambda size: make_light_rnn(size, "keras", True),
     "keras half-steps, unrolled": lambda size: make_light_rnn(size, "keras", False, unroll=True),

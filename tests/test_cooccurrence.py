@@ -236,4 +236,4 @@ class TestClusterWords:
         cluster_words([0, 1, 2, 1], 4, verbose=1)
         output = capsys.readouterr().out
         assert "4 words read, 3 of 4 occur" in output
-        assert "round 0: error" in output
+        assert "clustering: error" in output
