@@ -70,8 +70,10 @@ def estimate_gigabytes(name: str, size: Sequence[int]) -> float:
     table = 4e-9 * vocabulary_size * units
     if name == "keras full":
         return 8 * table + 4 * 4e-9 * batch_size * length * vocabulary_size
-    if name in ("keras sampled", "torch adaptive"):
+    if name == "keras sampled":
         return 8 * table
+    if name == "torch adaptive":  # gradients are sparse
+        return 4 * table
     return 8 * 4e-9 * 2 * batch_size * length * units * 5
 
 

@@ -5,6 +5,7 @@ It reads the weights of the Keras layers, which go on saving, searching and serv
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from keras_lightrnn.models.light_rnn_model import LightRNNModel
 
 RECURRENCE_PATHS = ("auto", "fused", "keras")
+# Smaller ones are not divided: a product reads its whole matrix, however few rows it is for.
+_LEAST_BATCH = 16
 
 
 def is_fused(recurrence_path: str, recurrence: str) -> bool:
@@ -74,6 +77,7 @@ def run_fused(
         x, indices = _look_up(model, words)
         if model.word_dim:
             added = _add_word_vectors(model, words)
+    num_parts = _choose_num_parts(model, words.shape[0])
     new_states = []
     for layer, dropout, first in zip(
         model.recurrent_layers, model.dropout_layers, states, strict=False
@@ -84,7 +88,7 @@ def run_fused(
         weights = [ops.cast(kernel, dtype) for kernel in (cell.kernel, cell.recurrent_kernel)]
         weights.append(ops.cast(cell.bias, "float32"))
         run = lstm if model.recurrence == "lstm" else gru
-        x, last = run(x, weights, first, time_first_mask, indices, added)
+        x, last = run(x, weights, first, time_first_mask, indices, added, num_parts)
         x, indices, added = ops.cast(x, dtype), None, (None, None)
         new_states.append(last)
     x = model.dropout_layers[-1](x, training=training)
@@ -92,6 +96,29 @@ def run_fused(
     if mask is not None:
         set_mask(x, mask)
     return x, new_states
+
+
+def _choose_num_parts(model: LightRNNModel, batch_size: int | None) -> int:
+    """Return in how many parts TensorFlow is to run a batch at the same time.
+
+    Measured on two cores, where three or four were slower than two. Programs that XLA makes of
+    whole steps, and GPUs, run one after the other; replicas on one CPU share its cores already.
+    """
+    if keras.backend.backend() != "tensorflow" or model.jit_compile:
+        return 1
+    import tensorflow as tf
+
+    is_busy = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    is_small = batch_size is not None and batch_size < _LEAST_BATCH
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    return 1 if is_busy or is_small or has_gpu or _count_cores() == 1 else 2
+
+
+def _count_cores() -> int:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _look_up(model: LightRNNModel, words: Any) -> tuple[Any, Any]:

@@ -26,6 +26,7 @@ def lstm(
     mask: Any = None,
     indices: Any = None,
     added: Sequence[Any] = (None, None),
+    num_parts: int = 1,
 ) -> tuple[Any, list[Any]]:
     """Run an LSTM over a sequence, or over vectors of a table in the order of `indices`.
 
@@ -44,6 +45,9 @@ def lstm(
             multiplied by the kernel once, and the products are looked up.
         added: Vectors `(L, B, K)` and a matrix `(K, 4H)`; their products are added to those of
             the inputs and the kernel.
+        num_parts: Integer. The batch is run in so many parts, each a program of its own, which
+            TensorFlow runs at the same time. A loop keeps one core busy but for its products;
+            two parts keep two. XLA, inside of a step that it compiles, runs them by turns.
 
     Returns:
         Hidden states `(L, B, H)`, and the two last states `(B, H)` in a list, float32.
@@ -58,8 +62,9 @@ def lstm(
     >>> tuple(hidden.shape), bool((np.asarray(hidden)[-1] == np.asarray(h)).all())
     ((5, 2, 3), True)
     """
-    hidden, *last = _run([mask, indices, *added, x, *weights, *states], "lstm")
-    return hidden, last
+    kernel, recurrent_kernel, bias = weights
+    all_weights = [kernel, bias, recurrent_kernel, None]
+    return _run(x, all_weights, states, mask, indices, added, num_parts, "lstm")
 
 
 def gru(
@@ -69,6 +74,7 @@ def gru(
     mask: Any = None,
     indices: Any = None,
     added: Sequence[Any] = (None, None),
+    num_parts: int = 1,
 ) -> tuple[Any, list[Any]]:
     """Run a GRU over a sequence, or over vectors of a table in the order of `indices`.
 
@@ -82,6 +88,7 @@ def gru(
         mask: `(L, B)` boolean, false where the state is carried over; or `None`.
         indices: `(L, B)` int32, see `lstm`.
         added: `(L, B, K)` and `(K, 3H)`, see `lstm`.
+        num_parts: Integer, see `lstm`.
 
     Returns:
         Hidden states `(L, B, H)`, and the last one `(B, H)` in a list, float32.
@@ -96,8 +103,40 @@ def gru(
     >>> tuple(hidden.shape), bool((np.asarray(hidden)[-1] == np.asarray(h)).all())
     ((2, 2, 3), True)
     """
-    hidden, *last = _run([mask, indices, *added, x, *weights, *states], "gru")
-    return hidden, last
+    kernel, recurrent_kernel, biases = weights
+    all_weights = [kernel, biases[0], recurrent_kernel, biases[1]]
+    return _run(x, all_weights, states, mask, indices, added, num_parts, "gru")
+
+
+def _run(
+    x: Any,
+    weights: list[Any],
+    states: Sequence[Any],
+    mask: Any,
+    indices: Any,
+    added: Sequence[Any],
+    num_parts: int,
+    cell: str,
+) -> tuple[Any, list[Any]]:
+    """Run a cell with `weights`: kernel, bias, recurrent kernel and, or `None`, recurrent bias."""
+    kernel, bias, *recurrent_weights = weights
+    table = None
+    if indices is not None:  # once for all parts
+        [table], x, kernel, bias = _project_table([x, kernel, bias]), None, None, None
+    sequences = [mask, indices, x, added[0]]  # (L, B, ...)
+    shared = [table, kernel, bias, added[1], *recurrent_weights]
+    if num_parts == 1:
+        hidden, *last = _run_part([*sequences, *shared, *states], cell)
+        return hidden, last
+    results = []
+    for part in range(num_parts):
+        batch_size = ops.shape(states[0])[0]
+        here = slice(batch_size * part // num_parts, batch_size * (part + 1) // num_parts)
+        of_part = [None if y is None else ops.convert_to_tensor(y)[:, here] for y in sequences]
+        first = [ops.convert_to_tensor(state)[here] for state in states]
+        results.append(_run_part([*of_part, *shared, *first], cell))
+    hidden, *last = zip(*results, strict=True)
+    return ops.concatenate(hidden, axis=1), [ops.concatenate(state) for state in last]
 
 
 class _Cell(NamedTuple):
@@ -181,21 +220,23 @@ def _forward(inputs: list[Any], cell: str) -> tuple[list[Any], list[Any]]:
     That is the gates, the hidden state after the step, what other states it started from, and
     the residuals.
     """
-    mask, indices, *added, x, kernel, recurrent_kernel, bias = inputs[:8]
-    states = inputs[8:]
+    mask, indices, x, vectors, table, kernel, bias, added_kernel = inputs[:8]
+    recurrent_kernel, recurrent_bias, *states = inputs[8:]
     states = [ops.cast(state, "float32") for state in states]
-    bias, *recurrent_bias = _split_bias(bias, kernel)
     units, size = recurrent_kernel.shape
     num_gates = size // units
-    projected = _project(x, indices, kernel, bias, num_gates)  # (L, 4, B, H)
-    if added[0] is not None:
-        projected += _project(added[0], None, added[1], 0.0, num_gates)
+    if table is not None:
+        projected = _look_up(table, indices, num_gates)  # (L, 4, B, H)
+    else:
+        projected = _project(x, kernel, bias, num_gates)
+    if vectors is not None:
+        projected += _project(vectors, added_kernel, 0.0, num_gates)
 
     def step(states: list[Any], place: list[Any]) -> tuple[list[Any], list[Any]]:
         x, *is_word = place
         r = multiply(states[0], recurrent_kernel)
-        if recurrent_bias:
-            r = r + recurrent_bias[0]
+        if recurrent_bias is not None:
+            r = r + ops.cast(recurrent_bias, "float32")
         r = ops.transpose(ops.reshape(r, (-1, num_gates, units)), (1, 0, 2))  # (4, B, H)
         gates, new_states, residuals = _CELLS[cell].step(x, r, states)
         if is_word:
@@ -209,26 +250,42 @@ def _forward(inputs: list[Any], cell: str) -> tuple[list[Any], list[Any]]:
     return [outputs[1], *last], outputs
 
 
-def _project(x: Any, indices: Any, kernel: Any, bias: Any, num_gates: int) -> Any:
+def _project(x: Any, kernel: Any, bias: Any, num_gates: int) -> Any:
     """Return what the inputs of all steps add to the gates, `(L, 4, B, H)`."""
-    # One product of two matrices, whatever the axes of `x` are.
-    projected = multiply(ops.reshape(x, (-1, kernel.shape[0])), kernel) + bias  # (L B or K, 4H)
+    projected = _multiply_and_add(x, kernel, bias)  # (L, B, 4H)
     units = kernel.shape[1] // num_gates
-    if indices is None:
-        projected = ops.reshape(projected, (*ops.shape(x)[:2], num_gates, units))
-        return ops.transpose(projected, (0, 2, 1, 3))
+    gates = ops.reshape(projected, (*ops.shape(x)[:2], num_gates, units))
+    return ops.transpose(gates, (0, 2, 1, 3))
+
+
+def _look_up(projected: Any, indices: Any, num_gates: int) -> Any:
+    """Return the same from the projected vectors of a table, `(K, 4H)`."""
     gates = np.arange(num_gates, dtype="int32")[:, None]
     places = num_gates * indices[:, None] + gates  # (L, 4, B)
+    units = projected.shape[1] // num_gates
     return ops.take(ops.reshape(projected, (-1, units)), places, axis=0)
+
+
+def _multiply_and_add(x: Any, kernel: Any, bias: Any) -> Any:
+    # One product of two matrices, whatever the axes of `x` are.
+    product = multiply(ops.reshape(x, (-1, kernel.shape[0])), kernel) + ops.cast(bias, "float32")
+    return ops.reshape(product, (*ops.shape(x)[:-1], kernel.shape[1]))
+
+
+def _multiply_and_add_backward(x: Any, kernel: Any, upstream: Any) -> list[Any]:
+    """Return the gradients of vectors `(..., D)`, kernel and bias; `upstream` is `(N, 4H)`."""
+    vectors = ops.reshape(x, (-1, kernel.shape[0]))
+    dx = ops.reshape(multiply(upstream, ops.transpose(kernel)), ops.shape(x))
+    return [dx, _multiply_transposed(vectors, upstream, kernel), ops.sum(upstream, axis=0)]
 
 
 def _backward(inputs: list[Any], outputs: list[Any], upstream: list[Any], cell: str) -> list[Any]:
     """Return the gradients of the inputs; `outputs` are of all steps, see `_forward`."""
-    mask, indices, *added, x, kernel, recurrent_kernel, bias = inputs[:8]
-    first_states = inputs[8:]
+    mask, indices, x, vectors, table, kernel, _, added_kernel = inputs[:8]
+    recurrent_kernel, recurrent_bias, *first_states = inputs[8:]
     d_hidden, *d_last = upstream
-    num_states, size = len(first_states), kernel.shape[1]
-    has_recurrent_bias = len(_split_bias(bias, kernel)) == 2
+    num_states, size = len(first_states), recurrent_kernel.shape[1]
+    has_recurrent_bias = recurrent_bias is not None
     gates, hidden, *others = outputs
     # The hidden states that the steps started from.
     previous = ops.concatenate([ops.cast(first_states[0], "float32")[None], hidden[:-1]])
@@ -253,33 +310,38 @@ def _backward(inputs: list[Any], outputs: list[Any], upstream: list[Any], cell: 
     dx, dr = (ops.reshape(d, (-1, size)) for d in (products[0], products[-1]))  # (L B, 4H)
     hidden = ops.reshape(previous, (-1, recurrent_kernel.shape[0]))  # (L B, H)
     d_recurrent_kernel = _multiply_transposed(hidden, dr, recurrent_kernel)
-    d_recurrent_bias = [ops.sum(dr, axis=0)] if has_recurrent_bias else []
-    d_added = [None, None]
-    if added[0] is not None:
-        vectors = ops.reshape(added[0], (-1, added[1].shape[0]))  # (L B, K)
-        d_added = [
-            multiply(dx, ops.transpose(added[1])),
-            _multiply_transposed(vectors, dx, added[1]),
-        ]
-    if indices is not None:
-        dx = ops.segment_sum(dx, ops.reshape(indices, (-1,)), x.shape[0])  # (K, 4H)
-    d_kernel = _multiply_transposed(ops.reshape(x, (-1, kernel.shape[0])), dx, kernel)
-    d_bias = ops.stack([ops.sum(dx, axis=0), *d_recurrent_bias])
-    dx = ops.reshape(multiply(dx, ops.transpose(kernel)), ops.shape(x))
-    gradients = [*d_added, dx, d_kernel, d_recurrent_kernel, d_bias, *d_states]
-    return [None, None] + [
-        None if value is None else ops.cast(ops.reshape(gradient, ops.shape(value)), value.dtype)
-        for gradient, value in zip(gradients, inputs[2:], strict=True)
+    d_recurrent_bias = ops.sum(dr, axis=0) if has_recurrent_bias else None
+    d_vectors = d_added_kernel = d_table = d_x = d_kernel = d_bias = None
+    if vectors is not None:
+        d_vectors, d_added_kernel, _ = _multiply_and_add_backward(vectors, added_kernel, dx)
+    if table is not None:
+        d_table = ops.segment_sum(dx, ops.reshape(indices, (-1,)), table.shape[0])  # (K, 4H)
+    else:
+        d_x, d_kernel, d_bias = _multiply_and_add_backward(x, kernel, dx)
+    of_sequences = [None, None, d_x, d_vectors]
+    of_weights = [d_table, d_kernel, d_bias, d_added_kernel, d_recurrent_kernel, d_recurrent_bias]
+    gradients = [*of_sequences, *of_weights, *d_states]
+    return _cast_like(gradients, inputs)
+
+
+_run_part = compile_op(_forward, _backward)
+
+
+def _project_table_backward(inputs: list[Any], _: list[Any], upstream: list[Any]) -> list[Any]:
+    x, kernel, _ = inputs
+    return _cast_like(_multiply_and_add_backward(x, kernel, upstream[0]), inputs)
+
+
+_project_table = compile_op(
+    lambda inputs: ([_multiply_and_add(*inputs)], []), _project_table_backward
+)
+
+
+def _cast_like(gradients: list[Any], inputs: list[Any]) -> list[Any]:
+    return [
+        None if gradient is None else ops.cast(ops.reshape(gradient, ops.shape(x)), x.dtype)
+        for gradient, x in zip(gradients, inputs, strict=True)
     ]
-
-
-_run = compile_op(_forward, _backward)
-
-
-def _split_bias(bias: Any, kernel: Any) -> list[Any]:
-    """Return the bias of the inputs, `(4H,)`, and that of the recurrence if there is one."""
-    biases = ops.reshape(ops.cast(bias, "float32"), (-1, kernel.shape[1]))
-    return [biases[index] for index in range(biases.shape[0])]
 
 
 def _multiply_transposed(x: Any, y: Any, kernel: Any) -> Any:

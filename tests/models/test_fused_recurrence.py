@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
+from keras_lightrnn.models import fused_recurrence
 
 V, B, T = 11, 3, 5
 
@@ -54,6 +55,29 @@ def test_a_step_equals_that_of_the_keras_layers(rng, arguments, jit_compile):
         model.loss_seen = model.fit(windows, batch_size=B, verbose=0).history["loss"]
     assert models[0].loss_seen == pytest.approx(models[1].loss_seen, rel=1e-5)
     # With a rate of 1 the weights have moved by their gradients.
+    for first, second in zip(*(m.trainable_variables for m in models), strict=True):
+        assert np.asarray(second) == pytest.approx(np.asarray(first), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "batch_size", "jit_compile", "num_parts"),
+    [(2, 17, False, 2), (8, 17, False, 2), (1, 17, False, 1), (2, 15, False, 1), (2, 17, True, 1)],
+)
+def test_a_batch_is_run_in_parts_where_cores_would_be_idle(
+    rng, monkeypatch, num_cores, batch_size, jit_compile, num_parts
+):
+    monkeypatch.setattr(fused_recurrence, "_count_cores", lambda: num_cores)
+    run, chosen = fused_recurrence.lstm, []
+    monkeypatch.setattr(
+        fused_recurrence, "lstm", lambda *given: chosen.append(given[-1]) or run(*given)
+    )
+    models = make_pair(num_layers=2)
+    windows = make_windows(rng, 2 * batch_size)
+    for model in models:
+        model.compile(keras.optimizers.SGD(1.0), jit_compile=jit_compile)
+        model.loss_seen = model.fit(windows, batch_size=batch_size, verbose=0).history["loss"]
+    assert set(chosen) == {num_parts}
+    assert models[0].loss_seen == pytest.approx(models[1].loss_seen, rel=1e-5)
     for first, second in zip(*(m.trainable_variables for m in models), strict=True):
         assert np.asarray(second) == pytest.approx(np.asarray(first), rel=1e-5, abs=1e-6)
 

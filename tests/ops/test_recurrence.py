@@ -182,6 +182,44 @@ def test_what_is_added_is_a_part_of_the_inputs(rng, name):
 
 
 @every_cell
+@pytest.mark.parametrize("batch_size", [5, 1])
+@pytest.mark.parametrize("is_table", [False, True], ids=["sequence", "table"])
+def test_parts_of_a_batch_are_together_the_whole(rng, name, batch_size, is_table):
+    problem = Problem(rng, name, (6, batch_size, 4, 5), masked=True)
+    function = {"lstm": lstm, "gru": gru}[name]
+    x, indices = problem.x.transpose(1, 0, 2), None
+    if is_table:
+        x, indices = problem.x[0], rng.integers(6, size=(6, batch_size)).astype("int32")
+    vectors = rng.normal(size=(6, batch_size, 2)).astype("float32")
+    kernel = rng.normal(size=(2, problem.weights[0].shape[1])).astype("float32")
+    arguments = [x, vectors, kernel, *problem.weights, *problem.states]
+    hidden_weights, *last_weights = problem.upstream
+    # The batch size is not known while it is traced.
+    specs = [tf.TensorSpec(a.shape) for a in (x, vectors, kernel, *problem.weights)]
+    specs[1] = tf.TensorSpec((6, None, 2))
+    specs += [tf.TensorSpec((None, 5))] * problem.num_states
+
+    def differentiate(num_parts):
+        @tf.function(input_signature=specs, autograph=False)
+        def run(x, vectors, kernel, *rest):
+            weights, states, mask = rest[:3], rest[3:], problem.mask.T
+            with tf.GradientTape() as tape:
+                tape.watch([x, vectors, kernel, *rest])
+                hidden, last = function(
+                    x, weights, states, mask, indices, (vectors, kernel), num_parts
+                )
+                loss = tf.reduce_sum(hidden * hidden_weights.transpose(1, 0, 2))
+                for state, weight in zip(last, last_weights, strict=True):
+                    loss += tf.reduce_sum(state * weight)
+            return [hidden, *last, *tape.gradient(loss, [x, vectors, kernel, *rest])]
+
+        return [np.asarray(value) for value in run(*arguments)]
+
+    for received, expected in zip(differentiate(2), differentiate(1), strict=True):
+        assert received == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@every_cell
 def test_masked_steps_carry_the_state_and_need_no_input(rng, name):
     problem = Problem(rng, name, (6, 2, 3, 4))
     problem.mask = np.ones((2, 6), bool)
