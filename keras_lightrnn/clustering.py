@@ -116,7 +116,9 @@ def cluster_features(
     if solver is None and len(features) > AUCTION_SIZE:
         return _cluster_many(features, shape, num_rounds, tolerance, initial, verbose)
     # A loose tolerance will do: the vectors move after every round anyway.
-    solver = assignment.get(assignment.AuctionSolver(1e-3) if solver is None else solver)
+    solver = assignment.get(
+        assignment.AuctionSolver(gap_tolerance=1e-3) if solver is None else solver
+    )
     progress = _Progress(verbose)
 
     allocation = _compute_start(features, *shape) if initial is None else initial
@@ -149,19 +151,18 @@ def _cluster_many(
     verbose: int,
 ) -> Allocation:
     """Cluster as many words as an auction would take too long for; all have features."""
-    options: Any = {"num_rounds": num_rounds, "verbose": verbose}
     if initial is None:
-        options_of_one = {**options, "num_rounds": 1}
-        initial = cluster_features(features, *shape, solver="greedy", **options_of_one)
-    tolerance = max(tolerance, _TOLERANCE_OF_SWEEPS)
-    is_movable = np.ones(len(features), bool)
-    found = exchange_words(features, initial, is_movable, tolerance=tolerance, **options)
+        initial = cluster_features(features, *shape, num_rounds=1, solver="greedy", verbose=verbose)
+    options: Any = {
+        "num_rounds": num_rounds,
+        "tolerance": max(tolerance, _TOLERANCE_OF_SWEEPS),
+        "verbose": verbose,
+    }
+    found = exchange_words(features, initial, np.ones(len(features), bool), **options)
     if len(features) > _SWEEP_SIZE:
         return found
     sweep = assignment.AlternatingSolver(max_sweeps=1)
-    return cluster_features(
-        features, *shape, tolerance=tolerance, solver=sweep, initial=found, **options
-    )
+    return cluster_features(features, *shape, solver=sweep, initial=found, **options)
 
 
 class _Progress:
