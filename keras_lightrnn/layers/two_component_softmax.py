@@ -294,7 +294,7 @@ class TwoComponentSoftmax(keras.layers.Layer):
         cells = self.word_table(targets)  # (B, T)
         fused = training if fused is None else fused
         if fused and keras.backend.backend() in ("tensorflow", "jax"):
-            log_probs = self._compute_fused_log_probs(half_steps, cells)
+            log_probs = self._compute_fused_log_probs(half_steps, row_half_steps, cells)
         else:
             rows = cells // self.word_table.num_columns
             log_probs = compute_word_log_probs(
@@ -304,7 +304,7 @@ class TwoComponentSoftmax(keras.layers.Layer):
             )
         return log_probs + mark_invalid_ids(targets, self.word_table.vocabulary_size)
 
-    def _compute_fused_log_probs(self, half_steps: Any, cells: Any) -> Any:
+    def _compute_fused_log_probs(self, half_steps: Any, row_half_steps: Any, cells: Any) -> Any:
         row_bias, column_bias = (
             ops.zeros((kernel.shape[0],), "float32") if bias is None else ops.cast(bias, "float32")
             for kernel, bias in (
@@ -320,7 +320,7 @@ class TwoComponentSoftmax(keras.layers.Layer):
                 ops.convert_to_tensor(self.word_table.cells),
                 None if offsets is None else ops.stop_gradient(offsets),
                 None if self._word_bias is None else ops.cast(self._word_bias, "float32"),
-                self._compute_queries(half_steps[:, 1::2]) if self.word_dim else None,
+                self._compute_queries(row_half_steps) if self.word_dim else None,
                 ops.cast(self.word_kernel, "float32") if self.word_dim else None,
             )
         return compute_fused_log_probs(
