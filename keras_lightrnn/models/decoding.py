@@ -105,9 +105,9 @@ class _Search:
 
     def __init__(self, model: LightRNNModel, prefix: np.ndarray, start: Any = None) -> None:
         self.model = model
-        words = ops.convert_to_tensor(prefix[None])
+        words = ops.convert_to_tensor(prefix)
         if start is None:
-            read = model.compile_inference(_read_prefix)(words)
+            read = model.compile_inference(_read_prefix)(words[None])
         else:
             read = model.compile_inference(_read_word)(words, start.states, start.row_offsets)
         row_log_probs, self.states, self.row_offsets = read
@@ -156,22 +156,24 @@ class _Search:
         bounds = self.row_log_probs / temperature
         bounds += max(1 - 1 / temperature, 0) * np.log(self.model.word_table.num_columns)
         order = np.argsort(-bounds, kind="stable")
+        # At temperature 1 a bound is the weight, and the first row is kept. Elsewhere the likeliest
+        # of the others are expanded as well: they cost little more in one call.
+        size = 1 if temperature == 1 else _FIRST_ROWS
         expanded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         while True:
             row = _sample(generator, np.exp(bounds - bounds.max()))
-            if row in expanded:
-                return expanded[row]
-            bound = bounds[row]
-            # With the likeliest of the others: they cost no more in one call.
-            others = (other for other in order if other != row and other not in expanded)
-            rows = np.array([row, *itertools.islice(others, _FIRST_ROWS - 1)])
-            for index, words, log_probs in zip(rows, *self.expand(rows, _FIRST_ROWS), strict=True):
-                occupied = words >= 0
-                expanded[int(index)] = words[occupied], log_probs[occupied]
-                tempered = log_probs[occupied] / temperature
-                bounds[index] = np.logaddexp.reduce(tempered) if occupied.any() else -np.inf
-            if generator.random() < np.exp(bounds[row] - bound):
-                return expanded[row]
+            if row not in expanded:
+                bound = bounds[row]
+                others = (other for other in order if other != row and other not in expanded)
+                rows = np.array([row, *itertools.islice(others, size - 1)])
+                words, log_probs = self.expand(rows, size)
+                tempered = np.where(words >= 0, log_probs / temperature, -np.inf)
+                bounds[rows] = np.logaddexp.reduce(tempered, axis=1)
+                expanded.update(zip(rows, zip(words, log_probs, strict=True), strict=True))
+                if generator.random() >= np.exp(bounds[row] - bound):
+                    continue
+            words, log_probs = expanded[row]
+            return words[words >= 0], log_probs[words >= 0]
 
     def all_words(self) -> np.ndarray:
         log_probs = np.empty(self.model.word_table.vocabulary_size)
@@ -228,33 +230,42 @@ def _read_prefix(model: LightRNNModel, prefix: Any) -> tuple[Any, Any, Any]:
     half_steps = ops.concatenate(
         [interleave_components(rows, columns), columns[:, -1:]], axis=1
     )  # (1, 2N - 1, D)
-    return _predict_rows(model, half_steps, None, model.softmax.compute_row_offsets())
+    hidden, states = model.run_recurrence(half_steps, training=False)
+    return _predict_rows(model, hidden[:, -1], states, model.softmax.compute_row_offsets())
 
 
 def _read_word(
     model: LightRNNModel, word: Any, states: Any, row_offsets: Any
 ) -> tuple[Any, Any, Any]:
-    rows, columns = model.embedding.embed_components(word)  # (1, 1, D) each
-    half_steps = ops.concatenate([rows, columns], axis=1)
-    return _predict_rows(model, half_steps, states, row_offsets)
+    row, column = model.embedding.embed_components(word)  # (1, D) each
+    _, states = _run_half_step(model, row, states)
+    hidden, states = _run_half_step(model, column, states)
+    return _predict_rows(model, hidden, states, row_offsets)
 
 
 def _predict_rows(
-    model: LightRNNModel, half_steps: Any, states: Any, row_offsets: Any
+    model: LightRNNModel, hidden: Any, states: Any, row_offsets: Any
 ) -> tuple[Any, Any, Any]:
-    hidden, states = model.run_recurrence(half_steps, states, training=False)
-    logits = model.softmax.compute_row_logits(hidden[:, -1], row_offsets)  # (1, R)
+    logits = model.softmax.compute_row_logits(hidden, row_offsets)  # (1, R)
     return ops.log_softmax(logits), states, row_offsets
 
 
 def _expand_rows(model: LightRNNModel, rows: Any, states: Any) -> tuple[Any, Any]:
     num_rows = ops.shape(rows)[0]
-    vectors = ops.take(model.embedding.row_embeddings, rows, axis=0)[:, None]  # (n, 1, D)
-    vectors = ops.cast(vectors, model.compute_dtype)
+    vectors = ops.take(model.embedding.row_embeddings, rows, axis=0)  # (n, D)
     states = [[ops.repeat(state, num_rows, axis=0) for state in layer] for layer in states]
-    hidden, _ = model.run_recurrence(vectors, states, training=False)
-    logits = model.softmax.compute_column_logits(hidden[:, 0], rows)  # (n, C)
+    hidden, _ = _run_half_step(model, ops.cast(vectors, model.compute_dtype), states)
+    logits = model.softmax.compute_column_logits(hidden, rows)  # (n, C)
     return ops.take(model.word_table.words, rows, axis=0), ops.log_softmax(logits)
+
+
+def _run_half_step(model: LightRNNModel, vectors: Any, states: Any) -> tuple[Any, Any]:
+    """Return the hidden state and the states after one half-step, in half the time of a loop."""
+    new_states = []
+    for layer, of_layer in zip(model.recurrent_layers, states, strict=True):
+        vectors, new = layer.cell(vectors, list(of_layer), training=False)
+        new_states.append(list(new))
+    return vectors, new_states
 
 
 # Small things.
