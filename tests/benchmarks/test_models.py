@@ -1,4 +1,4 @@
-"""The benchmarks that train models, on a text of some dozen words."""
+"""The benchmarks of models, on a text of some dozen words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import math
 
 import pytest
 from scripts import ROOT, load_script
+
+from keras_lightrnn import LightRNNModel
+from keras_lightrnn.data import Vocabulary, read_lines
 
 OPTIONS = ["--units", "4", "--epochs", "2", "--batch-size", "4", "--sequence-length", "5"]
 
@@ -48,3 +51,15 @@ def test_reallocation(text, capsys):
     # One round of each of the two runs that have an objective.
     assert capsys.readouterr().out.count("reallocation round 1: ") == 2
     assert all(4 < perplexity < 20 for [run] in results.values() for perplexity in run)
+
+
+def test_inference(tmp_path, text, capsys):
+    vocabulary = Vocabulary.from_lines(read_lines(text[1]))
+    vocabulary.save(tmp_path / "vocabulary.txt")
+    model = LightRNNModel(len(vocabulary), 4, 4, stateful=True)
+    model.build((4, 6))
+    model.save(tmp_path / "model.keras")
+    options = ["--model", str(tmp_path), "--text", text[-1], "--prefix-length", "3"]
+    results = load_script("benchmarks/inference.py").main([*options, "--rounds", "2"])
+    assert all(value > 0 for value in results.values())
+    assert f"| best 10 words | {results['best 10 words']:.2f} | 1.0 |" in capsys.readouterr().out

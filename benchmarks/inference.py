@@ -1,0 +1,160 @@
+"""What does the next word take, beside the whole distribution and beside a full softmax?
+
+    taskset -c 0 python benchmarks/inference.py              # one core, 250,000 words, not trained
+    taskset -c 0 python benchmarks/inference.py --model lightrnn-model --text test.txt
+
+For prefixes of `--prefix-length` words, by turns in one process, medians: the exact best ten words
+of a `LightRNNModel`, the log-probabilities of all words, the best ten of an LSTM of that size with
+a full softmax (its weights are random: they do not change its time), a sampled word, and how many
+words a second `score` takes in batches of 32 lines of 35 words (of a stateful model, of its own
+batch size), beside steps that train on them.
+`--model` reads what `examples/train_language_model.py` has written, and prefixes are drawn from
+`--text`; a model that is not trained can rule out no row but by its word bias, which is the worst
+case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lightrnn import LightRNNModel
+from keras_lightrnn.data import Vocabulary, read_lines
+
+K = 10
+_BATCH_SIZE, _SEQUENCE_LENGTH = 32, 35
+_NUM_BATCHES = 64  # to score
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--vocabulary-size", type=int, default=250_000, help="if not trained")
+    parser.add_argument("--units", type=int, default=256, help="if not trained")
+    parser.add_argument("--word-bias", choices=("none", "counts"), default="counts")
+    parser.add_argument("--model", type=Path, help="directory of model.keras and vocabulary.txt")
+    parser.add_argument("--text", help="file to draw prefixes from, with --model")
+    parser.add_argument("--prefix-length", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=50)
+    return parser
+
+
+def make_model(args: argparse.Namespace) -> tuple[LightRNNModel, np.ndarray]:
+    """Return the model, and a stream of words."""
+    rng = np.random.default_rng(0)
+    if args.model:
+        vocabulary = Vocabulary.load(args.model / "vocabulary.txt")
+        model = keras.saving.load_model(args.model / "model.keras")
+        return model, vocabulary.encode_lines(read_lines(args.text))
+    size = args.vocabulary_size
+    has_bias = args.word_bias == "counts"
+    model = LightRNNModel(size, args.units, args.units, word_bias="counts" if has_bias else None)
+    model.build((None, None))
+    shares = 1 / np.arange(1, size + 1)  # Zipf
+    if has_bias:
+        model.assign_word_counts(1e7 * shares)
+    stream = rng.choice(size, size=100_000, p=shares / shares.sum()).astype(np.int32)
+    return model, stream
+
+
+def make_full_softmax(size: int, units: int) -> Callable[[np.ndarray], Any]:
+    """Return the best words of an LSTM with one vector a word, compiled."""
+    words = keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(size, units)(words)
+    x = keras.layers.LSTM(units)(x)
+    model = keras.Model(words, keras.layers.Dense(size)(x))
+
+    @tf.function(reduce_retracing=True)
+    def best_words(prefix: Any) -> Any:
+        return tf.math.top_k(tf.nn.log_softmax(model(prefix)), K)
+
+    return lambda prefix: best_words(tf.constant(prefix[None]))[0].numpy()
+
+
+def draw_prefixes(stream: np.ndarray, length: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(0)
+    while True:
+        start = rng.integers(len(stream) - length)
+        yield stream[start : start + length]
+
+
+def take_turns(
+    contestants: dict[str, Callable[[np.ndarray], Any]], prefixes: Iterator[np.ndarray], rounds: int
+) -> dict[str, float]:
+    """Return the median milliseconds of each contestant, after three rounds of warming up."""
+    milliseconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds + 3):
+        prefix = next(prefixes)
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run(prefix)
+            milliseconds[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values[3:]) for name, values in milliseconds.items()}
+
+
+def measure_throughput(model: LightRNNModel, stream: np.ndarray) -> dict[str, float]:
+    """Return the words a second that are scored, and trained on."""
+    batch_size = model.carried_state.batch_size if model.stateful else _BATCH_SIZE
+    lines = np.resize(stream, (_NUM_BATCHES * batch_size, _SEQUENCE_LENGTH + 1))
+    seconds: dict[str, list[float]] = {"score": [], "train": []}  # a line
+    model.compile("adam")
+    windows = (tf.constant(lines[:batch_size]),)
+    steps = iter(tf.data.Dataset.from_tensors(windows).repeat())
+    model.make_train_function()
+    for _ in range(4):
+        start = time.perf_counter()
+        model.score(lines, batch_size=batch_size)
+        seconds["score"].append((time.perf_counter() - start) / len(lines))
+        for _ in range(10):
+            start = time.perf_counter()
+            float(model.train_function(steps)["loss"])
+            seconds["train"].append((time.perf_counter() - start) / batch_size)
+    return {
+        name: _SEQUENCE_LENGTH / statistics.median(values[len(values) // 4 :])
+        for name, values in seconds.items()
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    args = make_parser().parse_args(argv)
+    if bool(args.model) != bool(args.text):
+        raise SystemExit("A trained model is asked about a text: give --model and --text.")
+    model, stream = make_model(args)
+    size, units = model.word_table.vocabulary_size, model.units
+    full = make_full_softmax(size, units)
+    contestants: dict[str, Callable[[np.ndarray], Any]] = {
+        f"best {K} words": lambda prefix: model.next_words(prefix, K),
+        "all log-probabilities": model.word_log_probs,
+        f"best {K} words, full softmax": full,
+        "20 sampled words": lambda prefix: model.generate(prefix, 20, seed=0),
+        "20 sampled words, temperature 0.8": lambda prefix: model.generate(
+            prefix, 20, temperature=0.8, seed=0
+        ),
+    }
+    prefixes = draw_prefixes(stream, args.prefix_length)
+    results = take_turns(contestants, prefixes, args.rounds)
+    kind = "trained" if args.model else "not trained"
+    print(f"{size:,} words, {units} units, {kind}, prefixes of {args.prefix_length} words\n")
+    print("| | ms | times the best words |\n|---|---|---|")
+    for name, milliseconds in results.items():
+        ratio = milliseconds / results[f"best {K} words"]
+        print(f"| {name} | {milliseconds:.2f} | {ratio:.1f} |", flush=True)
+    throughput = measure_throughput(model, stream)
+    print(", ".join(f"{name}: {rate:,.0f} words/s" for name, rate in throughput.items()))
+    return {**results, **throughput}
+
+
+if __name__ == "__main__":
+    main()
