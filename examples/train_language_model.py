@@ -24,7 +24,9 @@ import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.callbacks import ReallocationCallback
+from keras_lightrnn.cooccurrence import compute_word_features
 from keras_lightrnn.data import Vocabulary, from_tfds, read_lines, token_windows
+from keras_lightrnn.reallocation import SimilarityObjective
 from keras_lightrnn.visualization import export_table_page
 
 
@@ -132,6 +134,13 @@ def make_allocation(args: argparse.Namespace, train: np.ndarray, size: int) -> A
     return Allocation.by_frequency(size)
 
 
+def make_objective(args: argparse.Namespace, train: np.ndarray, size: int) -> Any:
+    if args.reallocate == "similarity" and args.allocation == "cooccurrence":
+        # What the first allocation went by is known still.
+        return SimilarityObjective(compute_word_features(train, size)[0])
+    return args.reallocate
+
+
 def compute_unigram_perplexity(counts: np.ndarray, words: np.ndarray) -> float:
     smoothed = counts + 0.5
     return float(np.exp(-np.log(smoothed / smoothed.sum())[words].mean()))
@@ -204,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     vocabulary.save(args.output / "vocabulary.txt")
     callbacks: list[Any] = [keras.callbacks.ModelCheckpoint(str(args.output / "model.keras"))]
     if args.reallocate:
-        callbacks.insert(0, ReallocationCallback(args.reallocate, every=[1]))
+        callbacks.insert(0, ReallocationCallback(make_objective(args, train, size)))
     history = model.fit(
         windows[0],
         validation_data=windows[1],

@@ -93,7 +93,9 @@ def check_made_in_scope(model: Any, optimizer: Any) -> None:
     """Raise `ValueError` for an optimizer that cannot train on the replicas of a model."""
     if count_replicas(model) == 1 or not isinstance(optimizer, keras.optimizers.Optimizer):
         return
-    if not _get_strategy(model).extended.variable_created_in_scope(optimizer.iterations.value):
+    # `iterations` is no variable where gradients are accumulated.
+    iterations = getattr(optimizer, "inner_optimizer", optimizer).variables[0]
+    if not _get_strategy(model).extended.variable_created_in_scope(iterations.value):
         raise ValueError(
             "The optimizer of a model must be made in the scope of the model's strategy. Received: "
             f"{optimizer.name!r}, made outside of it, and {count_replicas(model)} replicas. Make "

@@ -46,18 +46,19 @@ class ReallocationCallback(keras.callbacks.Callback):
         objective: `"similarity"` (default), `"likelihood"`, or a
             `keras_lightrnn.reallocation.ReallocationObjective`, such as
             `LikelihoodObjective(solver="auction")`.
-        every: When there is a round. `"epoch"`: after every epoch. An integer: after every so many
-            train steps, counted over the whole training. A list of integers: after these epochs,
-            from 1. `"plateau"`: after an epoch in which `monitor` was no lower than in the best one
-            before.
+        every: When there is a round. A list of integers: after these epochs, from 1; by default
+            after the first, for a round costs perplexity at once and training must earn it back.
+            `"epoch"`: after every epoch. An integer: after every so many train steps, counted over
+            the whole training. `"plateau"`: after an epoch in which `monitor` was no lower than in
+            the best one since the last round.
         max_rounds: Integer, or `None` for no limit.
         minimum_gain: Float, by how much the cost must fall, in the unit of the objective, for an
             allocation to be installed.
         monitor: What `every="plateau"` looks at in the `logs`.
         data: What `model.evaluate` takes, to be summed over in a pass of its own before each
             round. `None` sums in the train steps since the last round or, with rounds after
-            epochs, in those of the epoch. A pass costs a third of an epoch, and its states are
-            those of one network.
+            epochs, in those of the epoch, as long as there is another round to come. A pass costs
+            a third of an epoch, and its states are those of one network.
         verbose: 0 for silence, 1 for a line a round.
 
     Attributes:
@@ -83,7 +84,7 @@ class ReallocationCallback(keras.callbacks.Callback):
     >>> model = LightRNNModel(30, embedding_dim=4, units=4)
     >>> model.compile("adam")
     >>> windows = np.random.default_rng(0).integers(30, size=(32, 6))
-    >>> callback = ReallocationCallback(max_rounds=1, verbose=0)
+    >>> callback = ReallocationCallback(verbose=0)
     >>> history = model.fit(windows, epochs=2, callbacks=[callback], verbose=0)
     >>> len(callback.history), callback.history[0]["cost"] <= callback.history[0]["cost_before"]
     (1, True)
@@ -96,7 +97,7 @@ class ReallocationCallback(keras.callbacks.Callback):
     def __init__(
         self,
         objective: Any = "similarity",
-        every: Any = "epoch",
+        every: Any = (1,),
         max_rounds: int | None = None,
         minimum_gain: float = 0.0,
         monitor: str = "val_loss",
@@ -126,12 +127,13 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._state: RoundState | None = None
         self._softmax: TwoComponentSoftmax | None = None
         self._is_training = False
-        self._step = self._num_rounds_before = 0  # of the epoch that runs
+        # Of the epoch that runs.
+        self._step = self._next_look = self._num_rounds_before = 0
 
     def set_model(self, model: Any) -> None:
+        self._detach()  # an earlier `fit` may have ended by an exception
         # Before any callback's `on_train_begin`: that of a backup brings our state back.
         super().set_model(model)
-        self._detach()  # an earlier `fit` may have ended by an exception
         self._attach()
         self._is_training = False
         self.num_epochs = None
@@ -140,6 +142,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         layers = list(self.model._flatten_layers())
         softmaxes = [layer for layer in layers if isinstance(layer, TwoComponentSoftmax)]
         tables = {id(layer): layer for layer in layers if isinstance(layer, WordTable)}
+        _forget_broken_fits(softmaxes)
         if len(softmaxes) != 1 or len(tables) != 1:
             raise ValueError(
                 "Reallocation needs a model with one `TwoComponentSoftmax` whose `WordTable` all "
@@ -160,6 +163,7 @@ class ReallocationCallback(keras.callbacks.Callback):
             statistics = HalfStepStatistics(table.vocabulary_size, units, self.objective.sums)
         statistics.is_within_epoch = not self.schedule.counts_steps
         self._state = RoundState(self, statistics)
+        self._state.is_summing = self.data is None
         self._softmax.observe(self._state)
         self.model.train_step = show_sample_weight(self.model.train_step)
         self.model.train_function = None  # one made without the observer is stale
@@ -167,7 +171,7 @@ class ReallocationCallback(keras.callbacks.Callback):
     def _detach(self) -> None:
         if self._softmax is not None and self._state is not None:
             self._softmax.stop_observing(self._state)
-            del self.model.train_step  # the class has its own
+            self.model.__dict__.pop("train_step", None)  # the class has its own
             self.model.train_function = None
         self._softmax = self._state = None
 
@@ -195,12 +199,18 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._step = _count_steps(self.model)
         self._num_rounds_before = len(self.history)
         self.num_epochs = epoch
+        if self.schedule.counts_steps:
+            self._next_look = self.schedule.count_steps_left(self._step)
+        # A run that is taken up may have had its last round; nothing is compiled yet.
+        self._stop_summing_if_over()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self.schedule.counts_steps:
+        # No sooner: to look at the model brings its whole state back from the device on JAX.
+        if self.schedule.counts_steps and batch + 1 >= self._next_look:
             before, self._step = self._step, _count_steps(self.model)
             if self.schedule.is_due_after_step(before, self._step, len(self.history)):
                 self.reallocation_round()
+            self._next_look = batch + 1 + self.schedule.count_steps_left(self._step)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         number = epoch + 1
@@ -213,6 +223,19 @@ class ReallocationCallback(keras.callbacks.Callback):
         if self._state is not None and not self.schedule.counts_steps:
             self._state.statistics.reset()  # a round after an epoch sees the states of that epoch
         self.num_epochs = number
+        if self._stop_summing_if_over():
+            self.model.make_train_function(force=True)
+
+    def _stop_summing_if_over(self) -> bool:
+        """Have steps sum no more if no round will read it; return whether that is news."""
+        state = self._state
+        if state is None or not state.is_summing or self.num_epochs is None:
+            return False
+        if self.schedule.is_over(self.num_epochs, len(self.history)):
+            state.is_summing = False
+            state.statistics.reset()
+            return True
+        return False
 
     def reallocation_round(self) -> dict[str, float]:
         """Propose and install now, from what was summed since the last round or epoch began."""
@@ -220,6 +243,13 @@ class ReallocationCallback(keras.callbacks.Callback):
             raise ValueError(
                 "A reallocation round needs statistics, which are collected during `fit`. "
                 "Received: a callback that no `fit` is running with."
+            )
+        if self.data is None and not self._state.is_summing:
+            raise ValueError(
+                "A reallocation round needs statistics, which are collected as long as there is a "
+                "round to come. Received: a callback whose schedule, every="
+                f"{self.schedule.every}, max_rounds={self.schedule.max_rounds}, is over. Give it "
+                "the rounds that you want."
             )
         start = time.perf_counter()
         if self.data is not None:
@@ -237,6 +267,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         moved = old.count_moved(new)
         if moved:
             self._install(table, old, new, sums["counts"])
+            self.schedule.start_over()
         self.prices = proposal.prices
         self._state.statistics.reset()
         record = {
@@ -263,11 +294,13 @@ class ReallocationCallback(keras.callbacks.Callback):
         state.statistics.reset()
         softmax.stop_observing(state)
         softmax.observe(state, in_training=False)
+        state.is_summing = True
         self.model.test_step = show_sample_weight(self.model.test_step)
         self.model.test_function = None
         try:
             self.model.evaluate(self.data, verbose=0)
         finally:
+            state.is_summing = False
             softmax.stop_observing(state)
             softmax.observe(state)
             del self.model.test_step
@@ -298,6 +331,14 @@ class ReallocationCallback(keras.callbacks.Callback):
         table.assign(new)
 
 
+def _forget_broken_fits(softmaxes: list[TwoComponentSoftmax]) -> None:
+    """Detach the callbacks whose `fit` ended by an exception: nobody told them."""
+    for softmax in softmaxes:
+        for observer in softmax.observers:
+            if isinstance(observer, RoundState) and observer.callback._is_training:
+                observer.callback._detach()
+
+
 def _list_output_weights(softmax: Any) -> tuple[Any, Any, Any, Any]:
     return softmax.row_kernel, softmax.row_bias, softmax.column_kernel, softmax.column_bias
 
@@ -311,7 +352,10 @@ def _read_output_weights(softmax: Any) -> OutputWeights:
 
 
 def _count_steps(model: Any) -> int:
-    return int(ops.convert_to_numpy(model.optimizer.iterations))
+    """Return the train steps so far, of which several may make one update of the weights."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    steps_per_update = optimizer.gradient_accumulation_steps or 1
+    return int(ops.convert_to_numpy(optimizer.iterations)) * steps_per_update
 
 
 def carry_vectors(

@@ -15,7 +15,8 @@ class RoundSchedule:
     Args:
         every: `"epoch"`: after every epoch. An integer: after every so many train steps, counted
             over the whole training. A list of integers: after these epochs, from 1. `"plateau"`:
-            after an epoch in which `monitor` was no lower than in the best one before.
+            after an epoch in which `monitor` was no lower than in the best one since the last
+            round.
         max_rounds: Integer, or `None` for no limit.
         monitor: What `"plateau"` looks at in the `logs`.
 
@@ -27,6 +28,8 @@ class RoundSchedule:
     >>> schedule = RoundSchedule([1, 3])
     >>> [epoch for epoch in range(1, 6) if schedule.is_due_after_epoch(epoch, 0, {})]
     [1, 3]
+    >>> schedule.is_over(num_epochs=2, num_rounds=1), schedule.is_over(num_epochs=3, num_rounds=2)
+    (False, True)
     >>> schedule = RoundSchedule(400, max_rounds=2)
     >>> schedule.is_due_after_step(399, 400, num_rounds=0)
     True
@@ -35,7 +38,7 @@ class RoundSchedule:
     """
 
     def __init__(
-        self, every: Any = "epoch", max_rounds: int | None = None, monitor: str = "val_loss"
+        self, every: Any = (1,), max_rounds: int | None = None, monitor: str = "val_loss"
     ) -> None:
         if isinstance(every, Iterable) and not isinstance(every, str):
             every = list(every)
@@ -91,6 +94,19 @@ class RoundSchedule:
         else:
             is_due = self.every == "epoch"
         return is_due and self._is_left(num_rounds)
+
+    def count_steps_left(self, step: int) -> int:
+        """Return how many more train steps there are to the next round, at the soonest."""
+        return self.every - step % self.every
+
+    def start_over(self) -> None:
+        """Forget the best of the `monitor`: a round was made, and a plateau is sought anew."""
+        self.best = math.inf
+
+    def is_over(self, num_epochs: int, num_rounds: int) -> bool:
+        """Return whether no round will be due after so many epochs and rounds."""
+        is_past = isinstance(self.every, list) and max(self.every) <= num_epochs
+        return is_past or not self._is_left(num_rounds)
 
     def _is_left(self, num_rounds: int) -> bool:
         return self.max_rounds is None or num_rounds < self.max_rounds

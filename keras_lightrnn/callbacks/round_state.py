@@ -31,6 +31,10 @@ class RoundState(RunState):
     Args:
         callback: The `ReallocationCallback` whose history, prices and schedule these are.
         statistics: `HalfStepStatistics`, to which half-steps are handed on.
+
+    Attributes:
+        is_summing: Boolean, whether they are. The model's train function, or test function, must
+            be made anew after a change.
     """
 
     is_within_epoch = False
@@ -39,11 +43,14 @@ class RoundState(RunState):
         super().__init__()
         self.callback = callback
         self.statistics = statistics
+        self.is_summing = True
         self.built = True
 
     def call(
         self, column_half_steps: Any, row_half_steps: Any, targets: Any, mask: Any = None
     ) -> None:
+        if not self.is_summing:
+            return
         weights = compute_word_weights(targets, _sample_weight.get(), mask)  # (B, T)
         self.statistics(column_half_steps, row_half_steps, targets, weights)
 

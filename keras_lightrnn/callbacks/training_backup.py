@@ -162,8 +162,9 @@ class TrainingBackup(keras.callbacks.Callback):
         ]
         optimizer = self.model.optimizer
         if optimizer is not None:
-            with strategy_scope(self.model):
-                optimizer.build(self.model.trainable_variables)  # nothing, the second time
+            if not optimizer.built:  # that of loss scaling would make its variables again
+                with strategy_scope(self.model):
+                    optimizer.build(self.model.trainable_variables)
             weights += optimizer.variables
         return weights
 

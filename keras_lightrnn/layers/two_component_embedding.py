@@ -40,9 +40,10 @@ class TwoComponentEmbedding(keras.layers.Layer):
             `"interleave"` (default): a window of `T + 1` words becomes the `2T` half-steps
             `c_0 r_1 c_1 r_2 ... c_{T-1} r_T`, `(B, T + 1) -> (B, 2T, D)`;
             `"sum"`: `(...) -> (..., D)`; `"concat"`: row then column, `(...) -> (..., 2D)`.
-        embeddings_initializer: Initializer of both tables of vectors.
-        embeddings_regularizer: Regularizer of both.
-        embeddings_constraint: Constraint of both.
+        embeddings_initializer: Initializer of the vectors: of rows, columns and words. (The
+            projection of word vectors starts as Keras's weights do by default.)
+        embeddings_regularizer: Regularizer of each of them.
+        embeddings_constraint: Constraint of each of them.
         mask_zero: Boolean, whether word 0 is padding. With `"interleave"` a half-step is
             masked when its own word is padding.
         word_dim: Integer `K`, the size of the small vector of each word; 0 for none, as
@@ -116,20 +117,21 @@ class TwoComponentEmbedding(keras.layers.Layer):
         self.word_embeddings = self.word_projection = None
         if self.word_dim:
             self.word_embeddings = self._add_vectors(
-                "word_embeddings", self._num_vectors, self.word_dim
-            )
+                "word_embeddings", self._num_vectors, self.word_dim, autocast=False
+            )  # cast as they are looked up, and not all
             self.word_projection = self.add_weight(
                 name="word_projection", shape=(self.word_dim, self.output_dim)
             )
         self.built = True
 
-    def _add_vectors(self, name: str, size: int, dim: int | None = None) -> Any:
+    def _add_vectors(self, name: str, size: int, dim: int | None = None, **kwargs: Any) -> Any:
         return self.add_weight(
             name=name,
             shape=(size, dim or self.output_dim),
             initializer=clone_initializer(self.embeddings_initializer),
             regularizer=self.embeddings_regularizer,
             constraint=self.embeddings_constraint,
+            **kwargs,
         )
 
     def call(self, words: Any) -> Any:
@@ -152,10 +154,12 @@ class TwoComponentEmbedding(keras.layers.Layer):
         rows = self._look_up(self.row_embeddings, cells // num_columns)
         columns = self._look_up(self.column_embeddings, cells % num_columns)
         if self.word_dim:
-            vectors = look_up_word_vectors(
-                ops.cast(self.word_embeddings, self.compute_dtype), words
-            )  # (..., K)
-            columns += ops.matmul(vectors, ops.cast(self.word_projection, self.compute_dtype))
+            vectors = ops.convert_to_tensor(self.word_embeddings)
+            vectors = look_up_word_vectors(vectors, words)  # (..., K)
+            columns += ops.matmul(
+                ops.cast(vectors, self.compute_dtype),
+                ops.cast(self.word_projection, self.compute_dtype),
+            )
         invalid = ops.expand_dims(mark_invalid_ids(words, self.word_table.vocabulary_size), -1)
         invalid = ops.cast(invalid, self.compute_dtype)
         return rows + invalid, columns + invalid

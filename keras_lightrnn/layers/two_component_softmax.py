@@ -207,6 +207,7 @@ class TwoComponentSoftmax(keras.layers.Layer):
                 name="word_kernel",
                 shape=(self._num_vectors, self.word_dim),
                 initializer="zeros",  # as long as nothing is known of a word it adds nothing
+                autocast=False,  # cast as they are looked up, and not all
                 regularizer=self.kernel_regularizer,
                 constraint=self.kernel_constraint,
             )
@@ -269,6 +270,11 @@ class TwoComponentSoftmax(keras.layers.Layer):
         observers = self._observers if in_training else self._evaluation_observers
         observers.append(observer)
         self._tracker.lock()
+
+    @property
+    def observers(self) -> list[Any]:
+        """What `observe` was given, without what was taken back."""
+        return [*self._observers, *self._evaluation_observers]
 
     def stop_observing(self, observer: Any) -> None:
         """Undo `observe`."""
@@ -368,8 +374,9 @@ class TwoComponentSoftmax(keras.layers.Layer):
         if self._has_bias_table:
             logits += compute_bias_table(self._word_bias, words)
         if self.word_dim:
-            kernel = ops.cast(self.word_kernel, self.compute_dtype)
-            vectors = look_up_word_vectors(kernel, words)  # (..., C, K)
+            kernel = ops.convert_to_tensor(self.word_kernel)
+            # Rounded as the other kernels are.
+            vectors = ops.cast(look_up_word_vectors(kernel, words), self.compute_dtype)
             queries = self._compute_queries(row_half_steps)  # (..., K)
             logits += ops.sum(ops.cast(vectors, "float32") * queries[..., None, :], axis=-1)
         return logits

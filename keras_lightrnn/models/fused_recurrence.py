@@ -138,15 +138,13 @@ def _add_word_vectors(model: LightRNNModel, words: Any) -> tuple[Any, Any]:
 
     The products with the vectors of rows and columns are looked up; these are small.
     """
-    vectors, projection, kernel = (
+    projection, kernel = (
         ops.cast(weight, model.compute_dtype)
-        for weight in (
-            model.embedding.word_embeddings,
-            model.embedding.word_projection,
-            model.recurrent_layers[0].cell.kernel,
-        )
+        for weight in (model.embedding.word_projection, model.recurrent_layers[0].cell.kernel)
     )
+    vectors = ops.convert_to_tensor(model.embedding.word_embeddings)
     vectors = look_up_word_vectors(vectors, words[:, :-1])  # (B, T, K)
+    vectors = ops.cast(vectors, model.compute_dtype)
     pairs = ops.stack([vectors, ops.zeros_like(vectors)], axis=2)  # rows are read without
     half_steps = ops.reshape(pairs, (ops.shape(words)[0], -1, model.word_dim))
     return ops.transpose(half_steps, (1, 0, 2)), ops.matmul(projection, kernel)

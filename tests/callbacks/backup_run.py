@@ -70,7 +70,9 @@ def train(kind: str, folder: Path, crash: Crash) -> dict[str, np.ndarray]:
     solver = CrashingSolver()
     solver.crash = crash
     # Two rounds in three epochs: the schedule must be taken up as well.
-    reallocation = ReallocationCallback(LikelihoodObjective(solver), max_rounds=2, verbose=0)
+    reallocation = ReallocationCallback(
+        LikelihoodObjective(solver), every="epoch", max_rounds=2, verbose=0
+    )
     backup: Any
     if kind == "keras":
         backup = keras.callbacks.BackupAndRestore(str(folder))

@@ -129,7 +129,7 @@ def test_a_failing_round_leaves_everything_as_training_left_it():
         for weight, value in zip(weights, saved, strict=True):
             np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), value)
     # And training can go on.
-    fresh = ReallocationCallback(LikelihoodObjective("exact"), verbose=0)
+    fresh = ReallocationCallback(LikelihoodObjective("exact"), every="epoch", verbose=0)
     model.fit(make_windows(), epochs=2, initial_epoch=1, callbacks=[fresh], verbose=0)
     assert len(fresh.history) == 1
 
@@ -155,11 +155,12 @@ def test_minimum_gain_keeps_the_table():
 @pytest.mark.parametrize(
     ("arguments", "epochs", "expected"),
     [
-        ({}, range(4), 4),
+        ({}, range(4), 1),
+        ({"every": "epoch"}, range(4), 4),
         ({"every": [1, 3, 9]}, range(4), 2),
         ({"every": 2}, range(4), 4),  # steps, of which an epoch has two
         ({"every": 3}, range(4), 2),
-        ({"max_rounds": 1}, range(4), 1),
+        ({"every": "epoch", "max_rounds": 1}, range(4), 1),
         ({"every": [2, 4]}, range(2, 4), 1),  # resumed
     ],
 )
@@ -176,9 +177,89 @@ def test_schedule(arguments, epochs, expected):
     assert len(callback.history) == expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "summed"),
+    [
+        ({}, [True, False, False]),
+        ({"every": [1, 2]}, [True, True, False]),
+        ({"every": 3, "max_rounds": 1}, [True, True, False]),  # in the second epoch of two steps
+        ({"data": make_windows(8)}, [False, False, False]),  # but in the pass
+    ],
+)
+def test_steps_sum_as_long_as_a_round_may_come(arguments, summed):
+    model = make_model()
+    callback = ReallocationCallback(verbose=0, **arguments)
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 0:
+                seen.append(bool(callback._state.statistics.read()["counts"].any()))
+
+    model.fit(make_windows(), epochs=3, callbacks=[Watch(), callback], verbose=0)
+    assert seen == summed
+    assert callback.history
+
+
+def test_a_round_by_hand_needs_sums_too():
+    model = make_model()
+    callback = ReallocationCallback(verbose=0)
+
+    class Ask(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                callback.reallocation_round()
+
+    with pytest.raises(ValueError, match=r"schedule, every=\[1\], .*is over"):
+        model.fit(make_windows(), epochs=2, callbacks=[Ask(), callback], verbose=0)
+
+
+def test_a_broken_fit_leaves_no_observer_to_the_next():
+    model = make_model()
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(
+                make_windows(), callbacks=[ReallocationCallback(verbose=0), Interrupt()], verbose=0
+            )
+        assert len(model.softmax.observers) == 1
+    callback = ReallocationCallback(verbose=0)
+    model.fit(make_windows(), callbacks=[callback], verbose=0)
+    assert callback.history
+    assert model.softmax.observers == []
+    assert "train_step" not in vars(model)
+
+
+def test_steps_are_counted_and_not_updates():
+    model = make_model()
+    model.compile(keras.optimizers.Adam(gradient_accumulation_steps=2))
+    callback = ReallocationCallback(every=4, verbose=0)
+    model.fit(make_windows(), batch_size=8, epochs=2, callbacks=[callback], verbose=0)
+    assert len(callback.history) == 4  # in 16 steps
+
+
+def test_the_model_is_left_alone_between_rounds(monkeypatch):
+    """On JAX a look at it brings its state back from the device."""
+    from keras_lightrnn.callbacks import reallocation
+
+    looks = []
+    count_steps = reallocation._count_steps
+    monkeypatch.setattr(
+        reallocation, "_count_steps", lambda model: looks.append(1) or count_steps(model)
+    )
+    callback = ReallocationCallback(every=6, verbose=0)
+    make_model().fit(make_windows(), batch_size=4, epochs=1, callbacks=[callback], verbose=0)
+    assert len(callback.history) == 2  # in 16 steps
+    assert len(looks) == 3
+
+
 def test_prints_one_line_a_round(capsys):
     model = make_model()
-    callback = ReallocationCallback("likelihood")
+    callback = ReallocationCallback("likelihood", every="epoch")
     model.fit(make_windows(16), epochs=2, callbacks=[callback], verbose=0)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert len(lines) == 2

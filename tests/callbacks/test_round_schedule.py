@@ -39,6 +39,30 @@ def test_steps_count_over_the_whole_training():
     assert not RoundSchedule("epoch").is_due_after_step(0, 30, 0)
 
 
+@pytest.mark.parametrize(
+    ("every", "max_rounds", "expected"),
+    [
+        ((1,), None, [False, True, True, True]),
+        ([1, 3], None, [False, False, False, True]),
+        ([1, 3], 1, [False, True, True, True]),  # with a round an epoch
+        ("epoch", 2, [False, False, True, True]),
+        ("plateau", None, [False] * 4),
+        (7, 3, [False, False, False, True]),
+    ],
+)
+def test_is_over_once_no_round_can_come(every, max_rounds, expected):
+    schedule = RoundSchedule(every, max_rounds)
+    assert [schedule.is_over(number, num_rounds=number) for number in range(4)] == expected
+
+
+def test_a_plateau_is_sought_anew_after_a_round():
+    schedule = RoundSchedule("plateau")
+    assert list_due_epochs(schedule, [3.0, 3.0]) == [2]
+    schedule.start_over()
+    # The round cost something: that is no reason for another.
+    assert list_due_epochs(schedule, [5.0, 4.0, 4.0]) == [3]
+
+
 def test_nan_is_a_plateau():
     assert list_due_epochs(RoundSchedule("plateau"), [5.0, float("nan"), 4.0]) == [2]
 

@@ -147,6 +147,22 @@ def break_off(model, *callbacks, number=3, **arguments):
         fit(model, *callbacks, backup_run.Crash("step", number, raise_crashed), **arguments)
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_a_backup_before_the_reallocation_in_the_list(tmp_path, policy):
+    """Neither undoes what the other has installed, nor are weights of a loss scale made anew."""
+
+    def run(name, *others):
+        model = make_model(dtype=policy)
+        backup = TrainingBackup(tmp_path / name, every_steps=1)
+        fit(model, backup, ReallocationCallback(every=[1], verbose=0), *others, epochs=3)
+        return [keras.ops.convert_to_numpy(v) for v in model.weights + model.optimizer.variables]
+
+    with pytest.raises(Crashed):
+        run("a.npz", backup_run.Crash("step", 4, raise_crashed))
+    for received, expected in zip(run("a.npz"), run("b.npz"), strict=True):
+        np.testing.assert_array_equal(received, expected)
+
+
 def test_keras_backup_before_the_round_is_refused(tmp_path):
     """It saves an epoch whose round has not been made."""
     backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
@@ -158,7 +174,7 @@ def test_keras_backup_before_the_round_is_refused(tmp_path):
 def test_checkpoints_made_during_fit_load_without_the_callback(tmp_path):
     model = make_model()
     checkpoint = keras.callbacks.ModelCheckpoint(str(tmp_path / "model.keras"))
-    reallocation = ReallocationCallback(verbose=0)
+    reallocation = ReallocationCallback(every="epoch", verbose=0)
     fit(model, reallocation, checkpoint)
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.word_table.allocation == model.word_table.allocation

@@ -97,7 +97,7 @@ def train(prepare: Any, strategy: Any) -> dict[str, np.ndarray]:
         strategy.scope() if strategy else contextlib.nullcontext()
     )
     solver = CountingSolver()
-    reallocation = ReallocationCallback(LikelihoodObjective(solver), verbose=0)
+    reallocation = ReallocationCallback(LikelihoodObjective(solver), every="epoch", verbose=0)
     recorder = SumsRecorder(reallocation)
     history = model.fit(
         data, epochs=2, callbacks=[recorder, reallocation], verbose=0, **arguments
@@ -149,6 +149,7 @@ def describe_failure_of_chief(strategy: Any) -> str:
 def describe_refusals(strategy: Any) -> list[str]:
     with strategy.scope():
         model = LightRNNModel(V, 6, 6, stateful=True)
+        model.compile(keras.optimizers.Adam(gradient_accumulation_steps=2))  # made here
     refused = [
         lambda: model.compile(jit_compile=True),
         lambda: model.compile(keras.optimizers.Adam()),

@@ -63,7 +63,7 @@ def test_what_fit_returns_and_the_callback_itself():
     model = LightRNNModel(30, embedding_dim=4, units=4)
     model.compile("adam")
     windows = np.random.default_rng(0).integers(30, size=(32, 6))
-    callback = ReallocationCallback("likelihood", verbose=0)
+    callback = ReallocationCallback("likelihood", every="epoch", verbose=0)
     history = model.fit(windows, epochs=2, callbacks=[callback], verbose=0)
     html = make_training_charts(history)
     assert len(read_figures(html)) == 3
