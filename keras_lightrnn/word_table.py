@@ -180,8 +180,9 @@ def serialize_word_table(word_table: WordTable) -> dict[str, Any]:
     """Serialise a table for a layer's config so that layers that share it still do when loaded.
 
     Keras numbers shared objects only after it has copied the first config that holds one; an
-    id of our own, the same in every config, makes the loaded layers meet again.
+    id of our own, the same in every config, makes the loaded layers meet again. Names would not do:
+    those of an ensemble's tables are the same.
     """
     config = keras.saving.serialize_keras_object(word_table)
-    config["shared_object_id"] = f"keras_lightrnn/{word_table.name}"
+    config["shared_object_id"] = f"keras_lightrnn/{id(word_table)}"
     return config

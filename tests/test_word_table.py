@@ -22,6 +22,19 @@ def test_looks_words_up_in_the_allocation(rng):
     assert table.table_shape == (3, 4)
 
 
+def test_tables_of_one_name_stay_two_when_saved(tmp_path, rng):
+    """As those of an ensemble are."""
+    words = keras.Input((None,), dtype="int32")
+    tables = [WordTable(Allocation.random(11, 3, 4, seed=s), name="words") for s in (0, 1)]
+    vectors = [TwoComponentEmbedding(table, 4, combine="sum")(words) for table in tables]
+    model = keras.Model(words, keras.layers.Add()(vectors))
+    ids = rng.integers(11, size=(2, 5))
+    before = model.predict(ids, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert np.array_equal(loaded.predict(ids, verbose=0), before)
+
+
 def test_what_makes_a_table():
     for source in (11, Allocation.by_frequency(11), get_word_table(11)):
         table = get_word_table(source)
