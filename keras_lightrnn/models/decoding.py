@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_lightrnn.checks import check_size
 from keras_lightrnn.models.fused_recurrence import run_fused
 from keras_lightrnn.ops import interleave_components
+from keras_lightrnn.ops.masks import set_mask
 from keras_lightrnn.ops.word_ids import check_word_ids
 
 if TYPE_CHECKING:
@@ -230,23 +232,27 @@ def _read_prefix(model: LightRNNModel, prefix: Any) -> tuple[Any, Any, Any]:
     half_steps = ops.concatenate(
         [interleave_components(rows, columns), columns[:, -1:]], axis=1
     )  # (1, 2N - 1, D)
-    hidden, states = model.run_recurrence(half_steps, training=False)
-    return _predict_rows(model, hidden[:, -1], states, model.softmax.compute_row_offsets())
+    if model.mask_zero:
+        set_mask(half_steps, ops.repeat(ops.not_equal(prefix, 0), 2, axis=1)[:, 1:])
+    _, states = model.run_recurrence(half_steps, training=False)
+    return _predict_rows(model, states, model.softmax.compute_row_offsets())
 
 
 def _read_word(
     model: LightRNNModel, word: Any, states: Any, row_offsets: Any
 ) -> tuple[Any, Any, Any]:
     row, column = model.embedding.embed_components(word)  # (1, D) each
-    _, states = _run_half_step(model, row, states)
-    hidden, states = _run_half_step(model, column, states)
-    return _predict_rows(model, hidden, states, row_offsets)
+    new_states = _run_half_step(model, column, _run_half_step(model, row, states))
+    if model.mask_zero:
+        is_word = ops.not_equal(word, 0)[:, None]
+        new_states = keras.tree.map_structure(
+            lambda new, old: ops.where(is_word, new, old), new_states, states
+        )
+    return _predict_rows(model, new_states, row_offsets)
 
 
-def _predict_rows(
-    model: LightRNNModel, hidden: Any, states: Any, row_offsets: Any
-) -> tuple[Any, Any, Any]:
-    logits = model.softmax.compute_row_logits(hidden, row_offsets)  # (1, R)
+def _predict_rows(model: LightRNNModel, states: Any, row_offsets: Any) -> tuple[Any, Any, Any]:
+    logits = model.softmax.compute_row_logits(_get_hidden(states), row_offsets)  # (1, R)
     return ops.log_softmax(logits), states, row_offsets
 
 
@@ -254,18 +260,23 @@ def _expand_rows(model: LightRNNModel, rows: Any, states: Any) -> tuple[Any, Any
     num_rows = ops.shape(rows)[0]
     vectors = ops.take(model.embedding.row_embeddings, rows, axis=0)  # (n, D)
     states = [[ops.repeat(state, num_rows, axis=0) for state in layer] for layer in states]
-    hidden, _ = _run_half_step(model, ops.cast(vectors, model.compute_dtype), states)
-    logits = model.softmax.compute_column_logits(hidden, rows)  # (n, C)
+    states = _run_half_step(model, ops.cast(vectors, model.compute_dtype), states)
+    logits = model.softmax.compute_column_logits(_get_hidden(states), rows)  # (n, C)
     return ops.take(model.word_table.words, rows, axis=0), ops.log_softmax(logits)
 
 
-def _run_half_step(model: LightRNNModel, vectors: Any, states: Any) -> tuple[Any, Any]:
-    """Return the hidden state and the states after one half-step, in half the time of a loop."""
+def _run_half_step(model: LightRNNModel, vectors: Any, states: Any) -> list[list[Any]]:
+    """Return the states after one half-step, in half the time of a loop over one."""
     new_states = []
     for layer, of_layer in zip(model.recurrent_layers, states, strict=True):
         vectors, new = layer.cell(vectors, list(of_layer), training=False)
         new_states.append(list(new))
-    return vectors, new_states
+    return new_states
+
+
+def _get_hidden(states: Any) -> Any:
+    """Return the hidden state of the last layer, `(n, H)`: it is the first of its states."""
+    return states[-1][0]
 
 
 # Small things.

@@ -48,6 +48,7 @@ class Network(tf.Module):
         self.word_dim = model.word_dim
         if model.word_dim:
             self._copy_word_vectors(model)
+        self.padding_cell = int(allocation.cells[0]) if model.mask_zero else None
         self.word_bias = None
         if softmax.word_bias_values is not None:
             word_bias = np.zeros(allocation.num_cells, np.float32)
@@ -71,6 +72,12 @@ class Network(tf.Module):
         has_vector = (words >= 0) & (words < len(embeddings))
         indices = np.where(has_vector, words, len(embeddings))
         self.vector_indices = make_variable(indices, tf.int32)  # (R, C)
+
+    def is_read(self, cells: Any) -> Any:
+        """Return which cells hold words, and not padding, which leaves the states as they are."""
+        if self.padding_cell is None:
+            return tf.ones(tf.shape(cells), tf.bool)
+        return cells != self.padding_cell
 
     def make_states(self, size: Any) -> list[Any]:
         """Return the zero state of `size` texts."""

@@ -144,7 +144,6 @@ class _ServedModel(tf.Module):
             self._cells = make_variable(allocation.cells, tf.int32)  # (V,)
             self._words = make_variable(allocation.words.ravel(), tf.int32)  # (R * C,)
             self._num_ids = self._size
-        self._padding_cell = int(allocation.cells[0]) if model.mask_zero else None
 
     @tf.function(input_signature=[_IDS], autograph=False)
     def score_ids(self, words: Any) -> dict[str, Any]:
@@ -221,12 +220,7 @@ class _ServedModel(tf.Module):
         return context, self._vocabulary.encode(text)
 
     def _score(self, ids: Any) -> Any:
-        cells = self._get_cells(ids)
-        if self._padding_cell is None:
-            is_read = tf.ones(tf.shape(cells), tf.bool)
-        else:
-            is_read = cells != self._padding_cell
-        return score_cells(self._network, cells, is_read)
+        return score_cells(self._network, self._get_cells(ids))
 
     def _read(self, text: Any) -> list[Any]:
         ids = tf.concat(self._encode(text), axis=1)  # ragged (B, None)

@@ -13,18 +13,18 @@ from keras_lightrnn.serving.network import Network
 _ROWS_AT_ONCE = 16
 
 
-def score_cells(network: Network, cells: Any, is_read: Any) -> Any:
+def score_cells(network: Network, cells: Any) -> Any:
     """Return the log-probability of every cell but the first, from the zero state.
 
     Args:
         network: `Network`.
         cells: `(B, N)` int32.
-        is_read: `(B, N)` boolean; a word that is not read leaves the states as they are.
 
     Returns:
         `(B, N - 1)` float32. Memory does not grow with `N` but for this.
     """
     rows, columns = cells // network.num_columns, cells % network.num_columns
+    is_read = network.is_read(cells)
     batch_size, length = tf.unstack(tf.shape(cells))
 
     def score_one(t: Any, log_probs: Any, *states: Any) -> Any:
@@ -49,12 +49,14 @@ def score_cells(network: Network, cells: Any, is_read: Any) -> Any:
 def read_prefix(network: Network, cells: Any, lengths: Any) -> list[Any]:
     """Return the states after the first `lengths`, `(B,)`, of `cells`, `(B, N)`; `lengths >= 1`."""
     rows = cells // network.num_columns
-    states = network.read_columns(cells[:, 0], network.make_states(tf.shape(cells)[0]))
+    is_read = network.is_read(cells) & tf.sequence_mask(lengths, tf.shape(cells)[1])
+    start = network.make_states(tf.shape(cells)[0])
+    states = _keep(is_read[:, 0], network.read_columns(cells[:, 0], start), start)
 
     def read_one(t: Any, *states: Any) -> Any:
         old = list(states)
         new = network.read_columns(cells[:, t], network.read_rows(rows[:, t], old))
-        return (t + 1, *_keep(t < lengths, new, old))
+        return (t + 1, *_keep(is_read[:, t], new, old))
 
     _, *states = tf.while_loop(
         lambda t, *_: t < tf.shape(cells)[1], read_one, (tf.constant(1), *states)
@@ -183,7 +185,7 @@ def generate_cells(
         )
         rows = cells // network.num_columns
         new = network.read_columns(cells, network.read_rows(rows, old))
-        return (t + 1, chosen.write(t, cells), *new)
+        return (t + 1, chosen.write(t, cells), *_keep(network.is_read(cells), new, old))
 
     chosen = tf.TensorArray(tf.int32, length, element_shape=[None])
     _, chosen, *_ = tf.while_loop(

@@ -142,6 +142,21 @@ def test_a_search_looks_at_few_rows():
     assert (model.word_table.allocation.rows[words] == 42).all()
 
 
+@pytest.mark.parametrize("recurrence", ["lstm", "gru"])
+def test_searches_pass_over_padding_as_scores_do(recurrence):
+    keras.utils.set_random_seed(0)
+    model = LightRNNModel(11, 5, 6, num_layers=2, recurrence=recurrence, mask_zero=True)
+    model.build((None, None))
+    for prefix in ([3, 0, 5], [0, 3, 0, 0, 5], [3, 5, 0]):
+        log_probs = model.word_log_probs(prefix)
+        expected = [model.score([*prefix, word])[-1] for word in range(1, 11)]
+        assert log_probs[1:] == pytest.approx(expected, abs=1e-5)
+        followed = _Search(model, np.int32(prefix[:1]))
+        for word in prefix[1:]:
+            followed = followed.follow(word)
+        assert followed.all_words() == pytest.approx(log_probs, abs=1e-5)
+
+
 # Sampling.
 
 

@@ -190,7 +190,8 @@ def test_every_kind_of_model(tmp_path, recurrence, options, rng):
     vocabulary = Vocabulary(["<pad>", *(f"w{i}" for i in range(size - 3)), "<unk>", "<eos>"])
     served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
     assert_scores(served, model, vocabulary, ["w1 w2 w3 zzz"])
-    assert_next_words(served, model, vocabulary, ["w1 w2 w3 zzz"], k=size)
+    for text in ("w1 w2 w3 zzz", "w1 <pad> w3", "<pad> w2 <pad>"):
+        assert_next_words(served, model, vocabulary, [text], k=size)
     words = rng.integers(size, size=(2, 7))
     words[:, [0, 3]] = 0
     answer = call(served, "score_ids", words=words)
