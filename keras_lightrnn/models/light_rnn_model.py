@@ -333,12 +333,14 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         Args:
             *args: `x` is an array of windows `(N, T + 1)`, or a dataset of `(windows,)`,
                 `(windows, targets)` or `(windows, targets, sample_weight)`. The targets may be
-                left out: a window holds its own.
+                left out: a window holds its own. A stateful model goes on from window `i` of an
+                array with window `i + batch_size`, and does not shuffle.
             **kwargs: As in `keras.Model.fit`.
 
         Raises:
             ValueError: if an array holds ids outside `[0, V)`, windows of fewer than two
-                words, or nothing; or if the word bias was never given its counts.
+                words, or nothing; if the word bias was never given its counts; or for
+                `shuffle=True` with an array and a stateful model.
         """
         if self.word_bias is not None and not np.any(
             ops.convert_to_numpy(self.softmax.word_bias_values)
@@ -363,23 +365,47 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         arguments = inspect.signature(parent).bind(*args, **kwargs).arguments
         # What `bind` gathers of keyword arguments is theirs again.
         arguments.update(arguments.pop("kwargs", {}))
-        windows = arguments.get("x")
-        if isinstance(windows, (np.ndarray, list)):
-            arguments["x"] = windows = self._check_windows(windows, "x")
-            if arguments.get("sample_weight") is not None and arguments.get("y") is None:
-                arguments["y"] = windows[:, 1:]  # Keras drops weights where there are no targets
-        elif method == "fit":
+        names = ("x", "y", "sample_weight")
+        is_array = _is_array(arguments.get("x"))
+        if is_array:
+            arrays = self._complete_arrays("x", *map(arguments.get, names))
+            arguments.update((k, v) for k, v in zip(names, arrays, strict=True) if v is not None)
+        if method == "fit" and (self.stateful or not is_array):
+            if is_array and arguments.get("shuffle"):
+                raise ValueError(
+                    "A stateful model reads windows in the order in which the text goes on. "
+                    "Received: shuffle=True. Leave `shuffle` out."
+                )
             # Keras warns that its default, to shuffle, does nothing to a dataset.
             arguments.setdefault("shuffle", False)
         self._build_for(arguments.get("x"), arguments.get("batch_size"))
         validation = arguments.get("validation_data")
-        if isinstance(validation, (tuple, list)) and isinstance(validation[0], np.ndarray):
-            self._check_windows(validation[0], "validation_data")
-        callbacks = arguments.get("callbacks")
-        if self.stateful and not isinstance(callbacks, keras.callbacks.CallbackList):
-            given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-            arguments["callbacks"] = [StateReset(), *(c for c in given if c is not None)]
+        if isinstance(validation, (tuple, list)) and _is_array(validation[0]):
+            arguments["validation_data"] = self._complete_arrays("validation_data", *validation)
+        if self.stateful:
+            arguments["callbacks"] = self._add_state_reset(arguments.get("callbacks"))
         return parent(**arguments)
+
+    def _add_state_reset(self, callbacks: Any) -> Any:
+        """Return callbacks, in any form that `fit` takes, with a `StateReset` among them."""
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+            return [StateReset(), *(callback for callback in given if callback is not None)]
+        # That of `fit`, which evaluates with it, has one already.
+        if not any(isinstance(callback, StateReset) for callback in callbacks.callbacks):
+            reset = StateReset()
+            reset.set_model(self)
+            callbacks.callbacks.insert(0, reset)
+        return callbacks
+
+    def _complete_arrays(
+        self, name: str, x: Any, y: Any = None, sample_weight: Any = None
+    ) -> tuple[np.ndarray, Any, Any]:
+        """Return checked windows, their targets if weights need them, and the weights."""
+        windows = self._check_windows(x, name)
+        if y is None and sample_weight is not None:
+            y = windows[:, 1:]  # Keras drops weights where there are no targets
+        return windows, y, sample_weight
 
     def _build_for(self, windows: Any, batch_size: int | None) -> None:
         """Build from the shape of the data, before Keras does so from a first batch."""
@@ -400,7 +426,8 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
             self.build(shape)
 
     def _check_windows(self, windows: Any, name: str) -> np.ndarray:
-        windows = np.asarray(windows)
+        is_tensor = ops.is_tensor(windows)
+        windows = ops.convert_to_numpy(windows) if is_tensor else np.asarray(windows)
         if windows.ndim != 2 or windows.shape[0] == 0 or windows.shape[1] < 2:
             raise ValueError(
                 f"`{name}` must hold windows of word ids (N, T + 1), at least one, of at least two "
@@ -444,7 +471,7 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         """Return the `k` likeliest words to follow a prefix, exactly, and their log-probabilities.
 
         Rows are taken in falling order of probability until no further row can hold a better
-        word.
+        word. Prefixes of a batch are searched one after the other.
 
         Args:
             prefix: Word ids `(N,)`, or prefixes of one length `(B, N)`, `N >= 1`.
@@ -491,6 +518,14 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
             self._inference[name] = compile_inference(self, bound)
         return self._inference[name]
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> LightRNNModel:
+        try:
+            is_fused(config.get("recurrence_path", "auto"), config.get("recurrence", "lstm"))
+        except ValueError:  # trained on another backend: the weights are the same
+            config = {**config, "recurrence_path": "auto"}
+        return cls(**config)
+
     def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -508,3 +543,7 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
             "num_word_vectors": self.num_word_vectors,
             "recurrence_path": self.recurrence_path,
         }
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, list) or hasattr(x, "__array__")

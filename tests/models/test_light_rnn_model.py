@@ -217,6 +217,27 @@ def test_stateful_windows_equal_one_long_window(rng):
     assert np.array_equal(model(windows[:2]), first)
 
 
+def test_a_stateful_model_reads_arrays_in_their_order(rng):
+    model = make(stateful=True, build=(2, 4))
+    model.compile(keras.optimizers.SGD(0.0))
+    windows = rng.integers(11, size=(40, 4))
+    (loss,) = model.fit(windows, batch_size=2, verbose=0).history["loss"]
+    assert loss == pytest.approx(model.evaluate(windows, batch_size=2, verbose=0)[0], abs=1e-5)
+    with pytest.raises(ValueError, match=r"in the order.*shuffle=True"):
+        model.fit(windows, batch_size=2, shuffle=True, verbose=0)
+
+
+def test_a_callback_list_resets_the_state_too(rng):
+    model = sharpen(make(recurrence="lstm", stateful=True, build=(2, 4)))
+    model.compile(keras.optimizers.SGD(0.0))
+    windows = rng.integers(11, size=(2, 4))
+    expected = model.evaluate(windows, batch_size=2, verbose=0)[0]
+    for _ in range(2):
+        callbacks = keras.callbacks.CallbackList([], add_history=True, model=model)
+        history = model.fit(windows, batch_size=2, callbacks=callbacks, verbose=0).history
+        assert history["loss"] == pytest.approx([expected], abs=1e-5)
+
+
 def test_the_carried_state_is_no_part_of_the_saved_weights(tmp_path, rng):
     windows = rng.integers(11, size=(2, 4))
     model = sharpen(make(stateful=True, build=(2, 4)))
@@ -236,6 +257,15 @@ def test_stateful_errors(rng):
     unbuilt = LightRNNModel(11, embedding_dim=5, units=6, stateful=True)
     with pytest.raises(ValueError, match="must be built"):
         unbuilt.score([1, 2, 3])
+
+
+def test_a_path_that_a_backend_lacks_is_no_obstacle_to_loading(monkeypatch):
+    config = make(recurrence="lstm", recurrence_path="fused").get_config()
+    assert LightRNNModel.from_config(config).recurrence_path == "fused"
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match="fused"):
+        make(recurrence="lstm", recurrence_path="fused")
+    assert LightRNNModel.from_config(config).recurrence_path == "auto"
 
 
 def test_dropout_only_in_training(rng):
@@ -294,6 +324,22 @@ def test_validation_windows_are_checked():
     model.compile()
     with pytest.raises(ValueError, match="id 11"):
         model.fit(np.zeros((2, 3), int), validation_data=(np.array([[1, 11]]),), verbose=0)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, tf.constant, np.ndarray.tolist])
+def test_arrays_of_every_kind_are_checked_and_weighed(rng, convert):
+    model = make()
+    model.compile()
+    windows, weights = rng.integers(11, size=(4, 3)), np.zeros((4, 2))
+    with pytest.raises(ValueError, match=r"the id \d+ at position \(0, 0\)"):
+        model.fit(convert(windows + 11), verbose=0)
+    history = model.fit(
+        convert(windows),
+        sample_weight=weights,
+        validation_data=(convert(windows), None, weights),
+        verbose=0,
+    ).history
+    assert history["loss"] == history["val_loss"] == [0.0]
 
 
 def test_fit_asks_for_the_counts_of_a_word_bias(rng):
