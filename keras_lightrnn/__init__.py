@@ -1,7 +1,8 @@
 """LightRNN for Keras: language models over very large vocabularies.
 
-`Allocation`, `assignment`, `reallocation`, `visualization` and `data.Vocabulary` need NumPy, SciPy
-and Numba alone. The rest needs Keras with a backend, and is there when `import keras` works.
+`Allocation`, `assignment`, `reallocation` and `visualization` need NumPy, SciPy and Numba alone,
+`data` TensorFlow Datasets besides. The rest needs Keras with a backend, and is there when
+`import keras` works; `serving` needs TensorFlow.
 """
 
 from __future__ import annotations

@@ -295,7 +295,8 @@ def token_windows(
         seed: Integer seed of `shuffle`, or `None` to draw one.
         initial_epoch: Integer, the epoch that the first iteration reads: seed and epoch
             determine the order. An iteration that reached its end is followed by the next
-            epoch. To resume, give what `fit(initial_epoch=...)` is given.
+            epoch, so evaluate on a data set of its own. To resume, give what
+            `fit(initial_epoch=...)` is given.
         num_processes: Integer `P`, how many processes share the stream; see
             `contiguous_windows`. All must use the same arguments but `process_id`.
         process_id: Integer in `[0, P)`, which of them this is.

@@ -1,4 +1,7 @@
-"""Pure tensor functions of LightRNN, without variables, on every Keras backend."""
+"""Pure tensor functions of LightRNN, without variables.
+
+Those with a gradient of their own need TensorFlow or JAX, the others any backend of Keras.
+"""
 
 from keras_lightrnn.ops.fused_log_probs import WordTerms, compute_fused_log_probs
 from keras_lightrnn.ops.half_steps import interleave_components, split_half_steps

@@ -11,7 +11,7 @@ from keras import ops
 def multiply(x: Any, kernel: Any) -> Any:
     """Return `x · kernel` as float32, with `x` cast to the type of `kernel` for the product.
 
-    In low precision only inside what `compile_function` compiles: TensorFlow has no such
+    In low precision only inside what `compile_op` compiles: TensorFlow has no such
     product elsewhere.
 
     Example:

@@ -116,9 +116,9 @@ def _run(
     indices: Any,
     added: Sequence[Any],
     num_parts: int,
-    cell: str,
+    recurrence: str,
 ) -> tuple[Any, list[Any]]:
-    """Run a cell with `weights`: kernel, bias, recurrent kernel and, or `None`, recurrent bias."""
+    """Run it with `weights`: kernel, bias, recurrent kernel and, or `None`, recurrent bias."""
     kernel, bias, *recurrent_weights = weights
     table = None
     if indices is not None:  # once for all parts
@@ -126,7 +126,7 @@ def _run(
     sequences = [mask, indices, x, added[0]]  # (L, B, ...)
     shared = [table, kernel, bias, added[1], *recurrent_weights]
     if num_parts == 1:
-        hidden, *last = _run_part([*sequences, *shared, *states], cell)
+        hidden, *last = _run_part([*sequences, *shared, *states], recurrence)
         return hidden, last
     results = []
     for part in range(num_parts):
@@ -134,12 +134,12 @@ def _run(
         here = slice(batch_size * part // num_parts, batch_size * (part + 1) // num_parts)
         of_part = [None if y is None else ops.convert_to_tensor(y)[:, here] for y in sequences]
         first = [ops.convert_to_tensor(state)[here] for state in states]
-        results.append(_run_part([*of_part, *shared, *first], cell))
+        results.append(_run_part([*of_part, *shared, *first], recurrence))
     hidden, *last = zip(*results, strict=True)
     return ops.concatenate(hidden, axis=1), [ops.concatenate(state) for state in last]
 
 
-class _Cell(NamedTuple):
+class _Recurrence(NamedTuple):
     """One step of a recurrence and its gradient.
 
     Attributes:
@@ -208,13 +208,13 @@ def _gru_step_gradient(
     return dx, dr, [d_hidden * update]
 
 
-_CELLS = {
-    "lstm": _Cell(_lstm_step, _lstm_step_gradient, num_residuals=0),
-    "gru": _Cell(_gru_step, _gru_step_gradient, num_residuals=1),
+_RECURRENCES = {
+    "lstm": _Recurrence(_lstm_step, _lstm_step_gradient, num_residuals=0),
+    "gru": _Recurrence(_gru_step, _gru_step_gradient, num_residuals=1),
 }
 
 
-def _forward(inputs: list[Any], cell: str) -> tuple[list[Any], list[Any]]:
+def _forward(inputs: list[Any], recurrence: str) -> tuple[list[Any], list[Any]]:
     """Return hidden states and last states; and of all steps what `_backward` needs.
 
     That is the gates, the hidden state after the step, what other states it started from, and
@@ -238,13 +238,13 @@ def _forward(inputs: list[Any], cell: str) -> tuple[list[Any], list[Any]]:
         if recurrent_bias is not None:
             r = r + ops.cast(recurrent_bias, "float32")
         r = ops.transpose(ops.reshape(r, (-1, num_gates, units)), (1, 0, 2))  # (4, B, H)
-        gates, new_states, residuals = _CELLS[cell].step(x, r, states)
+        gates, new_states, residuals = _RECURRENCES[recurrence].step(x, r, states)
         if is_word:
             new_states = _select(is_word[0], new_states, states)
         return new_states, [gates, new_states[0], *states[1:], *residuals]
 
     sequences = [projected, *([] if mask is None else [mask])]
-    num_outputs = len(states) + _CELLS[cell].num_residuals
+    num_outputs = len(states) + _RECURRENCES[recurrence].num_residuals
     shapes = [(num_gates, *states[0].shape)] + [states[0].shape] * num_outputs
     last, outputs = scan(step, states, sequences, shapes, overwrite=True)
     return [outputs[1], *last], outputs
@@ -279,7 +279,9 @@ def _multiply_and_add_backward(x: Any, kernel: Any, upstream: Any) -> list[Any]:
     return [dx, _multiply_transposed(vectors, upstream, kernel), ops.sum(upstream, axis=0)]
 
 
-def _backward(inputs: list[Any], outputs: list[Any], upstream: list[Any], cell: str) -> list[Any]:
+def _backward(
+    inputs: list[Any], outputs: list[Any], upstream: list[Any], recurrence: str
+) -> list[Any]:
     """Return the gradients of the inputs; `outputs` are of all steps, see `_forward`."""
     mask, indices, x, vectors, table, kernel, _, added_kernel = inputs[:8]
     recurrent_kernel, recurrent_bias, *first_states = inputs[8:]
@@ -295,7 +297,9 @@ def _backward(inputs: list[Any], outputs: list[Any], upstream: list[Any], cell: 
         gates, d_output, *others = place
         states, residuals = others[:num_states], others[num_states : len(outputs) - 1]
         gradients = [gradients[0] + d_output, *gradients[1:]]
-        dx, dr, d_states = _CELLS[cell].step_gradient(gates, states, residuals, gradients)
+        dx, dr, d_states = _RECURRENCES[recurrence].step_gradient(
+            gates, states, residuals, gradients
+        )
         d_states[0] = d_states[0] + multiply(dr, transposed)
         if mask is not None:
             is_word = others[-1]

@@ -53,7 +53,8 @@ class SimilarityObjective(ReallocationObjective):
     stay where they are. The cost is that sum as a share of what one vector for all would leave.
 
     In vocabularies of more than 20,000 words, where that would take minutes and most words are
-    rare, those that were seen 2 to 50 times exchange their cells, row by row and column by column:
+    rare, those that occurred 2 to 50 times since the sums began (with rounds after epochs, in the
+    epoch) exchange their cells, row by row and column by column:
     of rarer ones too little is known, and to move more frequent ones costs more than it gains. A
     poor table is replaced by one of greedy choices, in which all words exchange their cells.
 
