@@ -99,6 +99,12 @@ class StepTimer(keras.callbacks.Callback):
     def median_milliseconds(self) -> float:
         return 1e3 * statistics.median(self.seconds)
 
+    @property
+    def compile_seconds(self) -> float:
+        """What steps took that were compiled anew; the first of a training always is."""
+        least = 20 * statistics.median(self.seconds)
+        return sum(seconds for seconds in self.seconds[1:] if seconds > least)
+
 
 def describe(values: list[float]) -> str:
     """Return the mean, and the sample standard deviation of several."""
