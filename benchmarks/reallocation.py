@@ -5,9 +5,10 @@
 Trains the model of `examples/train_language_model.py` from each first allocation, with each
 objective and without. Rounds of reallocation take time and steps do not: the runs without are
 given so many more steps as the longest rounds of that seed would have been, and what is compiled
-anew after them, at the median time of a step (`--equal-steps` leaves that out). Prints validation and test perplexity of every run, then
-mean and sample standard deviation over the seeds. Choose by validation; test is for the report.
-Takes about as many minutes as runs times epochs on two cores with Penn Treebank.
+anew after them, at the median time of a step (`--equal-steps` leaves that out). Prints validation
+and test perplexity of every run, then mean and sample standard deviation over the seeds. Choose by
+validation; test is for the report. Takes about as many minutes as runs times epochs on two cores
+with Penn Treebank.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -349,8 +350,10 @@ class Allocation:
             EOFError,
             KeyError,
             TypeError,  # an array of one `.npy` file is no context
+            NotImplementedError,  # of a method of compression that there is not
             ValueError,
             zipfile.BadZipFile,
+            zlib.error,
         ) as error:
             raise ValueError(
                 "An allocation file must be one that `Allocation.save` wrote, whole. Received: "
@@ -363,6 +366,9 @@ class Allocation:
                 f"cells.size={cells.size}."
             )
         return cls(cells, int(shape[0]), int(shape[1]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._cells, self._num_rows, self._num_columns)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Allocation):

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_lightrnn.distribution import all_reduce_sum, count_replicas
-from keras_lightrnn.ops.masks import get_mask
+from keras_lightrnn.ops.masks import get_mask, set_mask
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
 __all__ = ["NegativeLogLikelihood"]
@@ -58,6 +58,11 @@ class NegativeLogLikelihood(keras.losses.Loss):
         if sample_weight is not None:
             # Keras takes one weight for each window for one for each place in it.
             sample_weight = compute_word_weights(y_pred, sample_weight)
+            # Where the weight is 0 the log-probability may be anything, -inf included.
+            mask = get_mask(y_pred)
+            y_pred = ops.where(ops.cast(sample_weight, "bool"), y_pred, 0.0)
+            if mask is not None:
+                set_mask(y_pred, mask)
         loss = super().__call__(y_true, y_pred, sample_weight)
         if self.reduction != "mean_with_sample_weight" or count_replicas() == 1:
             return loss

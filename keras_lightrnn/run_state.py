@@ -26,6 +26,11 @@ class RunState(keras.layers.Layer):
         super().__init__(trainable=False, **kwargs)
         self.replica_variables: dict[str, Any] = {}
 
+    @property
+    def weights(self) -> list[Any]:
+        """None: what `get_weights` returns fits a model whose run is another one, or over."""
+        return []
+
     def read_run_state(self) -> dict[str, np.ndarray]:
         """Return what `assign_run_state` brings back, of the replicas of this process."""
         return {name: read_parts(value) for name, value in self.replica_variables.items()}

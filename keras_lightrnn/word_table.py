@@ -156,6 +156,13 @@ class WordTable(keras.layers.Layer):
         }
 
     def load_own_variables(self, store: Any) -> None:
+        if "0" not in store.keys():  # noqa: SIM118, it is no dictionary
+            raise ValueError(
+                "A table must be loaded from a file that holds one. Received: no cells for "
+                f"{self.name!r}. The file is of a model whose layers share a table, and this one, "
+                "made by `from_config`, `model_from_json` or `clone_model`, has one for each "
+                "layer. Save and load the whole model as a `.keras` file."
+            )
         # Checked before it is assigned, so that a damaged file leaves the table as it was.
         allocation = Allocation(np.asarray(store["0"]), self.num_rows, self.num_columns)
         self.assign(allocation)

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -66,7 +70,9 @@ def test_immutable_and_independent_of_the_callers_array():
     allocation = Allocation(cells)
     cells[0] = 1
     assert allocation.cells.tolist() == [2, 0, 1]
-    for array in (allocation.cells, allocation.words):
+    copies = [pickle.loads(pickle.dumps(allocation)), copy.deepcopy(allocation)]
+    assert copies == [allocation] * 2
+    for array in (a for x in (allocation, *copies) for a in (x.cells, x.words)):
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
     with pytest.raises(AttributeError):
@@ -148,6 +154,17 @@ def test_load_refuses_what_save_did_not_write(tmp_path):
     for name in ("other.npz", "array.npy", "cut.npz", "empty.npz", "text.npz"):
         with pytest.raises(ValueError, match=rf"Allocation\.save.*{name}"):
             Allocation.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("place", range(0, 600, 25))
+def test_load_refuses_or_sees_through_a_flipped_byte(tmp_path, place):
+    path, allocation = tmp_path / "table.npz", Allocation.random(200, seed=0)
+    allocation.save(path)
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0xFF
+    path.write_bytes(data)
+    with contextlib.suppress(ValueError):
+        assert Allocation.load(path) == allocation
 
 
 def test_load_checks_the_sizes_that_the_file_names(tmp_path):

@@ -39,6 +39,13 @@ def test_mask_counts_as_weight_zero():
     assert float(NegativeLogLikelihood()([[1, 2, 0]], log_probs)) == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("value", [-np.inf, np.nan])
+def test_what_weighs_nothing_may_be_anything(value):
+    log_probs = np.float32([[-2.0, value]])
+    loss = NegativeLogLikelihood()(np.int32([[3, 4]]), log_probs, np.float32([[1.0, 0.0]]))
+    assert float(loss) == pytest.approx(2.0)
+
+
 def test_reductions():
     log_probs = np.float32([[-1, -3], [-5, -7]])
     assert float(NegativeLogLikelihood(reduction="sum")(log_probs, log_probs)) == 16.0

@@ -35,6 +35,17 @@ def test_tables_of_one_name_stay_two_when_saved(tmp_path, rng):
     assert np.array_equal(loaded.predict(ids, verbose=0), before)
 
 
+def test_a_model_that_has_two_tables_for_one_says_so(tmp_path):
+    words = keras.Input((None,), dtype="int32")
+    table = WordTable(11)
+    vectors = [TwoComponentEmbedding(table, 4, combine="sum")(words) for _ in range(2)]
+    model = keras.Model(words, keras.layers.Add()(vectors))
+    model.save_weights(tmp_path / "a.weights.h5")
+    other = keras.models.model_from_json(model.to_json())
+    with pytest.raises(ValueError, match="one for each layer"):
+        other.load_weights(tmp_path / "a.weights.h5")
+
+
 def test_what_makes_a_table():
     for source in (11, Allocation.by_frequency(11), get_word_table(11)):
         table = get_word_table(source)

@@ -69,6 +69,10 @@ class ReallocationCallback(keras.callbacks.Callback):
     History, prices and schedule are part of what `TrainingBackup` and Keras's `BackupAndRestore`
     save.
 
+    In `callbacks` it belongs after `EarlyStopping` and `ModelCheckpoint` where these go by a metric
+    of validation, which is that of the network before the round; and before what logs, and
+    `TrainingBackup` or `BackupAndRestore`.
+
     `logs` of an epoch with a round receive `reallocation_cost` (in the unit of the objective: nats
     per word, up to a constant, or the share of variance), `reallocation_cost_before`,
     `reallocation_gap` (where it is certified), `reallocation_moved` (words) and

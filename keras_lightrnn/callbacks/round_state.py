@@ -78,7 +78,8 @@ class RoundState(RunState):
 
     def load_own_variables(self, store: Any) -> None:
         names = list(store.keys())  # of a file, not of an ordinary dictionary
-        if names:
+        # In the course of a run weights may be loaded, and the run goes on.
+        if names and self.callback.num_epochs is None:
             self.assign_run_state({name: store[name] for name in names})
 
 

@@ -177,7 +177,7 @@ class TrainingBackup(keras.callbacks.Callback):
         with _open(self.path) as file:
             try:
                 header = json.loads(file.read("header.json"))
-            except (KeyError, ValueError) as error:
+            except (KeyError, ValueError, zipfile.BadZipFile) as error:
                 raise _make_error(self.path, "has no header") from error
         if header.get("format") != _FORMAT:
             raise _make_error(self.path, f"is of format {header.get('format')!r}")

@@ -328,6 +328,11 @@ def token_windows(
             "Contiguous windows must stay in order. Received: contiguous=True, shuffle=True. "
             "Use `contiguous=False` to read windows or sentences in any order."
         )
+    if contiguous and end_id is not None:
+        raise ValueError(
+            "Contiguous windows go across the ends of sentences. Received: contiguous=True, end_id="
+            f"{end_id}. Use `contiguous=False` to read sentence by sentence, or leave `end_id` out."
+        )
     if not (contiguous or shuffle) and end_id is None:
         raise ValueError(
             "Reading sentence by sentence needs the id that ends a sentence. Received: "

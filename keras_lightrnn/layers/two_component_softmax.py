@@ -407,7 +407,7 @@ class TwoComponentSoftmax(keras.layers.Layer):
         half_steps = ops.cast(half_steps, self.compute_dtype)
         kernel = ops.cast(kernel, self.compute_dtype)
         logits = ops.cast(ops.matmul(half_steps, ops.transpose(kernel)), "float32")
-        return logits if bias is None else logits + bias
+        return logits if bias is None else logits + ops.cast(bias, "float32")
 
     def compute_mask(self, half_steps: Any, mask: Any = None) -> Any:
         if mask is None:

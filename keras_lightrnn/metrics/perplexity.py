@@ -69,5 +69,6 @@ def _add_compensated(total: Any, rest: Any, value: Any) -> None:
     new = old + value
     added = new - old
     # The rest first: on TensorFlow `old` is the variable itself and changes with it.
-    rest.assign(rest + ((old - (new - added)) + (value - added)))
+    lost = (old - (new - added)) + (value - added)
+    rest.assign(rest + ops.where(ops.isfinite(new), lost, 0.0))
     total.assign(new)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.checks import check_size
+from keras_lightrnn.checks import check_size, is_size
 from keras_lightrnn.models.fused_recurrence import run_fused
 from keras_lightrnn.ops import interleave_components
 from keras_lightrnn.ops.masks import set_mask
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 # Rows that a search expands first, and the most that it expands at once later on.
 _FIRST_ROWS, _MOST_ROWS = 16, 256
+# Below it the best word alone has any weight, and numbers overflow.
+_LEAST_TEMPERATURE = 1e-6
 # Whole batches to score from which on it pays to compile the recurrence for their shape.
 _MANY_BATCHES = 64
 
 
 def score(model: LightRNNModel, words: Any, batch_size: int) -> np.ndarray:
+    check_size("batch_size", batch_size)
     words, is_batch = _prepare(model, words, "words", at_least=2)
     run, run_whole = (model.compile_inference(f) for f in (score_windows, _score_fused))
     if not model.is_fused or len(words) < _MANY_BATCHES * batch_size:
@@ -70,6 +73,8 @@ def generate(
         check_k("top_k", top_k, model.word_table.vocabulary_size)
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"`top_p` must lie in (0, 1]. Received: top_p={top_p}.")
+    if temperature > 0:
+        temperature = max(temperature, _LEAST_TEMPERATURE)
     length = check_size("length", length)
     prefix, is_batch = _prepare(model, prefix, "prefix")
     if is_batch:
@@ -93,7 +98,7 @@ def generate(
             truncate = None  # it is the nucleus of all words already
         else:
             words, log_probs = np.arange(model.word_table.vocabulary_size), search.all_words()
-        weights = np.exp((log_probs - log_probs.max()) / max(temperature, 1e-6))
+        weights = np.exp((log_probs - log_probs.max()) / (temperature or 1.0))
         if truncate is not None:
             words, weights = _keep_nucleus(words, weights, truncate)
         word = int(words[_sample(generator, weights)])
@@ -308,9 +313,11 @@ def _prepare(
 
 
 def check_k(name: str, k: int, vocabulary_size: int) -> None:
-    """Raise `ValueError` unless `1 <= k <= V`."""
-    if not 1 <= k <= vocabulary_size:
-        raise ValueError(f"`{name}` must lie in [1, {vocabulary_size}]. Received: {name}={k}.")
+    """Raise `ValueError` unless `k` is an integer in `[1, V]`."""
+    if not is_size(k) or k > vocabulary_size:
+        raise ValueError(
+            f"`{name}` must be an integer in [1, {vocabulary_size}]. Received: {name}={k!r}."
+        )
 
 
 def _sort(words: np.ndarray, log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

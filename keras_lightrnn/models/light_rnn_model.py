@@ -342,9 +342,8 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
                 words, or nothing; if the word bias was never given its counts; or for
                 `shuffle=True` with an array and a stateful model.
         """
-        if self.word_bias is not None and not np.any(
-            ops.convert_to_numpy(self.softmax.word_bias_values)
-        ):
+        has_counts = self.word_bias is None or self.word_table.vocabulary_size == 1
+        if not has_counts and not np.any(ops.convert_to_numpy(self.softmax.word_bias_values)):
             raise ValueError(
                 "A word bias starts from the counts of the words. Received: "
                 f"word_bias={self.word_bias!r}, and no counts. Call "
@@ -365,6 +364,11 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         arguments = inspect.signature(parent).bind(*args, **kwargs).arguments
         # What `bind` gathers of keyword arguments is theirs again.
         arguments.update(arguments.pop("kwargs", {}))
+        if arguments.get("class_weight") is not None:
+            raise ValueError(
+                "Words of a window cannot be weighed by class: Keras takes windows for classes. "
+                "Received: class_weight. Give `sample_weight`, one for each word (N, T)."
+            )
         names = ("x", "y", "sample_weight")
         is_array = _is_array(arguments.get("x"))
         if is_array:
@@ -433,6 +437,12 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
                 f"`{name}` must hold windows of word ids (N, T + 1), at least one, of at least two "
                 f"words: a word is predicted from those before it. Received: {name}.shape="
                 f"{windows.shape}."
+            )
+        is_whole = np.issubdtype(windows.dtype, np.integer)
+        if not is_whole and not np.array_equal(windows, np.trunc(windows)):
+            raise ValueError(
+                f"`{name}` must hold word ids, whole numbers. Received: {name}.dtype="
+                f"{windows.dtype}, and numbers that are not. Encode text with `Vocabulary.encode`."
             )
         check_word_ids(windows, self.word_table.vocabulary_size)
         return windows

@@ -18,14 +18,19 @@ class WholeFileSaving:
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """Save the whole model, as `keras.Model.save`."""
-        self._save(super().save, filepath, overwrite, kwargs)  # type: ignore[misc]
+        self._save(super().save, filepath, ".keras", overwrite, kwargs)  # type: ignore[misc]
 
     def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """Save the weights, as `keras.Model.save_weights`."""
-        self._save(super().save_weights, filepath, overwrite, kwargs)  # type: ignore[misc]
+        save = super().save_weights  # type: ignore[misc]
+        self._save(save, filepath, ".weights.h5", overwrite, kwargs)
 
-    def _save(self, save: Any, filepath: Any, overwrite: bool, kwargs: dict[str, Any]) -> None:
-        is_file = isinstance(filepath, (str, os.PathLike)) and "://" not in str(filepath)
+    def _save(
+        self, save: Any, filepath: Any, suffix: str, overwrite: bool, kwargs: dict[str, Any]
+    ) -> None:
+        is_path = isinstance(filepath, (str, os.PathLike)) and "://" not in str(filepath)
+        # Keras refuses other names, in words that speak of the name given.
+        is_file = is_path and str(filepath).endswith(suffix)
         if is_file and overwrite and not kwargs:
             with replace_file(filepath) as temporary:
                 # HDF5 brings the process down when the disk is full.

@@ -50,7 +50,7 @@ def compute_bias_table(word_bias: Any, words: Any) -> Any:
     [[2.0, -1000000000.0, 1.0]]
     """
     bias = 0.0 if word_bias is None else ops.take(word_bias, ops.maximum(words, 0))
-    return ops.where(words < 0, EMPTY_CELL_LOGIT, bias)
+    return ops.cast(ops.where(words < 0, EMPTY_CELL_LOGIT, bias), "float32")
 
 
 def compute_row_offsets(word_bias: Any, words: Any) -> Any:

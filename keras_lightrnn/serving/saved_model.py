@@ -268,8 +268,10 @@ def _find_version(path: Path, version: int | None) -> Path:
         names = os.listdir(path) if path.exists() else []
         versions = [int(name) for name in names if name.isdecimal()]
         version = max(versions, default=0) + 1
-    elif version < 0:
-        raise ValueError(f"`version` must not be negative. Received: version={version}.")
+    elif isinstance(version, bool) or not isinstance(version, int) or version < 0:
+        raise ValueError(
+            f"`version` must be an integer that is not negative. Received: version={version!r}."
+        )
     target = path / str(version)
     if target.exists():
         raise FileExistsError(

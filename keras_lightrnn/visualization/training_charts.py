@@ -151,7 +151,10 @@ def _draw(title: str, unit: str, series: Mapping[str, Sequence[float]]) -> str:
 
 def _choose_ticks(least: float, greatest: float) -> tuple[list[float], int]:
     """Return round numbers at equal distances that enclose both, and the decimals to tell them."""
-    spread = greatest - least or abs(greatest) or 1.0
+    size = max(abs(least), abs(greatest))
+    spread = greatest - least
+    if spread <= 1e-9 * size or size < 1e-300:  # no more than rounding
+        spread = size if size >= 1e-300 else 1.0
     power = 10.0 ** math.floor(math.log10(spread / _NUM_TICKS))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m * _NUM_TICKS >= spread)
     first = math.floor(least / step)

@@ -234,6 +234,42 @@ def test_a_broken_fit_leaves_no_observer_to_the_next():
     assert "train_step" not in vars(model)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_early_stopping_restores_weights_and_table(is_first):
+    model = make_model()
+    stopping = keras.callbacks.EarlyStopping("loss", restore_best_weights=True, patience=5)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), every=[2], verbose=0)
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["loss"] = float(epoch > 0)  # the first is the best
+            seen.append((model.get_weights(), model.word_table.allocation))
+
+    callbacks = [callback, stopping] if is_first else [stopping, callback]
+    model.fit(make_windows(), epochs=3, callbacks=[Watch(), *callbacks], verbose=0)
+    assert callback.history[0]["moved"] > 0
+    weights, allocation = seen[0]
+    assert model.word_table.allocation == allocation != seen[2][1]
+    for received, expected in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(received, expected)
+
+
+def test_weights_loaded_in_the_course_of_a_run_leave_its_rounds_alone(tmp_path):
+    model = make_model()
+    callback = ReallocationCallback(LikelihoodObjective("exact"), every="epoch", verbose=0)
+
+    class GoBack(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                model.save_weights(tmp_path / "a.weights.h5")
+            else:
+                model.load_weights(tmp_path / "a.weights.h5")
+
+    model.fit(make_windows(), epochs=3, callbacks=[callback, GoBack()], verbose=0)
+    assert len(callback.history) == 3
+
+
 def test_steps_are_counted_and_not_updates():
     model = make_model()
     model.compile(keras.optimizers.Adam(gradient_accumulation_steps=2))

@@ -295,7 +295,8 @@ def test_shuffle_is_new_in_every_epoch_and_the_seed_repeats_it():
 @pytest.mark.parametrize("contiguous", [True, False])
 def test_plain_keras_fit(contiguous):
     words = Vocabulary(["<eos>", "<unk>", *"abcdef"]).encode_lines(["a b c d e f", "b c"] * 40)
-    dataset = token_windows(words, 4, 10, contiguous, end_id=0, vocabulary_size=8)
+    end_id = None if contiguous else 0
+    dataset = token_windows(words, 4, 10, contiguous, end_id=end_id, vocabulary_size=8)
     window = keras.Input((None,), dtype="int32")
     hidden = keras.layers.Embedding(8, 4)(window[:, :-1])
     model = keras.Model(window, keras.layers.Dense(8)(hidden))
@@ -330,6 +331,7 @@ def test_nothing_needs_tensorflow_but_the_dataset():
         (np.ones((2, 3), np.int32), {}, r"words.shape=\(2, 3\)"),
         ([3, 4], {"shuffle": True}, "shuffle=True"),
         ([3, 4], {"contiguous": False}, "end_id=None"),
+        ([3, 4], {"end_id": 4}, "contiguous=True, end_id=4"),
         ([3, 4], {"contiguous": False, "end_id": 0}, "the last being 4, with end_id=0"),
         ([3, 4], {"num_processes": 0}, "num_processes=0"),
         ([3, 4], {"process_id": -1}, "process_id=-1"),

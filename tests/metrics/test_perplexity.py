@@ -54,6 +54,13 @@ def test_what_weighs_nothing_may_be_anything(value):
     assert float(metric.result()) == pytest.approx(np.exp(2.0), rel=1e-6)
 
 
+def test_an_impossible_word_makes_it_infinite():
+    metric = Perplexity()
+    for log_probs in ([-np.inf, -1.0], [-1.0, -2.0]):
+        metric.update_state(None, np.float32(log_probs))
+    assert float(metric.result()) == np.inf
+
+
 def test_a_wrong_word_that_counts_is_loud():
     metric = Perplexity()
     metric.update_state(None, np.float32([-2.0, np.nan]))

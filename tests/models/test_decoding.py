@@ -179,6 +179,11 @@ def test_temperature_zero_is_the_chain_of_best_words(model):
     assert sampled.dtype == np.int32
 
 
+def test_the_least_temperatures_overflow_nothing(model):
+    best = model.generate(PREFIX, length=4, temperature=0).tolist()
+    assert model.generate(PREFIX, length=4, temperature=1e-300, seed=0).tolist() == best
+
+
 OPTIONS = [
     {},
     {"temperature": 0.7},
@@ -235,6 +240,8 @@ def test_samples_follow_the_truncated_distribution(model, distribution, options)
         ("score", {"words": [1, V]}, ValueError, rf"\[0, {V}\).*id {V}"),
         ("score", {"words": [1.0, 2.0]}, TypeError, "integer.*float64"),
         ("next_words", {"prefix": []}, ValueError, r"at least 1 word.*\(0,\)"),
+        ("score", {"words": [1, 2], "batch_size": 0}, ValueError, "batch_size.*0"),
+        ("next_words", {"prefix": [1], "k": 2.5}, ValueError, r"`k`.*integer.*k=2.5"),
         ("next_words", {"prefix": [1], "k": 0}, ValueError, rf"`k`.*\[1, {V}\].*k=0"),
         ("next_words", {"prefix": [1], "k": V + 1}, ValueError, rf"`k`.*\[1, {V}\]"),
         ("word_log_probs", {"prefix": [[[1]]]}, ValueError, r"\(1, 1, 1\)"),

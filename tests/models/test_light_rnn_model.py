@@ -248,6 +248,14 @@ def test_the_carried_state_is_no_part_of_the_saved_weights(tmp_path, rng):
     assert np.asarray(other(windows)) == pytest.approx(first, abs=1e-6)
 
 
+def test_weights_of_a_stateful_model_fit_another_batch_size():
+    weights = sharpen(make(stateful=True, build=(2, 4))).get_weights()
+    for arguments in ({}, {"stateful": True, "build": (3, 4)}):
+        other = make(**arguments)
+        other.set_weights(weights)
+        assert np.array_equal(other.get_weights()[1], weights[1])
+
+
 def test_stateful_errors(rng):
     with pytest.raises(ValueError, match=r"fixed batch size.*None"):
         make(stateful=True)
@@ -309,6 +317,7 @@ def test_constructor_errors(arguments, message):
         (np.zeros(5, int), r"`x` must hold windows.*\(5,\)"),
         ([[1, 2, 11]], r"\[0, 11\).*id 11 at position \(0, 2\)"),
         ([[1, -1, 2]], r"\[0, 11\).*id -1 at position \(0, 1\)"),
+        ([[1.0, 2.5]], r"whole numbers.*float64"),
     ],
 )
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
@@ -340,6 +349,30 @@ def test_arrays_of_every_kind_are_checked_and_weighed(rng, convert):
         verbose=0,
     ).history
     assert history["loss"] == history["val_loss"] == [0.0]
+
+
+def test_words_are_not_weighed_by_class(rng):
+    model = make()
+    model.compile()
+    with pytest.raises(ValueError, match="Give `sample_weight`"):
+        model.fit(rng.integers(11, size=(2, 3)), class_weight={0: 1.0}, verbose=0)
+
+
+def test_float64(rng):
+    model = LightRNNModel(ALLOCATION, 4, 4, word_bias="counts", dtype="float64")
+    model.assign_word_counts(np.ones(11))
+    model.compile(run_eagerly=True)
+    windows = rng.integers(11, size=(2, 3))
+    model.fit(windows, verbose=0)
+    assert model.predict(windows, verbose=0) == pytest.approx(model.score(windows), abs=1e-5)
+    assert model.next_words([1, 2], k=11)[0].shape == (11,)
+
+
+def test_a_vocabulary_of_one_word():
+    model = LightRNNModel(1, 2, 2, word_bias="counts")
+    model.assign_word_counts([3])
+    model.compile()
+    assert model.fit(np.zeros((2, 3), int), verbose=0).history["loss"] == [0.0]
 
 
 def test_fit_asks_for_the_counts_of_a_word_bias(rng):

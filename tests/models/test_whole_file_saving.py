@@ -67,6 +67,15 @@ def test_weights_of_another_vocabulary_are_refused(tmp_path):
     assert model.word_table.allocation == before
 
 
+def test_other_names_are_refused_as_they_were_given(tmp_path):
+    model = make_model(0)
+    for save, name in ((model.save, "model"), (model.save_weights, "model.h5")):
+        with pytest.raises(ValueError, match=rf"{name}") as info:
+            save(tmp_path / name)
+        assert "tmp." not in str(info.value)
+    assert os.listdir(tmp_path) == []
+
+
 def test_overwrite_asks(tmp_path, monkeypatch):
     path = tmp_path / "model.keras"
     make_model(0).save(path)

@@ -73,7 +73,17 @@ def test_what_fit_returns_and_the_callback_itself():
 
 
 @pytest.mark.parametrize(
-    "values", [[5.0], [5.0, 5.0], [0.0, 0.0], [1e-7, 2e-7], [1e9, 3.0], [-6.5011, -6.5013]]
+    "values",
+    [
+        [5.0],
+        [5.0, 5.0],
+        [5.0, 5.0 + 1e-15],
+        [0.0, 0.0],
+        [1e-320, 2e-320],
+        [1e-7, 2e-7],
+        [1e9, 3.0],
+        [-6.5011, -6.5013],
+    ],
 )
 def test_ticks_enclose_any_values(values):
     html = make_training_charts({"perplexity": values})
