@@ -369,7 +369,7 @@ def _fit_vectors(
         + 2 * np.vdot(row_vectors, is_filled @ column_vectors)
     )
     # A perfect fit may be off by rounding, to either side.
-    return row_vectors.astype(np.float32), column_vectors.astype(np.float32), max(error, 0.0)
+    return row_vectors.astype(np.float32), column_vectors.astype(np.float32), float(max(error, 0.0))
 
 
 def _sum_by_group(values: np.ndarray, groups: np.ndarray, num_groups: int) -> np.ndarray:

@@ -38,7 +38,7 @@ def split_half_steps(half_steps: Any) -> tuple[Any, Any]:
 
     >>> import numpy as np
     >>> columns, rows = split_half_steps(np.arange(6).reshape(1, 6, 1))
-    >>> columns.ravel().tolist(), rows.ravel().tolist()
+    >>> [int(x) for x in np.ravel(columns)], [int(x) for x in np.ravel(rows)]
     ([0, 2, 4], [1, 3, 5])
     """
     shape = ops.shape(half_steps)
