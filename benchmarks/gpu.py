@@ -32,16 +32,12 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from training_speed import make_windows
 
 from keras_lightrnn import LightRNNModel
 
 SIZES = ["64,35,512,65000", "128,35,512,250000", "512,64,1024,793000"]
 Step = Callable[[], Any]
-
-
-def make_windows(batch_size: int, length: int, vocabulary_size: int) -> np.ndarray:
-    shape = batch_size, length + 1
-    return np.random.default_rng(0).integers(vocabulary_size, size=shape).astype("int32")
 
 
 def make_light_rnn(size: Sequence[int], path: str, policy: str) -> Step:
