@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,6 +26,17 @@ def seed() -> int:
     else:
         keras.utils.set_random_seed(0)
     return 0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_graphs() -> Iterator[None]:
+    """Drop the graphs of a module's models, which garbage collection would look through again."""
+    yield
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        keras.backend.clear_session()
+    gc.collect()
+    gc.freeze()  # what is left are modules
 
 
 @pytest.fixture

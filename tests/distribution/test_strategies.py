@@ -13,9 +13,17 @@ import numpy as np
 import pytest
 from scripts import make_environment
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="`tf.distribute` is TensorFlow's"
-)
+from keras_lightrnn import distribution
+
+pytestmark = [
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="`tf.distribute` is TensorFlow's"
+    ),
+    pytest.mark.skipif(
+        not distribution._HAS_SYNCHRONIZATION,
+        reason=f"state of replicas is refused with Keras {keras.__version__}",
+    ),
+]
 SCRIPT = Path(__file__).parent / "training_run.py"
 
 
