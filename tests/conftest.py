@@ -36,7 +36,7 @@ def forget_graphs() -> Iterator[None]:
     if keras is not None:
         keras.backend.clear_session()
     gc.collect()
-    gc.freeze()  # what is left are modules
+    gc.freeze()  # what is left is there to stay: modules, mostly
 
 
 @pytest.fixture

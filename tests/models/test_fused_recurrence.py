@@ -33,10 +33,12 @@ def make_windows(rng, num=B):
 @pytest.mark.parametrize(
     ("arguments", "jit_compile"),
     [
-        ({"num_layers": 2, "word_bias": "trainable", "word_dim": 2}, False),
-        ({"recurrence": "gru", "mask_zero": True, "word_dim": 2, "num_word_vectors": 7}, False),
-        ({"mask_zero": True, "word_bias": "trainable", "word_dim": 2}, True),
+        ({"num_layers": 2, "word_bias": "trainable"}, False),
+        ({"recurrence": "gru", "mask_zero": True}, False),
+        ({"mask_zero": True}, True),
         ({"recurrence": "gru", "word_bias": "counts"}, True),
+        ({"word_dim": 2, "num_word_vectors": 7}, False),
+        ({"word_dim": 2, "word_bias": "trainable"}, True),
     ],
     ids=str,
 )
@@ -59,39 +61,32 @@ def test_a_step_equals_that_of_the_keras_layers(rng, arguments, jit_compile):
 
 @pytest.mark.parametrize(
     ("num_cores", "batch_size", "jit_compile", "num_parts"),
-    [
-        (2, 17, False, 2),
-        (8, 17, False, 2),
-        (2, None, False, 2),
-        (1, 17, False, 1),
-        (2, 15, False, 1),
-        (2, 17, True, 1),
-    ],
+    [(2, 17, False, 2), (8, 17, False, 2), (1, 17, False, 1), (2, 15, False, 1), (2, 17, True, 1)],
 )
 def test_a_batch_is_run_in_parts_where_cores_would_be_idle(
-    monkeypatch, num_cores, batch_size, jit_compile, num_parts
+    rng, monkeypatch, num_cores, batch_size, jit_compile, num_parts
 ):
     monkeypatch.setattr(fused_recurrence, "_count_cores", lambda: num_cores)
-    _, model = make_pair()
-    model.compile("sgd", jit_compile=jit_compile)
-    assert fused_recurrence._choose_num_parts(model, batch_size) == num_parts
-
-
-def test_a_step_in_parts_equals_that_of_the_keras_layers(rng, monkeypatch):
-    monkeypatch.setattr(fused_recurrence, "_count_cores", lambda: 2)
     run, chosen = fused_recurrence.lstm, []
     monkeypatch.setattr(
         fused_recurrence, "lstm", lambda *given: chosen.append(given[-1]) or run(*given)
     )
     models = make_pair(num_layers=2)
-    windows = make_windows(rng, 34)
+    windows = make_windows(rng, 2 * batch_size)
     for model in models:
-        model.compile(keras.optimizers.SGD(1.0))
-        model.loss_seen = model.fit(windows, batch_size=17, verbose=0).history["loss"]
-    assert set(chosen) == {2}
+        model.compile(keras.optimizers.SGD(1.0), jit_compile=jit_compile)
+        model.loss_seen = model.fit(windows, batch_size=batch_size, verbose=0).history["loss"]
+    assert set(chosen) == {num_parts}
     assert models[0].loss_seen == pytest.approx(models[1].loss_seen, rel=1e-5)
     for first, second in zip(*(m.trainable_variables for m in models), strict=True):
         assert np.asarray(second) == pytest.approx(np.asarray(first), rel=1e-5, abs=1e-6)
+
+
+def test_a_batch_of_unknown_size_is_run_in_parts(monkeypatch):
+    monkeypatch.setattr(fused_recurrence, "_count_cores", lambda: 2)
+    _, model = make_pair()
+    model.compile("sgd")
+    assert fused_recurrence._choose_num_parts(model, None) == 2
 
 
 @pytest.mark.parametrize(
