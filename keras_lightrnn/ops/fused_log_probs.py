@@ -294,7 +294,8 @@ def _split(arrays: list[Any], weights: list[Any]) -> list[Any]:
     # What a word takes: logits, and the products with word vectors that they are sums of.
     logits = weights[0].shape[0] * (weights[3].shape[2] if len(weights) > 3 else 1)
     # At least one: a replica's share of a batch may be empty; XLA refuses a loop over nothing.
-    num_chunks = 1 + size * logits // _MAX_LOGITS
+    # Divided and not multiplied by, for the product of the two may not fit into an int32.
+    num_chunks = 1 + size // max(1, _MAX_LOGITS // logits)
     chunk = -(-size // num_chunks)
     chunks = []
     for array in arrays:

@@ -240,6 +240,20 @@ def test_the_size_of_a_batch_may_be_unknown(rng):
         assert np.asarray(log_probs) == pytest.approx(expected[:size], rel=1e-5, abs=1e-5)
 
 
+def test_the_number_of_chunks_does_not_overflow():
+    size, num_columns, num_vectors = 40_000, 1_000, 128  # of the one int32 can hold, over 2**32
+    weights = [np.zeros((num_columns, 1)), None, None, np.zeros((1, 1, num_vectors))]
+
+    @tf.function(input_signature=[tf.TensorSpec((None,))])
+    def count(array):
+        return tf.shape(fused_log_probs._split([array], weights)[0])
+
+    num_chunks, chunk = np.asarray(count(np.zeros(size, np.float32)))
+    words_at_once = fused_log_probs._MAX_LOGITS // (num_columns * num_vectors)
+    assert num_chunks == 1 + size // words_at_once
+    assert size <= num_chunks * chunk < size + num_chunks
+
+
 def test_no_logits_live_between_the_passes(rng):
     cells, _, floats = make_inputs(rng, with_bias=False)
     _, residuals = fused_log_probs._forward([cells, *floats, *[None] * 6], False)
