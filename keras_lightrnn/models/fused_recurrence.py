@@ -64,6 +64,7 @@ def run_fused(
     if states is None:
         zeros = ops.zeros((ops.shape(words)[0], model.units), "float32")
         states = [[zeros] * model.num_states for _ in model.recurrent_layers]
+    states = [[ops.cast(state, "float32") for state in some] for some in states]
     # Compiled code clamps wrong ids in silence.
     invalid = mark_invalid_ids(words, model.word_table.vocabulary_size)
     invalid = ops.sum(invalid, axis=1, keepdims=True)  # (B, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -64,8 +65,9 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         recurrence_path: What runs the recurrence in `fit`, `evaluate`, and `score` of many
             batches. `"keras"`: the Keras layers. `"fused"`: the package's own LSTM or GRU on the
             same weights, see `keras_lightrnn.ops.lstm`; TensorFlow and JAX only. `"auto"`
-            (default): the faster one of the device, which is `"fused"` wherever no cuDNN serves
-            the Keras layers. Values and gradients are the same.
+            (default): on TensorFlow the faster one of the device, which is `"fused"` wherever
+            no cuDNN serves the Keras layers; on JAX always `"fused"`. Values and gradients are
+            the same.
         **kwargs: `name` and `dtype` (a dtype policy that reaches every layer).
 
     Call arguments:
@@ -210,7 +212,7 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         words = cast_word_ids(words)
         initial_states = None
         if self.carried_state is not None:
-            self._check_batch_size(words)
+            words = _check_batch_size(words, self.carried_state)
             initial_states = self.carried_state.read()
         # Elsewhere a model is plain operations, of any shapes, for any runtime.
         is_step = training or self._is_in_test_step
@@ -256,17 +258,6 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         half_steps = self.dropout_layers[-1](half_steps, training=training)
         return half_steps, new_states
 
-    def _check_batch_size(self, words: Any) -> None:
-        state = self.carried_state
-        if state is not None and words.shape[0] not in (None, state.share):
-            shared = f" ({state.share} on each replica)" if state.share < state.batch_size else ""
-            raise ValueError(
-                "A stateful model takes windows of the batch size that it was built for: "
-                f"{state.batch_size}{shared}. Received: words.shape={tuple(words.shape)}. "
-                "Make windows of that batch size, or score them with `score`, which carries "
-                "no state from call to call."
-            )
-
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         batch_size, length = input_shape
         return batch_size, None if length is None else length - 1
@@ -275,18 +266,27 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
         self,
         optimizer: Any = "adam",
         loss: Any = None,
+        *,
         weighted_metrics: Any = None,
         **kwargs: Any,
     ) -> None:
         """Configure training, as `keras.Model.compile`.
 
         The loss is the negative log-likelihood in nats a word, and `perplexity` is always
-        among the metrics. What is given here replaces the loss and adds to the metrics.
+        among the metrics. What is given here replaces the loss and adds to the metrics. The
+        `loss` that is shown is a mean of means of batches, as always in Keras: where windows hold
+        unequal numbers of words it is only near the log of `perplexity`, which is exact.
 
         Raises:
-            ValueError: for `jit_compile=True` on several replicas, which TensorFlow cannot
-                compile; or for an optimizer made outside of the scope of the strategy.
+            ValueError: for `weighted_metrics` that are no list; for `jit_compile=True` on several
+                replicas, which TensorFlow cannot compile; or for an optimizer made outside of the
+                scope of the strategy.
         """
+        if not isinstance(weighted_metrics, (list, tuple, type(None))):
+            raise ValueError(
+                "`weighted_metrics` must be a list, to which `perplexity` is added. Received: "
+                f"weighted_metrics={weighted_metrics!r}. Give a list of metrics or their names."
+            )
         if kwargs.get("jit_compile") is True and count_replicas(self) > 1:
             raise ValueError(
                 "TensorFlow cannot compile the step of several replicas as one XLA program. "
@@ -342,8 +342,8 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
                 words, or nothing; if the word bias was never given its counts; or for
                 `shuffle=True` with an array and a stateful model.
         """
-        has_counts = self.word_bias is None or self.word_table.vocabulary_size == 1
-        if not has_counts and not np.any(ops.convert_to_numpy(self.softmax.word_bias_values)):
+        needs_counts = self.word_bias is not None and self.word_table.vocabulary_size > 1
+        if needs_counts and not np.any(ops.convert_to_numpy(self.softmax.word_bias_values)):
             raise ValueError(
                 "A word bias starts from the counts of the words. Received: "
                 f"word_bias={self.word_bias!r}, and no counts. Call "
@@ -382,7 +382,8 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
                 )
             # Keras warns that its default, to shuffle, does nothing to a dataset.
             arguments.setdefault("shuffle", False)
-        self._build_for(arguments.get("x"), arguments.get("batch_size"))
+        split = arguments.get("validation_split") or 0.0
+        self._build_for(arguments.get("x"), arguments.get("batch_size"), split)
         validation = arguments.get("validation_data")
         if isinstance(validation, (tuple, list)) and _is_array(validation[0]):
             arguments["validation_data"] = self._complete_arrays("validation_data", *validation)
@@ -407,21 +408,39 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
     ) -> tuple[np.ndarray, Any, Any]:
         """Return checked windows, their targets if weights need them, and the weights."""
         windows = self._check_windows(x, name)
+        expected = (len(windows), windows.shape[1] - 1)
+        if y is not None and tuple(np.shape(y)) != expected:
+            raise ValueError(
+                f"The targets of windows `{name}` of shape {windows.shape} are their words from "
+                f"the second on, {expected}. Received: targets of shape {tuple(np.shape(y))}. "
+                "Leave the targets out, and keep the last word of each window."
+            )
         if y is None and sample_weight is not None:
             y = windows[:, 1:]  # Keras drops weights where there are no targets
         return windows, y, sample_weight
 
-    def _build_for(self, windows: Any, batch_size: int | None) -> None:
+    def _build_for(self, windows: Any, batch_size: int | None, validation_split: float) -> None:
         """Build from the shape of the data, before Keras does so from a first batch."""
         if hasattr(windows, "element_spec"):  # a tf.data.Dataset
             shape = tuple(keras.tree.flatten(windows.element_spec)[0].shape)
         elif isinstance(windows, np.ndarray):
             batch_size = batch_size or 32
-            if self.stateful and len(windows) % batch_size:
+            num_trained = math.floor(len(windows) * (1 - validation_split))  # as Keras splits
+            parts = (num_trained, len(windows) - num_trained)
+            if self.stateful and any(part % batch_size for part in parts):
+                received = "{} windows" if not parts[1] else "{} windows and {} of validation"
                 raise ValueError(
                     "A stateful model needs whole batches. Received: "
-                    f"{len(windows)} windows, batch_size={batch_size}. Leave windows out, choose "
-                    "a batch size that divides their number, or use `token_windows`, which pads."
+                    f"{received.format(*parts)}, batch_size={batch_size}. Leave windows out, "
+                    "choose a batch size that divides their number, or use `token_windows`, which "
+                    "pads."
+                )
+            state = self.carried_state
+            if state is not None and batch_size != state.batch_size:
+                raise ValueError(
+                    "A stateful model takes windows of the batch size that it was built for: "
+                    f"{state.batch_size}. Received: batch_size={batch_size}. Give that batch size, "
+                    "or score windows with `score`, which carries no state from call to call."
                 )
             shape = (batch_size, windows.shape[1])
         else:
@@ -553,6 +572,23 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
             "num_word_vectors": self.num_word_vectors,
             "recurrence_path": self.recurrence_path,
         }
+
+
+def _check_batch_size(words: Any, state: CarriedState) -> Any:
+    """Return the windows; of a size that is not known yet, TensorFlow checks it in the step."""
+    if words.shape[0] is None and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.ensure_shape(words, (state.share, None))
+    if words.shape[0] not in (None, state.share):
+        shared = f" ({state.share} on each replica)" if state.share < state.batch_size else ""
+        raise ValueError(
+            "A stateful model takes windows of the batch size that it was built for: "
+            f"{state.batch_size}{shared}. Received: words.shape={tuple(words.shape)}. "
+            "Make windows of that batch size, or score them with `score`, which carries "
+            "no state from call to call."
+        )
+    return words
 
 
 def _is_array(x: Any) -> bool:

@@ -267,6 +267,58 @@ def test_stateful_errors(rng):
         unbuilt.score([1, 2, 3])
 
 
+def test_both_parts_of_a_validation_split_are_whole_batches(rng):
+    model = make(stateful=True, build=(2, 4))
+    model.compile("sgd")
+    windows = rng.integers(11, size=(8, 4))
+    with pytest.raises(ValueError, match=r"7 windows and 1 of validation, batch_size=2"):
+        model.fit(windows, batch_size=2, validation_split=0.1, verbose=0)
+    with pytest.raises(ValueError, match=r"7 windows, batch_size=2"):
+        model.fit(windows[:7], batch_size=2, verbose=0)
+    history = model.fit(windows, batch_size=2, validation_split=0.25, verbose=0).history
+    assert np.isfinite(history["val_loss"]).all()
+
+
+@pytest.mark.parametrize("recurrence", ["lstm", "gru"])
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "float16", "float64"])
+def test_stateful_models_train_in_any_precision(rng, recurrence, dtype):
+    model = LightRNNModel(11, 5, 6, recurrence=recurrence, stateful=True, dtype=dtype)
+    model.compile("sgd")
+    windows = rng.integers(11, size=(6, 4))
+    history = model.fit(windows, batch_size=2, validation_data=(windows,), verbose=0).history
+    assert np.isfinite([history["loss"], history["val_loss"]]).all()
+    assert any(np.asarray(state, "float32").any() for state in model.carried_state.states[0])
+
+
+def test_a_stateful_model_broadcasts_no_window(rng):
+    model = make(stateful=True, build=(4, 4))
+    windows = rng.integers(11, size=(8, 4))
+    assert model.predict(windows, batch_size=4, verbose=0).shape == (8, 3)
+    with pytest.raises(ValueError, match=r"was built for: 4\. Received: batch_size=1"):
+        model.predict(windows, batch_size=1, verbose=0)
+    dataset = tf.data.Dataset.from_tensor_slices(windows[:5].astype("int32")).batch(4)
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=r"[Ss]hape|built for"):
+        model.predict(dataset, verbose=0)
+
+
+def test_targets_that_are_not_those_of_the_windows(rng):
+    model = make(build=(2, 4))
+    model.compile("sgd")
+    windows = rng.integers(11, size=(4, 5))
+    for method in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=r"from the second on, \(4, 3\).*\(4, 4\)"):
+            method(windows[:, :-1], windows[:, 1:], verbose=0)
+
+
+def test_weighted_metrics_are_a_list():
+    model = make(build=(2, 4))
+    for metrics in ("mse", {"perplexity": "mse"}):
+        with pytest.raises(ValueError, match="must be a list, to which `perplexity` is added"):
+            model.compile("sgd", weighted_metrics=metrics)
+    with pytest.raises(TypeError):
+        model.compile("sgd", None, None)  # where Keras has `loss_weights`
+
+
 def test_a_path_that_a_backend_lacks_is_no_obstacle_to_loading(monkeypatch):
     config = make(recurrence="lstm", recurrence_path="fused").get_config()
     assert LightRNNModel.from_config(config).recurrence_path == "fused"
