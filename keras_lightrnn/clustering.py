@@ -280,6 +280,8 @@ def _fit_known(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Do what `_fit_vectors` does, without the words of which nothing is known."""
     has_features = np.asarray(features.any(axis=1))
+    if not has_features.any():
+        has_features[:] = True
     return _fit_vectors(features[has_features], _select_words(allocation, has_features))
 
 

@@ -91,4 +91,4 @@ class DerivedVariable(LinkedVariable):
         self.sources = sources
         super().__init__(lambda shape, dtype: compute(), shape, dtype, name)
         for source in sources:
-            source._derived.append(weakref.ref(self))
+            source._derived.append(weakref.ref(self, source._derived.remove))

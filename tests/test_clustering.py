@@ -11,7 +11,12 @@ from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn import clustering
 from keras_lightrnn.allocation import Allocation
-from keras_lightrnn.clustering import _swap_in_pairs, cluster_features, exchange_words
+from keras_lightrnn.clustering import (
+    _swap_in_pairs,
+    cluster_features,
+    compute_cluster_error,
+    exchange_words,
+)
 
 
 def _compute_error(features: np.ndarray, allocation: Allocation) -> float:
@@ -57,6 +62,10 @@ class TestClusterFeatures:
         )
         assert short == once
         assert _compute_error(features, long) < _compute_error(features, once)
+
+    def test_nothing_known_is_no_error(self):
+        allocation = Allocation.random(6, seed=0)
+        assert compute_cluster_error(np.zeros((6, 2), np.float32), allocation) == 0.0
 
     @pytest.mark.parametrize(("num_rows", "num_columns"), [(6, 6), (4, 9), (12, 3)])
     def test_additive_features_are_fitted(self, num_rows, num_columns):

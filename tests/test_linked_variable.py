@@ -130,6 +130,15 @@ def test_a_table_outlives_layers_made_on_it():
     assert np.array_equal(table.words, SECOND.words)
 
 
+def test_a_source_forgets_what_is_gone():
+    source = LinkedVariable(keras.initializers.Ones(), (2,), "float32", "source")
+    double = DerivedVariable(lambda: 2 * source, [source], (2,), "float32", "double")
+    assert [reference() for reference in source._derived] == [double]
+    del double
+    gc.collect()
+    assert source._derived == []
+
+
 def test_derived_of_derived():
     source = LinkedVariable(keras.initializers.Ones(), (2,), "float32", "source")
     double = DerivedVariable(lambda: 2 * source, [source], (2,), "float32", "double")

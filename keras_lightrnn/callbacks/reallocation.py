@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -136,6 +137,9 @@ class ReallocationCallback(keras.callbacks.Callback):
 
     def set_model(self, model: Any) -> None:
         self._detach()  # an earlier `fit` may have ended by an exception
+        if model is not self._model:  # what was learnt with another one says nothing of this one
+            self.prices = None
+            self.schedule.best = math.inf
         # Before any callback's `on_train_begin`: that of a backup brings our state back.
         super().set_model(model)
         self._attach()
@@ -214,6 +218,8 @@ class ReallocationCallback(keras.callbacks.Callback):
             before, self._step = self._step, _count_steps(self.model)
             if self.schedule.is_due_after_step(before, self._step, len(self.history)):
                 self.reallocation_round()
+                if self._stop_summing_if_over():
+                    self.model.make_train_function(force=True)
             self._next_look = batch + 1 + self.schedule.count_steps_left(self._step)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

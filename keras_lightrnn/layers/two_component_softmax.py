@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -264,12 +266,8 @@ class TwoComponentSoftmax(keras.layers.Layer):
             observer: A `keras.layers.Layer` whose variables are to be part of the training state.
             in_training: Boolean, whether it is called in training, or otherwise.
         """
-        # A built layer refuses new state; the tracker is opened for just this change, as
-        # Keras does for LoRA and quantisation.
-        self._tracker.unlock()
-        observers = self._observers if in_training else self._evaluation_observers
-        observers.append(observer)
-        self._tracker.lock()
+        with self._open_tracker():
+            (self._observers if in_training else self._evaluation_observers).append(observer)
 
     @property
     def observers(self) -> list[Any]:
@@ -278,11 +276,20 @@ class TwoComponentSoftmax(keras.layers.Layer):
 
     def stop_observing(self, observer: Any) -> None:
         """Undo `observe`."""
+        with self._open_tracker():
+            for observers in (self._observers, self._evaluation_observers):
+                if observer in observers:
+                    observers.remove(observer)
+
+    @contextlib.contextmanager
+    def _open_tracker(self) -> Iterator[None]:
+        """Let a built layer, which refuses new state, take some, as Keras does for LoRA."""
         self._tracker.unlock()
-        for observers in (self._observers, self._evaluation_observers):
-            if observer in observers:
-                observers.remove(observer)
-        self._tracker.lock()
+        try:
+            yield
+        finally:
+            if self.built:
+                self._tracker.lock()
 
     def call(
         self,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -199,6 +201,44 @@ def test_steps_sum_as_long_as_a_round_may_come(arguments, summed):
     model.fit(make_windows(), epochs=3, callbacks=[Watch(), callback], verbose=0)
     assert seen == summed
     assert callback.history
+
+
+def test_steps_after_the_last_round_of_an_epoch_sum_no_more():
+    model = make_model()
+    callback = ReallocationCallback(every=3, max_rounds=1, verbose=0)
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(bool(callback._state.statistics.read()["counts"].any()))
+
+    windows = make_windows()
+    model.fit(windows, batch_size=len(windows) // 8, callbacks=[Watch(), callback], verbose=0)
+    assert len(callback.history) == 1
+    assert seen[:3] == [True] * 3
+    assert len(seen) >= 8
+    assert not any(seen[3:])
+
+
+def test_another_model_starts_afresh():
+    callback = ReallocationCallback(LikelihoodObjective(solver="auction"), verbose=0)
+    make_model().fit(make_windows(), callbacks=[callback], verbose=0)
+    assert callback.prices is not None
+    callback.schedule.best = 0.0
+    larger = LightRNNModel(VOCABULARY_SIZE + 40, embedding_dim=4, units=4)
+    larger.compile("sgd")
+    larger.fit(make_windows(), callbacks=[callback], verbose=0)
+    assert len(callback.history) == 2
+    assert callback.prices.shape == larger.word_table.allocation.shape
+    assert callback.schedule.best == math.inf
+
+
+def test_a_round_where_one_word_occurs_changes_nothing():
+    model = LightRNNModel(1, embedding_dim=4, units=4)
+    model.compile("sgd")
+    callback = ReallocationCallback(verbose=0)
+    model.fit(np.zeros((8, 4), "int32"), callbacks=[callback], verbose=0)
+    assert [record["moved"] for record in callback.history] == [0.0]
 
 
 def test_a_round_by_hand_needs_sums_too():

@@ -198,6 +198,15 @@ def test_mask_needs_both_half_steps():
     assert layer.compute_mask(None) is None
 
 
+def test_a_layer_that_is_observed_can_still_be_built():
+    layer, observer = TwoComponentSoftmax(6), keras.layers.Layer()
+    layer.observe(observer)
+    layer.build((None, None, 4))
+    layer.stop_observing(observer)
+    assert layer.built
+    assert not layer.observers
+
+
 def test_observers_see_training_steps_only(rng):
     class Observer(keras.layers.Layer):
         def __init__(self):
