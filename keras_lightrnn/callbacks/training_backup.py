@@ -145,6 +145,7 @@ class TrainingBackup(keras.callbacks.Callback):
             "steps": self._steps if is_within_epoch else 0,
             "num_replicas": count_replicas(self.model),
             "weights": [_describe(weight) for weight in weights],
+            "run_states": self._name_run_states(),
         }
         with replace_file(self.path) as temporary, zipfile.ZipFile(temporary, "w") as file:
             file.writestr("header.json", json.dumps(header))
@@ -171,6 +172,9 @@ class TrainingBackup(keras.callbacks.Callback):
     def _list_run_states(self) -> list[RunState]:
         return [layer for layer in self.model._flatten_layers() if isinstance(layer, RunState)]
 
+    def _name_run_states(self) -> list[str]:
+        return [type(layer).__name__ for layer in self._list_run_states()]
+
     # Reading.
 
     def _read_header(self) -> dict[str, Any]:
@@ -196,6 +200,13 @@ class TrainingBackup(keras.callbacks.Callback):
                 raise _make_error(
                     self.path, f"holds {received} where {weight.path!r} is {_describe(weight)}"
                 )
+        names = self._name_run_states()
+        if header["run_states"] != names:
+            raise _make_error(
+                self.path,
+                f"holds the state of {header['run_states']} where this run has {names}: other "
+                "callbacks, or a model that is `stateful` or not",
+            )
         steps, num_replicas = header["steps"], count_replicas(self.model)
         if steps and header["num_replicas"] != num_replicas:
             raise _make_error(

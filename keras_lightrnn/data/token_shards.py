@@ -307,6 +307,8 @@ def _name_shard(number: int) -> str:
 
 
 def _check_parts(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:
+    if isinstance(words, (list, tuple)) and words and np.ndim(words[0]) == 0:
+        words = np.asarray(words)
     position = 0
     for part in (words,) if hasattr(words, "__array__") else words:
         ids = check_ids(part, position, vocabulary_size)

@@ -273,6 +273,18 @@ def test_backups_of_other_models_are_refused(tmp_path, arguments, message):
         fit(make_model(**arguments), backup)
 
 
+def test_other_callbacks_than_the_backup_has_seen(tmp_path):
+    backup = TrainingBackup(tmp_path / "a.npz")
+    break_off(make_model(), backup)
+    model = make_model()
+    before = model.get_weights()
+    windows = np.random.default_rng(0).integers(20, size=(16, 6))
+    callbacks = [ReallocationCallback(verbose=0), backup]
+    with pytest.raises(ValueError, match=r"this run has .*'RoundState'.*Nothing was changed"):
+        model.fit(windows, callbacks=callbacks, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
+
+
 def break_off_at_step_4(path):
     """Break a run off after all four steps of its epoch, which had a backup every two."""
     backup = TrainingBackup(path, every_steps=2)

@@ -141,6 +141,10 @@ def test_interrupted_run_leaves_nothing_and_can_be_started_again(tmp_path, words
     assert shards[:].tolist() == words.tolist()
 
 
+def test_a_list_of_ids_is_a_stream(tmp_path):
+    assert TokenShards.write(tmp_path / "train", [3, 1, 2], 9)[:].tolist() == [3, 1, 2]
+
+
 def test_parts_are_not_kept(tmp_path):
     alive = []
 
@@ -265,7 +269,7 @@ def test_model_with_too_small_a_vocabulary(shards):
         ([[0, 9], [], [3, 10]], {}, ValueError, r"\[0, 10\).*10 at position 3"),
         ([[0, -1]], {}, ValueError, "-1 at position 1"),
         ([[0], [[1, 2]]], {}, ValueError, r"shape \(1, 2\) at position 1"),
-        ([1, 2], {}, ValueError, r"shape \(\) at position 0"),
+        ([[0], 2], {}, ValueError, r"shape \(\) at position 1"),
         ([[0], [0.5]], {}, TypeError, "float64 at position 1"),
         (iter([]), {}, ValueError, "read to its end before"),
         ([[]], {}, ValueError, "at least one word"),
