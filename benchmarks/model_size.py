@@ -114,11 +114,11 @@ def predict(path: str) -> dict[str, Any]:
         order = np.argsort(-row_log_probs).astype(np.int32)
         states = np.repeat(states, ROWS_AT_ONCE, axis=0)
         best = np.full(NUM_BEST, -np.inf, np.float32)
-        for start in range(0, num_rows - ROWS_AT_ONCE + 1, ROWS_AT_ONCE):
+        for start in range(0, num_rows, ROWS_AT_ONCE):
             rows = order[start : start + ROWS_AT_ONCE]
             if may_stop and best[0] >= row_log_probs[rows[0]]:
                 return start
-            columns = read_row(rows=rows, states=states)["column_log_probs"]
+            columns = read_row(rows=rows, states=states[: len(rows)])["column_log_probs"]
             joint = (row_log_probs[rows][:, None] + columns).ravel()
             best = np.partition(np.concatenate([best, joint]), -NUM_BEST)[-NUM_BEST:]  # [0] least
         return num_rows
