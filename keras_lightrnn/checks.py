@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -76,3 +77,34 @@ the stream. Give the vocabulary that the text was encoded with.
             "the text was encoded with."
         )
     return ids
+
+
+def check_stream(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:
+    """Yield a stream of word ids piece by piece, each checked by `check_ids`.
+
+    Args:
+        words: A vector of word ids, a list of them, `TokenShards`, or an iterable of vectors.
+        vocabulary_size: Integer `V`.
+
+    Example:
+
+    >>> [piece.tolist() for piece in check_stream(iter([[3, 7], [2]]), vocabulary_size=9)]
+    [[3, 7], [2]]
+    >>> [piece.tolist() for piece in check_stream([3, 7], vocabulary_size=9)]
+    [[3, 7]]
+    """
+    position = 0
+    for piece in _iterate_pieces(words):
+        ids = check_ids(piece, position, vocabulary_size)
+        position += ids.size
+        yield ids
+
+
+def _iterate_pieces(words: Any) -> Iterable[Any]:
+    if hasattr(words, "blocks"):  # `TokenShards`, which are read as needed
+        return words.blocks()
+    if hasattr(words, "__array__") or np.isscalar(words):
+        return (words,)
+    if isinstance(words, (list, tuple)) and words and np.isscalar(words[0]):
+        return (words,)
+    return words

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 
 from keras_lightrnn.allocation import Allocation, compute_table_shape
-from keras_lightrnn.checks import check_ids, check_size
+from keras_lightrnn.checks import check_size, check_stream
 from keras_lightrnn.clustering import cluster_features, scale_features
 
 # Words counted at a time. Larger blocks sort more at once, smaller ones need less memory.
@@ -174,10 +174,9 @@ def compute_word_features(
 def _read_blocks(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:
     """Yield the stream in checked int64 blocks of a fixed size, the last one shorter."""
     pieces: list[np.ndarray] = []
-    position = held = 0
-    for piece in _iterate_pieces(words):
-        ids = check_ids(piece, position, vocabulary_size)
-        position += ids.size
+    num_words = held = 0
+    for ids in check_stream(words, vocabulary_size):
+        num_words += ids.size
         held += ids.size
         pieces.append(ids)
         if held >= _BLOCK_SIZE:
@@ -186,23 +185,13 @@ def _read_blocks(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:
             for begin in range(0, joined.size - held, _BLOCK_SIZE):
                 yield joined[begin : begin + _BLOCK_SIZE].astype(np.int64)
             pieces = [joined[joined.size - held :]]
-    if position == 0:
+    if num_words == 0:
         raise ValueError(
             "`words` must hold at least one word. Received: an empty stream. A generator can be "
             "read only once: was it read before?"
         )
     if held:
         yield np.concatenate(pieces).astype(np.int64)
-
-
-def _iterate_pieces(words: Any) -> Iterable[Any]:
-    if hasattr(words, "blocks"):  # `TokenShards`, which are read as needed
-        return words.blocks()
-    if hasattr(words, "__array__") or np.isscalar(words):
-        return (words,)
-    if isinstance(words, (list, tuple)) and words and np.isscalar(words[0]):
-        return (words,)
-    return words
 
 
 def _count_pairs(

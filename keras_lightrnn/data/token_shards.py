@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lightrnn.checks import check_ids, check_size
+from keras_lightrnn.checks import check_size, check_stream
 from keras_lightrnn.data.id_files import count_ids, write_ids
 from keras_lightrnn.data.vocabulary import Vocabulary
 from keras_lightrnn.files import make_directory
@@ -134,7 +134,7 @@ class TokenShards:
             )
         with make_directory(directory) as temporary:
             num_words = 0
-            pieces = _cut(_check_parts(words, size), shard_size)
+            pieces = _cut(check_stream(words, size), shard_size)
             for number, shard in itertools.groupby(pieces, key=lambda piece: piece[0]):
                 path = os.path.join(temporary, _name_shard(number))
                 num_words += write_ids(path, (ids for _, ids in shard), _choose_dtype(size))
@@ -304,16 +304,6 @@ def _choose_dtype(vocabulary_size: int) -> str:
 
 def _name_shard(number: int) -> str:
     return f"shard-{number:05}.npy"
-
-
-def _check_parts(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:
-    if isinstance(words, (list, tuple)) and words and np.ndim(words[0]) == 0:
-        words = np.asarray(words)
-    position = 0
-    for part in (words,) if hasattr(words, "__array__") else words:
-        ids = check_ids(part, position, vocabulary_size)
-        position += ids.size
-        yield ids
 
 
 def _cut(parts: Iterable[np.ndarray], shard_size: int) -> Iterator[tuple[int, np.ndarray]]:
