@@ -46,6 +46,15 @@ class CarriedState(RunState):
         self.replica_variables = {state.name: state for states in self.states for state in states}
         self.built = True
 
+    def make_size_error(self, received: str) -> ValueError:
+        """Return the error for windows of another batch size, which were `received`."""
+        shared = f" ({self.share} on each replica)" if self.share < self.batch_size else ""
+        return ValueError(
+            "A stateful model takes windows of the batch size that it was built for: "
+            f"{self.batch_size}{shared}. Received: {received}. Make windows of that batch size, or "
+            "score them with `score`, which carries no state from call to call."
+        )
+
     def read(self) -> list[list[Any]]:
         """Return the states as tensors, by layer."""
         # Copies: PyTorch writes variables in place, and the backward pass needs the old values.

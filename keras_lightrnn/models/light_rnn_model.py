@@ -437,11 +437,7 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
                 )
             state = self.carried_state
             if state is not None and batch_size != state.batch_size:
-                raise ValueError(
-                    "A stateful model takes windows of the batch size that it was built for: "
-                    f"{state.batch_size}. Received: batch_size={batch_size}. Give that batch size, "
-                    "or score windows with `score`, which carries no state from call to call."
-                )
+                raise state.make_size_error(f"batch_size={batch_size}")
             shape = (batch_size, windows.shape[1])
         else:
             return
@@ -581,13 +577,7 @@ def _check_batch_size(words: Any, state: CarriedState) -> Any:
 
         return tf.ensure_shape(words, (state.share, None))
     if words.shape[0] not in (None, state.share):
-        shared = f" ({state.share} on each replica)" if state.share < state.batch_size else ""
-        raise ValueError(
-            "A stateful model takes windows of the batch size that it was built for: "
-            f"{state.batch_size}{shared}. Received: words.shape={tuple(words.shape)}. "
-            "Make windows of that batch size, or score them with `score`, which carries "
-            "no state from call to call."
-        )
+        raise state.make_size_error(f"words.shape={tuple(words.shape)}")
     return words
 
 
