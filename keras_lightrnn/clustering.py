@@ -281,7 +281,7 @@ def _fit_known(
     """Do what `_fit_vectors` does, without the words of which nothing is known."""
     has_features = np.asarray(features.any(axis=1))
     if not has_features.any():
-        has_features[:] = True
+        has_features[:] = True  # an `Allocation` has words
     return _fit_vectors(features[has_features], _select_words(allocation, has_features))
 
 

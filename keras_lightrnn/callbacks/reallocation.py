@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -139,7 +138,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._detach()  # an earlier `fit` may have ended by an exception
         if model is not self._model:  # what was learnt with another one says nothing of this one
             self.prices = None
-            self.schedule.best = math.inf
+            self.schedule.start_over()
         # Before any callback's `on_train_begin`: that of a backup brings our state back.
         super().set_model(model)
         self._attach()

@@ -100,7 +100,7 @@ class RoundSchedule:
         return self.every - step % self.every
 
     def start_over(self) -> None:
-        """Forget the best of the `monitor`: a round was made, and a plateau is sought anew."""
+        """Forget the best of the `monitor`: a plateau is sought anew."""
         self.best = math.inf
 
     def is_over(self, num_epochs: int, num_rounds: int) -> bool:

@@ -23,7 +23,7 @@ from keras_lightrnn.files import replace_file
 from keras_lightrnn.linked_variable import DerivedVariable
 from keras_lightrnn.run_state import RunState
 
-_FORMAT = "keras_lightrnn.TrainingBackup.1"
+_FORMAT = "keras_lightrnn.TrainingBackup.2"
 
 
 class TrainingBackup(keras.callbacks.Callback):
