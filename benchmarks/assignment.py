@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -34,6 +33,8 @@ import numpy as np
 # Solvers need no Keras, and TensorFlow would count towards the peak memory.
 sys.modules["keras"] = None  # type: ignore[assignment]
 # ruff: noqa: E402
+
+from peak_memory import get_peak_gigabytes
 
 from keras_lightrnn.allocation import Allocation, compute_table_shape
 from keras_lightrnn.assignment import (
@@ -90,7 +91,7 @@ def make_synthetic(
     if change:
         for features, _ in (row_side, column_side):
             features *= 1 + change * generator.standard_normal(features.shape, np.float32)
-    problem = AssignmentProblem.from_factors(*row_side, *column_side, counts=counts)
+    problem = AssignmentProblem.from_factors(*row_side, *column_side)
     return problem, Allocation.random(vocabulary_size, num_rows, num_columns, seed=seed)
 
 
@@ -173,10 +174,6 @@ def measure(name: str, source: int | str, arguments: argparse.Namespace) -> dict
         "before_gigabytes": before_gigabytes,
         "peak_gigabytes": get_peak_gigabytes(),
     }
-
-
-def get_peak_gigabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def print_table(title: str, results: Sequence[dict[str, Any]]) -> None:

@@ -7,8 +7,8 @@ cost of every word in every cell follows, for `assignment.py --statistics FILE.n
     python benchmarks/assignment.py --statistics ptb.npz
 
 The file holds `row_features (V, K)`, `row_vectors (R, K)`, `column_features (V, K)`,
-`column_vectors (C, K)`, `counts (V,)`, and the table that the model was trained with: `cells
-(V,)`, `num_rows`, `num_columns`.
+`column_vectors (C, K)`, and the table that the model was trained with: `cells (V,)`, `num_rows`,
+`num_columns`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ class Dump(AssignmentSolver):
         np.savez(
             self.path,
             **dict(zip(names, run.problem.factors, strict=True)),
-            counts=run.problem.counts,
             cells=run.allocation.cells,
             num_rows=run.problem.num_rows,
             num_columns=run.problem.num_columns,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
+from peak_memory import get_peak_gigabytes
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def measure(args: argparse.Namespace, size: int) -> dict[str, Any]:
 
     from keras_lightrnn import LightRNNModel
 
-    before = _peak_megabytes()
+    before = 1e3 * get_peak_gigabytes()
     model = LightRNNModel(
         size, args.units, args.units, word_bias=None if args.word_bias == "none" else "counts"
     )
@@ -67,14 +67,10 @@ def measure(args: argparse.Namespace, size: int) -> dict[str, Any]:
         "trainable_values": int(sum(np.prod(w.shape) for w in model.trainable_weights)),
         "fixed_values": int(sum(np.prod(w.shape) for w in model.non_trainable_weights)),
         "framework_megabytes": before,
-        "peak_megabytes": _peak_megabytes(),
+        "peak_megabytes": 1e3 * get_peak_gigabytes(),
         # The first steps trace and compile.
         "step_milliseconds": 1e3 * float(np.median(seconds[2:])),
     }
-
-
-def _peak_megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -31,7 +31,6 @@ import argparse
 import importlib.util
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -41,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peak_memory import get_peak_gigabytes
 
 SIZES = ["64,35,512,65000", "32,35,256,10000", "128,35,512,250000", "100,32,1000,793000"]
 QUICK_SIZE = "32,20,256,10000"
@@ -277,8 +277,7 @@ def work(name: str, size: Sequence[int]) -> None:
             seconds.append(time.perf_counter() - start)
             if not np.isfinite(value):
                 raise ValueError(f"{name} computed {value}.")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps({"seconds": seconds, "gigabytes": peak}), flush=True)
+        print(json.dumps({"seconds": seconds, "gigabytes": get_peak_gigabytes()}), flush=True)
 
 
 def measure(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lightrnn.checks import check_size
+from keras_lightrnn.checks import check_counts, check_size
 from keras_lightrnn.files import replace_file
 
 _FORMAT = "keras_lightrnn.Allocation/1"
@@ -195,17 +195,7 @@ class Allocation:
         num_rows, num_columns = compute_table_shape(vocabulary_size, num_rows, num_columns)
         cells = np.arange(vocabulary_size)
         if counts is not None:
-            counts = np.asarray(counts)
-            if counts.shape != (vocabulary_size,):
-                raise ValueError(
-                    "`counts` must hold one number for each word. Received: "
-                    f"counts.shape={counts.shape}, vocabulary_size={vocabulary_size}."
-                )
-            if not np.isfinite(counts).all() or (counts < 0).any():
-                raise ValueError(
-                    "`counts` must be finite and not negative. Received: "
-                    f"min={counts.min()}, max={counts.max()}."
-                )
+            counts = check_counts(counts, vocabulary_size)
             # As floats, because an unsigned integer has no negative.
             order = np.argsort(-counts.astype(np.float64), kind="stable")
             cells = np.empty(vocabulary_size, np.int64)

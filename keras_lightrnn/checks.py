@@ -33,6 +33,41 @@ def check_size(name: str, value: Any) -> int:
     return int(value)
 
 
+def check_counts(counts: Any, vocabulary_size: int) -> np.ndarray:
+    """Return how often each word occurs as an array, `(V,)`, or raise.
+
+    Args:
+        counts: `(V,)` integers or floats, finite and not negative.
+        vocabulary_size: Integer `V`.
+
+    Raises:
+        TypeError: if they are no real numbers.
+        ValueError: if they are of another shape, negative or not finite.
+
+    Example:
+
+    >>> check_counts([4, -1], vocabulary_size=2)
+    Traceback (most recent call last):
+        ...
+    ValueError: `counts` must be finite and not negative. Received: counts[1]=-1 (1 of 2 are wrong).
+    """
+    counts = np.asarray(counts)
+    if counts.shape != (vocabulary_size,):
+        raise ValueError(
+            f"`counts` must hold one number for each of {vocabulary_size} words. Received: "
+            f"counts.shape={counts.shape}."
+        )
+    if counts.dtype.kind not in "iuf":
+        raise TypeError(f"`counts` must hold real numbers. Received: counts.dtype={counts.dtype}.")
+    wrong = np.flatnonzero(~(np.isfinite(counts) & (counts >= 0)))
+    if wrong.size:
+        raise ValueError(
+            f"`counts` must be finite and not negative. Received: counts[{wrong[0]}]="
+            f"{counts[wrong[0]]} ({wrong.size} of {vocabulary_size} are wrong)."
+        )
+    return counts
+
+
 def check_ids(ids: Any, position: int, vocabulary_size: int) -> np.ndarray:
     """Return a piece of a stream of word ids as a vector, or raise.
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from keras_lightrnn.checks import check_ids, check_size
+from keras_lightrnn.checks import check_counts, check_ids, check_size
 
 
 @pytest.mark.parametrize("value", [1, 2**40, np.int8(3), np.uint64(7)])
@@ -17,6 +17,29 @@ def test_sizes_become_integers_of_python(value):
 def test_what_is_no_size(value):
     with pytest.raises(ValueError, match=r"`units` must be a positive integer\. Received: units="):
         check_size("units", value)
+
+
+def test_counts():
+    assert check_counts([0, 3], 2).tolist() == [0, 3]
+    counts = np.array([0.5, 2.0], np.float32)
+    assert check_counts(counts, 2) is counts
+
+
+@pytest.mark.parametrize(
+    ("counts", "kind", "message"),
+    [
+        ([1], ValueError, r"each of 2 words.*counts.shape=\(1,\)"),
+        ([[1, 2]], ValueError, r"counts.shape=\(1, 2\)"),
+        ([1, -3], ValueError, r"counts\[1\]=-3 \(1 of 2 are wrong\)"),
+        ([np.nan, np.inf], ValueError, r"counts\[0\]=nan \(2 of 2 are wrong\)"),
+        (["a", "b"], TypeError, "real numbers.*dtype=<U1"),
+        ([True, False], TypeError, "dtype=bool"),
+        ([1j, 0], TypeError, "dtype=complex128"),
+    ],
+)
+def test_what_are_no_counts(counts, kind, message):
+    with pytest.raises(kind, match=message):
+        check_counts(counts, 2)
 
 
 def test_pieces_of_a_stream():

@@ -28,7 +28,6 @@ class AssignmentProblem:
     Attributes:
         vocabulary_size: Integer `V`.
         num_rows, num_columns, shape: the table, `R`, `C` and `(R, C)`.
-        counts: `(V,)` float64 or `None`, occurrences of each word; for reporting only.
 
     Example:
 
@@ -45,7 +44,7 @@ class AssignmentProblem:
         Networks", NIPS 2016, [arXiv:1610.09893](https://arxiv.org/abs/1610.09893).
     """
 
-    def __init__(self, row_side: _Side, column_side: _Side, counts: Any = None) -> None:
+    def __init__(self, row_side: _Side, column_side: _Side) -> None:
         if row_side.vocabulary_size != column_side.vocabulary_size:
             raise ValueError(
                 "Row and column costs must speak of the same words. Received: "
@@ -55,7 +54,6 @@ class AssignmentProblem:
         compute_table_shape(row_side.vocabulary_size, row_side.size, column_side.size)
         self._row_side = row_side
         self._column_side = column_side
-        self.counts = None if counts is None else _check_counts(counts, row_side.vocabulary_size)
         if not np.isfinite(self.compute_magnitude() * self.vocabulary_size):
             raise ValueError(
                 "The total cost must be representable in float64. Received: costs as large as "
@@ -64,24 +62,20 @@ class AssignmentProblem:
             )
 
     @classmethod
-    def from_costs(
-        cls, row_cost: Any, column_cost: Any, *, counts: Any = None
-    ) -> AssignmentProblem:
+    def from_costs(cls, row_cost: Any, column_cost: Any) -> AssignmentProblem:
         """Make a problem from the costs themselves.
 
         Args:
             row_cost: `(V, R)` cost of each word in each row, in nats over all its occurrences.
             column_cost: `(V, C)` cost of each word in each column.
-            counts: `(V,)` occurrences of each word, or `None`.
 
         Raises:
-            ValueError: if shapes disagree, a number is not finite, a count is negative or
-                the table has fewer cells than there are words.
+            ValueError: if shapes disagree, a number is not finite, or the table has fewer cells
+                than there are words.
         """
         return cls(
             _Side("row_cost", _as_matrix("row_cost", row_cost), None),
             _Side("column_cost", _as_matrix("column_cost", column_cost), None),
-            counts,
         )
 
     @classmethod
@@ -91,8 +85,6 @@ class AssignmentProblem:
         row_vectors: Any,
         column_features: Any,
         column_vectors: Any,
-        *,
-        counts: Any = None,
     ) -> AssignmentProblem:
         """Make a problem from factors: `row_cost = -(row_features @ row_vectors.T)`, columns alike.
 
@@ -105,11 +97,10 @@ class AssignmentProblem:
             row_vectors: `(R, K)`.
             column_features: `(V, L)`.
             column_vectors: `(C, L)`.
-            counts: `(V,)` occurrences of each word, or `None`.
 
         Raises:
-            ValueError: if shapes disagree, a number is not finite, a count is negative or
-                the table has fewer cells than there are words.
+            ValueError: if shapes disagree, a number is not finite, or the table has fewer cells
+                than there are words.
 
         Example:
 
@@ -129,7 +120,6 @@ class AssignmentProblem:
                 _as_matrix("column_features", column_features),
                 _as_matrix("column_vectors", column_vectors),
             ),
-            counts,
         )
 
     @property
@@ -186,19 +176,6 @@ class AssignmentProblem:
                 block, allocation.cells[block] % self.num_columns
             )
         return total
-
-    def compute_cost_per_occurrence(self, allocation: Allocation) -> float:
-        """Return the total cost divided by the number of occurrences (for words with counts).
-
-        Raises:
-            ValueError: if the problem was made without `counts`, or they are all zero.
-        """
-        if self.counts is None or not self.counts.any():
-            raise ValueError(
-                "A cost per occurrence needs counts that are not all zero. Received: "
-                f"counts={self.counts}. Give `counts` when making the problem."
-            )
-        return self.compute_cost(allocation) / float(self.counts.sum())
 
     def compute_reference_costs(self) -> tuple[float, float]:
         """Return the cost of the best place for every word and the mean cost of a random table.
@@ -344,19 +321,3 @@ def _as_matrix(name: str, values: Any) -> np.ndarray:
             "A cost that is not a number usually means that training diverged."
         )
     return values
-
-
-def _check_counts(counts: Any, vocabulary_size: int) -> np.ndarray:
-    counts = np.asarray(counts, np.float64)
-    if counts.shape != (vocabulary_size,):
-        raise ValueError(
-            "`counts` must hold one number for each word. Received: "
-            f"counts.shape={counts.shape}, vocabulary_size={vocabulary_size}."
-        )
-    wrong = np.flatnonzero(~(np.isfinite(counts) & (counts >= 0)))
-    if wrong.size:
-        raise ValueError(
-            "`counts` must be finite and not negative. Received: "
-            f"counts[{wrong[0]}]={counts[wrong[0]]} ({wrong.size} counts are wrong)."
-        )
-    return counts

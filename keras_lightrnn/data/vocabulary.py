@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lightrnn.checks import check_counts
 from keras_lightrnn.files import replace_file
 
 
@@ -101,7 +102,7 @@ class Vocabulary:
             )
         self._unknown = unknown
         self._end = end
-        self._counts = None if counts is None else _check_counts(counts, len(self._words))
+        self._counts = None if counts is None else _check_whole_counts(counts, len(self._words))
 
     @classmethod
     def from_lines(
@@ -367,18 +368,10 @@ def _forget_rare(counter: collections.Counter[str], size: int) -> int:
     return sum(counter.pop(word) for word in rare)
 
 
-def _check_counts(counts: Any, size: int) -> np.ndarray:
-    counts = np.asarray(counts)
-    if counts.shape != (size,):
-        raise ValueError(
-            "`counts` must hold one number for each word. Received: "
-            f"counts.shape={counts.shape} for {size} words."
-        )
-    if not np.issubdtype(counts.dtype, np.integer):
+def _check_whole_counts(counts: Any, size: int) -> np.ndarray:
+    counts = check_counts(counts, size)
+    if counts.dtype.kind == "f":
         raise TypeError(f"`counts` must hold integers. Received: counts.dtype={counts.dtype}.")
-    if counts.min() < 0:
-        word = int(counts.argmin())
-        raise ValueError(f"Counts cannot be negative. Received: counts[{word}]={counts[word]}.")
     counts = counts.astype(np.int64)  # a copy: the caller's array may change
     counts.flags.writeable = False
     return counts

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lightrnn.checks import check_counts
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.word_vectors import count_word_vectors
 from keras_lightrnn.linked_variable import DerivedVariable, LinkedVariable
@@ -236,17 +237,12 @@ class TwoComponentSoftmax(keras.layers.Layer):
                 "Word counts need a layer with a word bias. Received: word_bias=None. Make it "
                 'with word_bias="counts" or "trainable".'
             )
-        counts = np.asarray(counts, np.float64)
         size = self.word_table.vocabulary_size
-        if counts.shape != (size,):
+        counts = check_counts(counts, size).astype(np.float64)
+        if not counts.any():
             raise ValueError(
-                f"`counts` must hold one number for each of the {size} words. Received: "
-                f"counts.shape={counts.shape}."
-            )
-        if not np.isfinite(counts).all() or (counts < 0).any() or not counts.any():
-            raise ValueError(
-                "`counts` must be finite, not negative, and not all zero. Received: "
-                f"min={counts.min()}, max={counts.max()}."
+                f"`counts` must not all be zero. Received: {size} zeros. Count the words of the "
+                "text that the model is to be trained on."
             )
         smoothed = np.where(counts > 0, counts, 0.5)
         self._word_bias.assign(np.log(smoothed / smoothed.sum()).astype(np.float32))

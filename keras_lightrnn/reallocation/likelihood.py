@@ -74,7 +74,7 @@ class LikelihoodObjective(ReallocationObjective):
                 values = np.concatenate([values, counts[:, None]], axis=1)
                 kernel = np.concatenate([kernel, bias[:, None]], axis=1)
             sides += [values, kernel]
-        problem = assignment.AssignmentProblem.from_factors(*sides, counts=counts)
+        problem = assignment.AssignmentProblem.from_factors(*sides)
         solution = self.solver.solve(problem, initial=allocation, prices=prices)
         num_words = float(counts.sum(dtype=np.float64))
         return Proposal(

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_lightrnn.checks import check_size
+from keras_lightrnn.checks import check_counts, check_size
 from keras_lightrnn.files import write_file
 from keras_lightrnn.visualization.table_contents import (
     COLOR_RAMP,
-    check_counts,
     get_allocation,
 )
 

@@ -10,10 +10,10 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from keras_lightrnn.checks import check_counts
 from keras_lightrnn.files import write_file
 from keras_lightrnn.visualization.table_contents import (
     COLOR_RAMP,
-    check_counts,
     get_allocation,
 )
 from keras_lightrnn.visualization.training_charts import make_training_charts

@@ -60,15 +60,6 @@ def test_reference_costs_are_what_random_allocations_cost():
     assert least < min(costs)
 
 
-def test_cost_per_occurrence():
-    problem = AssignmentProblem.from_costs([[3.0], [1.0]], [[0, 1], [0, 1]], counts=[6, 4])
-    assert problem.compute_cost_per_occurrence(Allocation([0, 1], 1, 2)) == 0.5
-    with pytest.raises(ValueError, match="counts"):
-        AssignmentProblem.from_costs([[0]], [[0]]).compute_cost_per_occurrence(
-            Allocation([0], 1, 1)
-        )
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("position", range(4))
 def test_numbers_that_are_not_finite(bad, position):
@@ -98,12 +89,6 @@ def test_factors_that_disagree():
     factors = make_factors()
     with pytest.raises(ValueError, match="same width"):
         AssignmentProblem.from_factors(factors[0], factors[3], factors[2], factors[3])
-
-
-@pytest.mark.parametrize("counts", [[1.0], [1, -1], [1, np.nan]])
-def test_counts_that_make_no_sense(counts):
-    with pytest.raises(ValueError, match="counts"):
-        AssignmentProblem.from_costs([[0], [0]], [[0, 1], [0, 1]], counts=counts)
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)

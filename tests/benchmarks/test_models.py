@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from scripts import ROOT, load_script
+from scripts import load_script
 
 from keras_lightrnn import LightRNNModel
 from keras_lightrnn.data import Vocabulary, read_lines
@@ -14,8 +14,7 @@ OPTIONS = ["--units", "4", "--epochs", "2", "--batch-size", "4", "--sequence-len
 
 
 @pytest.fixture
-def text(tmp_path, rng, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # as when it is run as a script
+def text(tmp_path, rng):
     paths = [tmp_path / f"{split}.txt" for split in ("train", "valid", "test")]
     for path in paths:
         lines = (" ".join(map(str, rng.integers(9, size=6))) for _ in range(30))

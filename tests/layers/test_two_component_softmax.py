@@ -235,10 +235,10 @@ def test_observers_see_training_steps_only(rng):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ([1] * 11, r"each of the 12 words.*\(11,\)"),
-        ([[1] * 12], r"each of the 12 words.*\(1, 12\)"),
-        ([0] * 12, "not all zero"),
-        ([-1, *[1] * 11], "not negative.*min=-1"),
+        ([1] * 11, r"each of 12 words.*\(11,\)"),
+        ([[1] * 12], r"each of 12 words.*\(1, 12\)"),
+        ([0] * 12, "must not all be zero.*12 zeros"),
+        ([-1, *[1] * 11], r"not negative.*counts\[0\]=-1"),
         ([np.nan, *[1] * 11], "finite"),
         ([np.inf, *[1] * 11], "finite"),
     ],

@@ -1,0 +1,14 @@
+"""The most memory that this process has held."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+# `ru_maxrss` is in bytes on macOS and in KiB elsewhere.
+_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def get_peak_gigabytes() -> float:
+    """Return the peak resident size of this process in GB of `10**9` bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT / 1e9
