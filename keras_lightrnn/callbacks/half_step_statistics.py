@@ -14,6 +14,8 @@ from keras_lightrnn.ops.word_weights import compute_word_weights
 from keras_lightrnn.run_state import RunState
 
 _SUMS = ("column_sums", "row_sums", "following_sums")
+# In float32 a sum of ones grows no further, and a sum of states soon loses what is added.
+_MOST_OCCURRENCES = 2.0**24
 
 
 class HalfStepStatistics(RunState):
@@ -27,7 +29,8 @@ class HalfStepStatistics(RunState):
       window has none in that window.
 
     They add up over batches, replicas and hosts, and each costs a step one scatter-add of states
-    that it has computed anyway.
+    that it has computed anyway. Of a word they hold the first `2**24` occurrences on a replica,
+    which is as far as float32 counts; its mean state stays what it was.
 
     Not saved with the weights of a model.
 
@@ -81,18 +84,27 @@ class HalfStepStatistics(RunState):
         self, column_half_steps: Any, row_half_steps: Any, targets: Any, weights: Any = None
     ) -> None:
         weights = compute_word_weights(targets, weights)
+        known = self._leave_out_full("counts", targets, weights)
         occurrences = {
-            "column_sums": (targets, weights, column_half_steps),
-            "row_sums": (targets, weights, row_half_steps),
-            "following_sums": (targets[:, :-1], weights[:, :-1], column_half_steps[:, 1:]),
+            "column_sums": (targets, known, column_half_steps),
+            "row_sums": (targets, known, row_half_steps),
         }
+        if "following_sums" in self.sums:
+            words = targets[:, :-1]
+            followed = self._leave_out_full("following_counts", words, weights[:, :-1])
+            occurrences["following_sums"] = (words, followed, column_half_steps[:, 1:])
         for name in self.sums:
             words, factors, half_steps = occurrences[name]
             half_steps = ops.stop_gradient(ops.cast(half_steps, "float32"))
             self._add(name, words, half_steps * ops.expand_dims(factors, -1))
-        self._add("counts", targets, weights)
+        self._add("counts", targets, known)
         if "following_sums" in self.sums:
-            self._add("following_counts", targets[:, :-1], weights[:, :-1])
+            self._add("following_counts", words, followed)
+
+    def _leave_out_full(self, name: str, words: Any, weights: Any) -> Any:
+        """Return the weights, 0 for words of which no more is counted."""
+        counts = _gather(self.replica_variables[name], words)
+        return ops.where(counts < _MOST_OCCURRENCES, weights, 0.0)
 
     def _add(self, name: str, words: Any, values: Any) -> None:
         variable = self.replica_variables[name]
@@ -110,21 +122,34 @@ class HalfStepStatistics(RunState):
         }
 
 
+def _gather(variable: Any, indices: Any) -> Any:
+    """Return some elements of a vector, of this replica: to read it whole would copy it."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.take(variable, indices, axis=0)
+    import tensorflow as tf
+
+    return tf.gather(_get_resource(variable), indices)
+
+
 def _scatter_add(variable: Any, indices: Any, values: Any) -> None:
     """Add to some rows of a variable in place: `keras.ops` would touch all `V` of them."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        resource = variable.value
-        if hasattr(resource, "_get_on_device_or_primary"):
-            # Summed on read, a variable of a strategy offers no scatter; its part on this
-            # replica does.
-            resource = resource._get_on_device_or_primary()
-        tf.raw_ops.ResourceScatterAdd(resource=resource.handle, indices=indices, updates=values)
+        handle = _get_resource(variable).handle
+        tf.raw_ops.ResourceScatterAdd(resource=handle, indices=indices, updates=values)
     elif backend == "jax":
         variable.assign(variable.value.at[indices].add(values))
     elif backend == "torch":
         variable.assign(variable.value.index_add(0, indices.long(), values))
     else:
         raise NotImplementedError(f"No scatter-add for the Keras backend {backend!r}.")
+
+
+def _get_resource(variable: Any) -> Any:
+    """Return the variable of TensorFlow, on this replica."""
+    resource = variable.value
+    # Summed on read, a variable of a strategy offers no scatter; its part on this replica does.
+    part = getattr(resource, "_get_on_device_or_primary", None)
+    return resource if part is None else part()

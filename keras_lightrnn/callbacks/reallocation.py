@@ -76,7 +76,9 @@ class ReallocationCallback(keras.callbacks.Callback):
     `logs` of an epoch with a round receive `reallocation_cost` (in the unit of the objective: nats
     per word, up to a constant, or the share of variance), `reallocation_cost_before`,
     `reallocation_gap` (where it is certified), `reallocation_moved` (words) and
-    `reallocation_seconds`, so that callbacks after this one can log them.
+    `reallocation_seconds`, so that callbacks after this one can log them. Other epochs lack them,
+    as they lack `val_loss` where `validation_freq` leaves it out: a `CSVLogger` writes them only
+    if the first epoch has a round. `history` has them all.
 
     Raises:
         ValueError: in `fit`, if the model has no or several word tables, or the sums are not

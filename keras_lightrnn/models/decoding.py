@@ -119,7 +119,6 @@ class _Search:
             read = model.compile_inference(_read_word)(words, start.states, start.row_offsets)
         row_log_probs, self.states, self.row_offsets = read
         self.row_log_probs = ops.convert_to_numpy(row_log_probs)[0].astype(np.float64)
-        self.num_expanded = 0
 
     def follow(self, word: int) -> _Search:
         """Return the search after one more word."""
@@ -130,7 +129,6 @@ class _Search:
 
         There are `size` rows at most; one compiled function serves for all of that size.
         """
-        self.num_expanded += len(rows)
         padded = np.zeros(size, np.int32)
         padded[: len(rows)] = rows
         run = self.model.compile_inference(_expand_rows)

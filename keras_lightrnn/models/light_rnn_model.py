@@ -22,8 +22,9 @@ from keras_lightrnn.models.fused_recurrence import is_fused, run_fused
 from keras_lightrnn.models.inference import compile_inference
 from keras_lightrnn.models.multi_worker import MultiWorkerTraining
 from keras_lightrnn.models.whole_file_saving import WholeFileSaving
+from keras_lightrnn.models.window_checks import check_shape, check_source, complete_arrays, is_array
 from keras_lightrnn.ops.masks import get_mask, set_mask
-from keras_lightrnn.ops.word_ids import cast_word_ids, check_word_ids
+from keras_lightrnn.ops.word_ids import cast_word_ids
 from keras_lightrnn.word_table import get_word_table, serialize_word_table
 
 _RECURRENCES: dict[str, tuple[type[keras.layers.RNN], int]] = {
@@ -210,6 +211,7 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
 
     def call(self, words: Any, training: bool | None = None) -> Any:
         words = cast_word_ids(words)
+        check_shape("A batch", words.shape, f"words.shape={words.shape}")
         initial_states = None
         if self.carried_state is not None:
             words = _check_batch_size(words, self.carried_state)
@@ -369,27 +371,53 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
                 "Words of a window cannot be weighed by class: Keras takes windows for classes. "
                 "Received: class_weight. Give `sample_weight`, one for each word (N, T)."
             )
-        names = ("x", "y", "sample_weight")
-        is_array = _is_array(arguments.get("x"))
-        if is_array:
-            arrays = self._complete_arrays("x", *map(arguments.get, names))
-            arguments.update((k, v) for k, v in zip(names, arrays, strict=True) if v is not None)
-        if method == "fit" and (self.stateful or not is_array):
-            if is_array and arguments.get("shuffle"):
+        has_arrays = is_array(arguments.get("x"))
+        if has_arrays:
+            shape: Any = self._complete_arrays(arguments)
+        else:
+            shape = check_source("x", arguments.get("x"))
+        if method == "fit" and (self.stateful or not has_arrays):
+            if has_arrays and arguments.get("shuffle"):
                 raise ValueError(
                     "A stateful model reads windows in the order in which the text goes on. "
                     "Received: shuffle=True. Leave `shuffle` out."
                 )
             # Keras warns that its default, to shuffle, does nothing to a dataset.
             arguments.setdefault("shuffle", False)
-        split = arguments.get("validation_split") or 0.0
-        self._build_for(arguments.get("x"), arguments.get("batch_size"), split)
-        validation = arguments.get("validation_data")
-        if isinstance(validation, (tuple, list)) and _is_array(validation[0]):
-            arguments["validation_data"] = self._complete_arrays("validation_data", *validation)
+        if not self.built and shape is not None:
+            self.build(shape)  # before Keras does so from a first batch
+        self._complete_validation(arguments)
         if self.stateful:
             arguments["callbacks"] = self._add_state_reset(arguments.get("callbacks"))
         return parent(**arguments)
+
+    def _complete_arrays(self, arguments: dict[str, Any]) -> tuple[int, int]:
+        """Check what is to be read, and return the shape of its batches."""
+        names = ("x", "y", "sample_weight")
+        size = self.word_table.vocabulary_size
+        arrays = complete_arrays("x", size, *map(arguments.get, names))
+        arguments.update((k, v) for k, v in zip(names, arrays, strict=True) if v is not None)
+        num_windows, length = arrays[0].shape
+        batch_size = arguments.get("batch_size") or 32
+        split = arguments.get("validation_split") or 0.0
+        num_trained = math.floor(num_windows * (1 - split))  # as Keras splits
+        self._check_batches((num_trained, num_windows - num_trained), batch_size)
+        return batch_size, length
+
+    def _complete_validation(self, arguments: dict[str, Any]) -> None:
+        """Check what is to be validated on before the training that comes first."""
+        validation = arguments.get("validation_data")
+        if validation is None:
+            return
+        parts = validation if isinstance(validation, (tuple, list)) else (validation,)
+        if not is_array(parts[0]):
+            check_source("validation_data", parts[0])
+            return
+        size = self.word_table.vocabulary_size
+        arrays = complete_arrays("validation_data", size, *parts)
+        batch_size = arguments.get("validation_batch_size") or arguments.get("batch_size") or 32
+        self._check_batches((0, len(arrays[0])), batch_size)
+        arguments["validation_data"] = arrays
 
     def _add_state_reset(self, callbacks: Any) -> Any:
         """Return callbacks, in any form that `fit` takes, with a `StateReset` among them."""
@@ -403,64 +431,21 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
             callbacks.callbacks.insert(0, reset)
         return callbacks
 
-    def _complete_arrays(
-        self, name: str, x: Any, y: Any = None, sample_weight: Any = None
-    ) -> tuple[np.ndarray, Any, Any]:
-        """Return checked windows, their targets if weights need them, and the weights."""
-        windows = self._check_windows(x, name)
-        expected = (len(windows), windows.shape[1] - 1)
-        if y is not None and tuple(np.shape(y)) != expected:
-            raise ValueError(
-                f"The targets of windows `{name}` of shape {windows.shape} are their words from "
-                f"the second on, {expected}. Received: targets of shape {tuple(np.shape(y))}. "
-                "Leave the targets out, and keep the last word of each window."
-            )
-        if y is None and sample_weight is not None:
-            y = windows[:, 1:]  # Keras drops weights where there are no targets
-        return windows, y, sample_weight
-
-    def _build_for(self, windows: Any, batch_size: int | None, validation_split: float) -> None:
-        """Build from the shape of the data, before Keras does so from a first batch."""
-        if hasattr(windows, "element_spec"):  # a tf.data.Dataset
-            shape = tuple(keras.tree.flatten(windows.element_spec)[0].shape)
-        elif isinstance(windows, np.ndarray):
-            batch_size = batch_size or 32
-            num_trained = math.floor(len(windows) * (1 - validation_split))  # as Keras splits
-            parts = (num_trained, len(windows) - num_trained)
-            if self.stateful and any(part % batch_size for part in parts):
-                received = "{} windows" if not parts[1] else "{} windows and {} of validation"
-                raise ValueError(
-                    "A stateful model needs whole batches. Received: "
-                    f"{received.format(*parts)}, batch_size={batch_size}. Leave windows out, "
-                    "choose a batch size that divides their number, or use `token_windows`, which "
-                    "pads."
-                )
-            state = self.carried_state
-            if state is not None and batch_size != state.batch_size:
-                raise state.make_size_error(f"batch_size={batch_size}")
-            shape = (batch_size, windows.shape[1])
-        else:
+    def _check_batches(self, num_windows: tuple[int, int], batch_size: int) -> None:
+        """Raise unless a stateful model can take windows of training and of validation."""
+        if not self.stateful:
             return
-        if not self.built:
-            self.build(shape)
-
-    def _check_windows(self, windows: Any, name: str) -> np.ndarray:
-        is_tensor = ops.is_tensor(windows)
-        windows = ops.convert_to_numpy(windows) if is_tensor else np.asarray(windows)
-        if windows.ndim != 2 or windows.shape[0] == 0 or windows.shape[1] < 2:
+        if any(number % batch_size for number in num_windows):
+            kinds = zip(num_windows, ("windows", "windows of validation"), strict=True)
+            received = " and ".join(f"{number} {kind}" for number, kind in kinds if number)
             raise ValueError(
-                f"`{name}` must hold windows of word ids (N, T + 1), at least one, of at least two "
-                f"words: a word is predicted from those before it. Received: {name}.shape="
-                f"{windows.shape}."
+                f"A stateful model needs whole batches. Received: {received}, "
+                f"batch_size={batch_size}. Leave windows out, choose a batch size that divides "
+                "their number, or use `token_windows`, which pads."
             )
-        is_whole = np.issubdtype(windows.dtype, np.integer)
-        if not is_whole and not np.array_equal(windows, np.trunc(windows)):
-            raise ValueError(
-                f"`{name}` must hold word ids, whole numbers. Received: {name}.dtype="
-                f"{windows.dtype}, and numbers that are not. Encode text with `Vocabulary.encode`."
-            )
-        check_word_ids(windows, self.word_table.vocabulary_size)
-        return windows
+        state = self.carried_state
+        if state is not None and batch_size != state.batch_size:
+            raise state.make_size_error(f"batch_size={batch_size}")
 
     def reset_states(self) -> None:
         """Set the carried state of a stateful model to zero."""
@@ -579,7 +564,3 @@ def _check_batch_size(words: Any, state: CarriedState) -> Any:
     if words.shape[0] not in (None, state.share):
         raise state.make_size_error(f"words.shape={tuple(words.shape)}")
     return words
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, list) or hasattr(x, "__array__")

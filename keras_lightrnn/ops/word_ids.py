@@ -15,15 +15,22 @@ def cast_word_ids(words: Any) -> Any:
     Keras hands float32 to a layer when it builds a model on the mean of the replicas'
     batches, or traces a default signature.
 
+    Raises:
+        TypeError: for truth values, strings and whatever else is no number.
+
     Example:
 
     >>> np.asarray(cast_word_ids([3.0, 1.0])).tolist()
     [3, 1]
     """
     words = ops.convert_to_tensor(words)
-    if keras.backend.standardize_dtype(words.dtype) not in ("int32", "int64"):
-        words = ops.cast(words, "int32")
-    return words
+    dtype = keras.backend.standardize_dtype(words.dtype)
+    if not (keras.backend.is_int_dtype(dtype) or keras.backend.is_float_dtype(dtype)):
+        raise TypeError(
+            f"Word ids must be integers. Received: word ids of dtype {dtype}. Encode text with "
+            "`Vocabulary.encode`."
+        )
+    return words if dtype in ("int32", "int64") else ops.cast(words, "int32")
 
 
 def check_word_ids(words: Any, vocabulary_size: int) -> None:

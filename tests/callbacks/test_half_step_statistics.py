@@ -78,3 +78,19 @@ def test_compiled_by_xla():
     )
     for name, values in sum_slowly(column, row, targets, 6).items():
         np.testing.assert_allclose(statistics.read()[name], values, atol=1e-5)
+
+
+def test_counts_that_float32_cannot_hold():
+    most = 2.0**24  # to which adding 1 changes nothing
+    rng = np.random.default_rng(3)
+    column, row, targets = draw(rng, 5)
+    statistics = HalfStepStatistics(6, 3, ALL_SUMS)
+    statistics.counts.assign([most, most - 1000, 0, 0, 0, 0])
+    statistics.following_counts.assign([0, most, 0, 0, 0, 0])
+    statistics(column, row, targets)
+    got, expected = statistics.read(), sum_slowly(column, row, targets, 6)
+    occurrences = expected["counts"][1]
+    assert got["counts"][:2].tolist() == [most, most - 1000 + occurrences]
+    for name, full in (("column_sums", 0), ("row_sums", 0), ("following_sums", 1)):
+        expected[name][full] = 0
+        np.testing.assert_allclose(got[name], expected[name], atol=1e-5)

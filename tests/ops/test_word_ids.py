@@ -15,6 +15,12 @@ def test_ids_of_any_type_become_integers(dtype):
     assert np.asarray(words).tolist() == [[3, 0, 7]]
 
 
+@pytest.mark.parametrize("words", [[True, False], ["the", "end"], [1j]])
+def test_what_is_no_id(words):
+    with pytest.raises(TypeError, match=r"Word ids must be integers\. Received: .* of dtype "):
+        cast_word_ids(np.array(words))
+
+
 def test_marks_exactly_the_ids_outside():
     marks = np.asarray(mark_invalid_ids(tf.constant([-2, -1, 0, 4, 5, 2**31 - 1]), 5))
     assert np.isnan(marks).tolist() == [True, True, False, False, True, True]

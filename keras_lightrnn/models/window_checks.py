@@ -1,0 +1,126 @@
+"""What `fit`, `evaluate` and `predict` are given to read, checked before anything is made of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_lightrnn.ops.word_ids import check_word_ids
+
+# By name: they are TensorFlow's, which may be absent.
+_NOT_DENSE = ("RaggedTensor", "SparseTensor", "RaggedTensorSpec", "SparseTensorSpec")
+_CUT = (
+    "Cut text into windows with `token_windows`; pad short ones with word 0 and give the model "
+    "`mask_zero=True`."
+)
+
+
+def is_array(x: Any) -> bool:
+    """Return whether `x` is what NumPy makes an array of, and no source of batches."""
+    return isinstance(x, (list, tuple)) or hasattr(x, "__array__")
+
+
+def check_windows(name: str, windows: Any, vocabulary_size: int) -> np.ndarray:
+    """Return windows of word ids as an array `(N, T + 1)`, or raise.
+
+    Raises:
+        TypeError: if they are no numbers.
+        ValueError: if they are of another shape, too short or none, no whole numbers, or hold ids
+            outside `[0, V)`.
+
+    Example:
+
+    >>> check_windows("x", [[3, 1, 4], [1, 5, 9]], vocabulary_size=10).shape
+    (2, 3)
+    """
+    try:
+        windows = ops.convert_to_numpy(windows) if ops.is_tensor(windows) else np.asarray(windows)
+    except ValueError as error:  # NumPy's, for lists of unequal lengths
+        raise ValueError(
+            f"The windows of `{name}` must be of one length. Received: {name} of {len(windows)} "
+            f"windows of unequal lengths. {_CUT}"
+        ) from error
+    check_shape(f"`{name}`", windows.shape, f"{name}.shape={windows.shape}")
+    if not len(windows):
+        raise ValueError(f"`{name}` must hold at least one window. Received: none. {_CUT}")
+    dtype = windows.dtype
+    if dtype.kind not in "iuf":
+        raise TypeError(
+            f"`{name}` must hold word ids, whole numbers. Received: {name}.dtype={dtype}. Encode "
+            "text with `Vocabulary.encode`."
+        )
+    if dtype.kind == "f" and not np.array_equal(windows, np.trunc(windows)):
+        raise ValueError(
+            f"`{name}` must hold word ids, whole numbers. Received: {name}.dtype={dtype}, and "
+            "numbers that are not. Encode text with `Vocabulary.encode`."
+        )
+    check_word_ids(windows, vocabulary_size)
+    return windows
+
+
+def check_shape(what: str, shape: Any, received: str) -> None:
+    """Raise `ValueError` unless a shape, as far as it is known, is `(B, T + 1)` with `T >= 1`."""
+    rank = shape.rank if hasattr(shape, "rank") else len(shape)
+    if rank != 2 or (isinstance(shape[1], int) and shape[1] < 2):
+        raise ValueError(
+            f"{what} must hold windows of word ids (N, T + 1), of at least two words: a word is "
+            f"predicted from those before it. Received: {received}. {_CUT}"
+        )
+
+
+def complete_arrays(
+    name: str, vocabulary_size: int, x: Any, y: Any = None, sample_weight: Any = None
+) -> tuple[np.ndarray, Any, Any]:
+    """Return checked windows, their targets if weights need them, and the weights."""
+    windows = check_windows(name, x, vocabulary_size)
+    expected = (len(windows), windows.shape[1] - 1)
+    if y is not None and tuple(np.shape(y)) != expected:
+        raise ValueError(
+            f"The targets of windows `{name}` of shape {windows.shape} are their words from "
+            f"the second on, {expected}. Received: targets of shape {tuple(np.shape(y))}. "
+            "Leave the targets out, and keep the last word of each window."
+        )
+    if y is None and sample_weight is not None:
+        y = windows[:, 1:]  # Keras drops weights where there are no targets
+    return windows, y, sample_weight
+
+
+def check_source(name: str, source: Any) -> tuple[int | None, ...] | None:
+    """Return the shape of the batches of windows of a dataset, as far as it says, or raise.
+
+    Args:
+        name: String, what the source is called in messages.
+        source: A `tf.data.Dataset`, or another source of batches, which does not say and of which
+            Keras knows what it takes.
+
+    Raises:
+        TypeError: if it is nothing that windows could come from.
+        ValueError: if its batches are not `(B, T + 1)`.
+    """
+    kind = type(source).__name__
+    if source is None or isinstance(source, (dict, str)) or kind in _NOT_DENSE:
+        raise TypeError(
+            f"`{name}` must be an array of windows of word ids (N, T + 1), or a source of batches "
+            f"of them, such as a `tf.data.Dataset`. Received: {name} of type {kind}. {_CUT}"
+        )
+    if not hasattr(source, "element_spec"):
+        return None
+    element = source.element_spec
+    spec = element[0] if isinstance(element, tuple) else element
+    is_dense = hasattr(spec, "shape") and type(spec).__name__ not in _NOT_DENSE
+    if not is_dense or not (spec.dtype.is_integer or spec.dtype.is_floating):
+        raise TypeError(
+            f"The elements of the dataset `{name}` must be `(windows,)`, `(windows, targets)` or "
+            "`(windows, targets, sample_weight)`, with windows a dense tensor (B, T + 1) of word "
+            f"ids. Received: elements {element}. Encode text with `Vocabulary.encode`, and use "
+            "`Dataset.map` to give elements that form."
+        )
+    check_shape(
+        f"The batches of the dataset `{name}`",
+        spec.shape,
+        f"elements {element}. Make batches with `.batch(batch_size)`, or say with "
+        "`tf.ensure_shape` of which shape they are",
+    )
+    return tuple(spec.shape)

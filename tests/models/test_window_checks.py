@@ -1,0 +1,128 @@
+"""What `fit`, `evaluate` and `predict` refuse to read, before anything is made of it."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lightrnn import LightRNNModel
+
+WINDOWS = np.random.default_rng(0).integers(11, size=(4, 3))
+RAGGED = tf.ragged.constant([[1, 2, 3], [1, 2]])
+
+
+def make(**kwargs):
+    model = LightRNNModel(11, embedding_dim=3, units=3, recurrence="rnn", **kwargs)
+    model.compile("sgd")
+    return model
+
+
+def make_dataset(tensors):
+    return tf.data.Dataset.from_tensor_slices(tensors)
+
+
+CASES = [
+    (np.zeros((0, 4), int), ValueError, "`x` must hold at least one window"),
+    (np.zeros((3, 1), int), ValueError, r"`x` must hold windows.*\(3, 1\)"),
+    (np.zeros(5, int), ValueError, r"`x` must hold windows.*\(5,\)"),
+    ((WINDOWS, WINDOWS), ValueError, r"`x` must hold windows.*\(2, 4, 3\)"),
+    ([[1, 2, 3], [1, 2]], ValueError, "2 windows of unequal lengths.*mask_zero=True"),
+    ([[1, 2, 11]], ValueError, r"\[0, 11\).*id 11 at position \(0, 2\)"),
+    ([[1, -1, 2]], ValueError, r"\[0, 11\).*id -1 at position \(0, 1\)"),
+    ([[1.0, 2.5]], ValueError, "whole numbers.*float64"),
+    ([[1.0, np.nan]], ValueError, "whole numbers.*float64"),
+    (WINDOWS > 5, TypeError, "whole numbers.*dtype=bool.*Vocabulary.encode"),
+    ([["the", "end"]], TypeError, "whole numbers.*dtype=<U3"),
+    (tf.constant([["the", "end"]]), TypeError, "whole numbers.*dtype=object"),
+    (None, TypeError, "array of windows.*of type NoneType"),
+    ("the end", TypeError, "array of windows.*of type str"),
+    ({"words": WINDOWS}, TypeError, "array of windows.*of type dict"),
+    (RAGGED, TypeError, "array of windows.*of type RaggedTensor.*mask_zero=True"),
+    (tf.sparse.from_dense(WINDOWS), TypeError, "array of windows.*of type SparseTensor"),
+    (make_dataset(WINDOWS), ValueError, r"batches of the dataset `x`.*\.batch\(batch_size\)"),
+    (make_dataset(WINDOWS).batch(2).batch(2), ValueError, r"\(None, None, 3\)"),
+    (make_dataset(WINDOWS[:, :1]).batch(2), ValueError, r"at least two words.*\(None, 1\)"),
+    (make_dataset(RAGGED).batch(2), TypeError, "dense tensor.*RaggedTensorSpec"),
+    (make_dataset({"words": WINDOWS}).batch(2), TypeError, r"elements of the dataset.*\{'words'"),
+    (make_dataset([["the", "end"]]).batch(1), TypeError, "word ids.*tf.string.*Vocabulary.encode"),
+    (
+        tf.data.Dataset.from_generator(lambda: iter([WINDOWS]), tf.int32),
+        ValueError,
+        "<unknown>.*tf.ensure_shape",
+    ),
+]
+
+
+@pytest.mark.parametrize(("windows", "kind", "message"), CASES)
+def test_windows_are_checked_and_the_model_takes_no_harm(windows, kind, message):
+    model = make()
+    for method in (model.fit, model.evaluate, model.predict):
+        with pytest.raises(kind, match=message):
+            method(windows, verbose=0)
+    assert not model.built
+    assert np.isfinite(model.fit(WINDOWS, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.parametrize(("windows", "kind", "message"), CASES)
+def test_validation_windows_are_checked_before_training(windows, kind, message):
+    if windows is None or isinstance(windows, (str, list, tuple)):
+        windows = (windows,)  # alone it would be no data, or a tuple of data
+    model = make()
+    model.build((None, 3))
+    before = model.get_weights()
+    with pytest.raises(kind, match=message.replace("`x`", "`validation_data`")):
+        model.fit(WINDOWS, validation_data=windows, verbose=0)
+    for weight, old in zip(model.get_weights(), before, strict=True):
+        assert np.array_equal(weight, old)
+
+
+@pytest.mark.parametrize(
+    ("validation", "options", "message"),
+    [
+        (WINDOWS[:3], {"batch_size": 2}, "3 windows of validation, batch_size=2"),
+        (WINDOWS, {"batch_size": 2, "validation_batch_size": 4}, "built for: 2.*batch_size=4"),
+        (WINDOWS, {"batch_size": 4, "validation_batch_size": 3}, "4 windows of v.*batch_size=3"),
+    ],
+)
+def test_validation_of_a_stateful_model_is_whole_batches(validation, options, message):
+    model = make(stateful=True)
+    for data in (validation, (validation,), (validation, None, np.ones((len(validation), 2)))):
+        with pytest.raises(ValueError, match=message):
+            model.fit(WINDOWS, validation_data=data, verbose=0, **options)
+    assert int(model.optimizer.iterations) == 0
+
+
+def test_batches_of_sources_that_say_nothing_are_checked_as_they_come():
+    for windows, message in ((WINDOWS[:, :1], "at least two words"), (WINDOWS[0], "A batch must")):
+        with pytest.raises(ValueError, match=message):
+            make().fit(iter_batches(windows), steps_per_epoch=1, verbose=0)
+
+
+def iter_batches(windows):
+    while True:
+        yield (windows,)
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return (WINDOWS[2 * index : 2 * index + 2],)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        lambda: Batches(),
+        lambda: iter_batches(WINDOWS),
+        lambda: make_dataset(WINDOWS).batch(3),
+        lambda: make_dataset((WINDOWS,)).batch(3),
+        lambda: make_dataset((WINDOWS.astype("float32"), WINDOWS[:, 1:])).batch(3),
+    ],
+)
+def test_sources_of_batches(source):
+    history = make().fit(source(), steps_per_epoch=2, validation_data=(WINDOWS,), verbose=0).history
+    assert np.isfinite([history["loss"], history["val_loss"]]).all()
