@@ -141,7 +141,7 @@ def read_parts(variable: Any) -> np.ndarray:
 def assign_parts(variable: Any, parts: np.ndarray) -> None:
     """Set what each replica of this process holds in a replica variable."""
     for part, values in zip(_list_parts(variable), parts, strict=True):
-        part.assign(values)
+        part.assign(keras.ops.cast(values, variable.dtype))
 
 
 def _list_parts(variable: Any) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -14,7 +15,7 @@ from keras_lightrnn import reallocation
 from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
 from keras_lightrnn.callbacks.round_schedule import RoundSchedule
-from keras_lightrnn.callbacks.round_state import RoundState, show_sample_weight
+from keras_lightrnn.callbacks.round_state import RoundState, ShownStep
 from keras_lightrnn.distribution import is_chief, run_on_chief, strategy_scope
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.reallocation import OutputWeights
@@ -51,7 +52,8 @@ class ReallocationCallback(keras.callbacks.Callback):
             `"epoch"`: after every epoch. An integer: after every so many train steps, counted over
             the whole training. `"plateau"`: after an epoch in which `monitor` was no lower than in
             the best one since the last round.
-        max_rounds: Integer, or `None` for no limit.
+        max_rounds: Integer, in all that `fit` is called on one model with this callback, or `None`
+            for no limit.
         minimum_gain: Float, by how much the cost must fall, in the unit of the objective, for an
             allocation to be installed.
         monitor: What `every="plateau"` looks at in the `logs`.
@@ -65,9 +67,10 @@ class ReallocationCallback(keras.callbacks.Callback):
         history: A dictionary a round, with what the line says.
         prices: `(R, C)`, what the last solution ended with and the next starts from, or `None`.
         num_epochs: Epochs whose round, if one was due, is done; `None` before the first.
+        num_steps: Train steps of the model with this callback.
 
-    History, prices and schedule are part of what `TrainingBackup` and Keras's `BackupAndRestore`
-    save.
+    Given to another model, it starts afresh. History, prices, steps and schedule are part of what
+    `TrainingBackup` and Keras's `BackupAndRestore` save.
 
     In `callbacks` it belongs after `EarlyStopping` and `ModelCheckpoint` where these go by a metric
     of validation, which is that of the network before the round; and before what logs, and
@@ -133,19 +136,21 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._state: RoundState | None = None
         self._softmax: TwoComponentSoftmax | None = None
         self._is_training = False
-        # Of the epoch that runs.
-        self._step = self._next_look = self._num_rounds_before = 0
+        self.num_steps = 0
+        # When the epoch that runs began.
+        self.num_steps_before = self._num_rounds_before = 0
 
     def set_model(self, model: Any) -> None:
         self._detach()  # an earlier `fit` may have ended by an exception
         if model is not self._model:  # what was learnt with another one says nothing of this one
-            self.prices = None
+            self.history, self.prices, self.num_steps = [], None, 0
             self.schedule.start_over()
         # Before any callback's `on_train_begin`: that of a backup brings our state back.
         super().set_model(model)
         self._attach()
         self._is_training = False
         self.num_epochs = None
+        self.num_steps_before = self.num_steps
 
     def _attach(self) -> None:
         layers = list(self.model._flatten_layers())
@@ -174,13 +179,13 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._state = RoundState(self, statistics)
         self._state.is_summing = self.data is None
         self._softmax.observe(self._state)
-        self.model.train_step = show_sample_weight(self.model.train_step)
+        self._shown_step = ShownStep(self.model, "train_step")
         self.model.train_function = None  # one made without the observer is stale
 
     def _detach(self) -> None:
         if self._softmax is not None and self._state is not None:
             self._softmax.stop_observing(self._state)
-            self.model.__dict__.pop("train_step", None)  # the class has its own
+            self._shown_step.undo()
             self.model.train_function = None
         self._softmax = self._state = None
 
@@ -205,23 +210,22 @@ class ReallocationCallback(keras.callbacks.Callback):
                 "`ReallocationCallback` before `BackupAndRestore` in `callbacks`, or use "
                 "`TrainingBackup`, which writes weights and epoch in one file."
             )
-        self._step = _count_steps(self.model)
         self._num_rounds_before = len(self.history)
         self.num_epochs = epoch
-        if self.schedule.counts_steps:
-            self._next_look = self.schedule.count_steps_left(self._step)
         # A run that is taken up may have had its last round; nothing is compiled yet.
         self._stop_summing_if_over()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # No sooner: to look at the model brings its whole state back from the device on JAX.
-        if self.schedule.counts_steps and batch + 1 >= self._next_look:
-            before, self._step = self._step, _count_steps(self.model)
-            if self.schedule.is_due_after_step(before, self._step, len(self.history)):
-                self.reallocation_round()
-                if self._stop_summing_if_over():
-                    self.model.make_train_function(force=True)
-            self._next_look = batch + 1 + self.schedule.count_steps_left(self._step)
+        # The last execution of several steps may have fewer, which Keras does not say.
+        steps = min(batch + 1, self.params.get("steps") or math.inf)
+        before, step = self.num_steps, self.num_steps_before + int(steps)
+        if step <= before:  # of a run that is taken up within the epoch, and had this step
+            return
+        self.num_steps = step
+        if self.schedule.is_due_after_step(before, step, len(self.history)):
+            self.reallocation_round()
+            if self._stop_summing_if_over():
+                self.model.make_train_function(force=True)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         number = epoch + 1
@@ -234,6 +238,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         if self._state is not None and not self.schedule.counts_steps:
             self._state.statistics.reset()  # a round after an epoch sees the states of that epoch
         self.num_epochs = number
+        self.num_steps_before = self.num_steps
         if self._stop_summing_if_over():
             self.model.make_train_function(force=True)
 
@@ -306,7 +311,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         softmax.stop_observing(state)
         softmax.observe(state, in_training=False)
         state.is_summing = True
-        self.model.test_step = show_sample_weight(self.model.test_step)
+        shown_step = ShownStep(self.model, "test_step")
         self.model.test_function = None
         try:
             self.model.evaluate(self.data, verbose=0)
@@ -314,7 +319,7 @@ class ReallocationCallback(keras.callbacks.Callback):
             state.is_summing = False
             softmax.stop_observing(state)
             softmax.observe(state)
-            del self.model.test_step
+            shown_step.undo()
             self.model.test_function = None
 
     def _install(
@@ -360,13 +365,6 @@ def _read_output_weights(softmax: Any) -> OutputWeights:
         for weight in _list_output_weights(softmax)
     ]
     return OutputWeights(*arrays)
-
-
-def _count_steps(model: Any) -> int:
-    """Return the train steps so far, of which several may make one update of the weights."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    steps_per_update = optimizer.gradient_accumulation_steps or 1
-    return int(ops.convert_to_numpy(optimizer.iterations)) * steps_per_update
 
 
 def carry_vectors(

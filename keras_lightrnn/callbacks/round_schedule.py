@@ -95,10 +95,6 @@ class RoundSchedule:
             is_due = self.every == "epoch"
         return is_due and self._is_left(num_rounds)
 
-    def count_steps_left(self, step: int) -> int:
-        """Return how many more train steps there are to the next round, at the soonest."""
-        return self.every - step % self.every
-
     def start_over(self) -> None:
         """Forget the best of the `monitor`: a plateau is sought anew."""
         self.best = math.inf

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +57,8 @@ class RoundState(RunState):
         rounds = {
             "history": self.callback.history,
             "num_epochs": self.callback.num_epochs,
+            "num_steps": self.callback.num_steps,
+            "num_steps_before": self.callback.num_steps_before,
             "best": self.callback.schedule.best,
         }
         state = {"rounds": np.frombuffer(json.dumps(rounds).encode(), np.uint8)}
@@ -69,6 +70,8 @@ class RoundState(RunState):
         rounds = json.loads(np.asarray(values["rounds"]).tobytes())
         self.callback.history[:] = rounds["history"]
         self.callback.num_epochs = rounds["num_epochs"]
+        self.callback.num_steps = rounds["num_steps"]
+        self.callback.num_steps_before = rounds["num_steps_before"]
         self.callback.schedule.best = rounds["best"]
         self.callback.prices = np.asarray(values["prices"]) if "prices" in values else None
 
@@ -83,21 +86,36 @@ class RoundState(RunState):
             self.assign_run_state({name: store[name] for name in names})
 
 
-def show_sample_weight(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a train or test step of Keras that shows its sample weights to a `RoundState`.
+class ShownStep:
+    """The train or test step of a model while it shows its sample weights to a `RoundState`.
 
     Keras shows them to losses and metrics only.
+
+    Args:
+        model: The Keras model, whose function of that step must be made anew.
+        name: `"train_step"` or `"test_step"`.
     """
 
-    def run_step(*args: Any, **kwargs: Any) -> Any:
+    def __init__(self, model: keras.Model, name: str) -> None:
+        self.model, self.name = model, name
+        self.own = model.__dict__.get(name)  # in place of that of the class
+        self.step = getattr(model, name)
+        setattr(model, name, self._run)
+
+    def undo(self) -> None:
+        """Give the model back the step that it had."""
+        if self.own is None:
+            delattr(self.model, self.name)
+        else:
+            setattr(self.model, self.name, self.own)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
         data = kwargs["data"] if "data" in kwargs else args[-1]
         _, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         weights = keras.tree.flatten(sample_weight)
         # Which of several outputs is that of the words is not known here.
         token = _sample_weight.set(weights[0] if len(weights) == 1 else None)
         try:
-            return step(*args, **kwargs)
+            return self.step(*args, **kwargs)
         finally:
             _sample_weight.reset(token)
-
-    return run_step

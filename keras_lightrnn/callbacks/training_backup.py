@@ -23,7 +23,7 @@ from keras_lightrnn.files import replace_file
 from keras_lightrnn.linked_variable import DerivedVariable
 from keras_lightrnn.run_state import RunState
 
-_FORMAT = "keras_lightrnn.TrainingBackup.2"
+_FORMAT = "keras_lightrnn.TrainingBackup.3"
 
 
 class TrainingBackup(keras.callbacks.Callback):
@@ -82,6 +82,7 @@ class TrainingBackup(keras.callbacks.Callback):
         self._epoch = 0
         self._steps = 0  # of this epoch
         self._is_passing_over = False
+        self._is_in_step = False
         # Steps to pass over and the state after them, of a run that is taken up.
         self._resume: tuple[int, dict[str, np.ndarray]] | None = None
 
@@ -104,6 +105,7 @@ class TrainingBackup(keras.callbacks.Callback):
             self._restore()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.model._initial_epoch = None  # Keras has read it, and would in a later `fit` again
         self._epoch = epoch
         self._steps = 0
         if self._resume is not None:
@@ -113,6 +115,9 @@ class TrainingBackup(keras.callbacks.Callback):
         else:
             # Everything that other callbacks do at the end of an epoch has been done.
             self._save(is_within_epoch=False)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._is_in_step = True
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         before, self._steps = self._steps, batch + 1
@@ -241,18 +246,24 @@ class TrainingBackup(keras.callbacks.Callback):
 
     def _pass_over(self, num_steps: int, states: dict[str, np.ndarray]) -> None:
         """Have the next steps of `fit` read their batches and do nothing else."""
+        steps_per_execution = self.model.steps_per_execution
         num_there = self.params.get("steps")
-        if num_there is not None and num_there < num_steps:
+        # Steps are counted by whole executions, as Keras does, of which the last may be shorter.
+        if num_there is not None and num_steps >= num_there + steps_per_execution:
             raise _make_short_error(num_steps, num_there)
         train = self.model.train_function
         passed = 0
 
         def read(batches: Iterator[Any]) -> dict[str, Any]:
             nonlocal passed
-            execution = list(itertools.islice(batches, self.model.steps_per_execution))
+            if not self._is_in_step:  # of a `fit` that was interrupted; this is another one
+                self.model.train_function = train
+                return train(batches)
+            self._is_in_step = False
+            execution = list(itertools.islice(batches, steps_per_execution))
             if not execution:
                 raise _make_short_error(num_steps, passed)
-            passed += len(execution)
+            passed += steps_per_execution
             if passed >= num_steps:
                 self.model.train_function = train
                 self._is_passing_over = False
@@ -271,8 +282,11 @@ def _describe(weight: Any) -> list[Any]:
 
 
 def _write(file: zipfile.ZipFile, name: str, values: np.ndarray) -> None:
+    values = np.asanyarray(values)
+    if values.dtype.kind == "V":  # bfloat16, of which NumPy's format knows but the size
+        values = values.astype(np.float32)
     with file.open(f"{name}.npy", "w", force_zip64=True) as member:
-        np.lib.format.write_array(member, np.asanyarray(values), allow_pickle=False)
+        np.lib.format.write_array(member, values, allow_pickle=False)
 
 
 def _read(file: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -25,7 +25,8 @@ def compile_op(forward: Callable[..., Any], backward: Callable[..., Any]) -> Cal
 
     Returns:
         `(inputs, *options) -> outputs`. Inputs are a list of tensors and `None`s, options
-        any hashable constants. Differentiable once.
+        any hashable constants. Differentiable once: to differentiate the gradient raises
+        `NotImplementedError`.
 
     Example:
 
@@ -53,8 +54,18 @@ def compile_op(forward: Callable[..., Any], backward: Callable[..., Any]) -> Cal
             outputs, residuals = run_forward(hidden, *options)
 
             def gradient(*upstream: Any) -> Any:
-                upstream = keras.tree.flatten(upstream)
-                gradients = run_backward(hidden, residuals, upstream, *options)
+                has_gradient: list[bool] = []
+
+                @ops.custom_gradient
+                def differentiate(*args: Any) -> Any:
+                    upstream = [ops.stop_gradient(x) for x in args[len(present) :]]
+                    gradients = run_backward(hidden, residuals, upstream, *options)
+                    has_gradient[:] = [g is not None for g in gradients]
+                    return tuple(g for g in gradients if g is not None), _refuse
+
+                # The inputs are there to be seen by whoever differentiates once more.
+                rest = iter(differentiate(*present, *keras.tree.flatten(upstream)))
+                gradients = [next(rest) if is_there else None for is_there in has_gradient]
                 return tuple(g for g, x in zip(gradients, inputs, strict=True) if x is not None)
 
             return tuple(outputs), gradient
@@ -62,6 +73,14 @@ def compile_op(forward: Callable[..., Any], backward: Callable[..., Any]) -> Cal
         return list(run(*(ops.convert_to_tensor(x) for x in inputs if x is not None)))
 
     return op
+
+
+def _refuse(*upstream: Any) -> Any:
+    raise NotImplementedError(
+        "The fused recurrence and the fused softmax are differentiable once. Received: a gradient "
+        'of their gradient. Use `recurrence_path="keras"`, and call `TwoComponentSoftmax` with '
+        "`fused=False`."
+    )
 
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:

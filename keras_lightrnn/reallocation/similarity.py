@@ -28,9 +28,8 @@ from keras_lightrnn.reallocation.objective import (
 _SHRINKAGE = 5.0
 
 # In a large vocabulary a word that was seen less often since the sums began stays where it is, for
-# little is known of it, and so does one that was seen more often: its vectors have been trained to
-# suit it, and what is lost when it leaves them is not earned back.
-_LEAST_COUNT, _MOST_COUNT = 2, 50
+# little is known of it.
+_LEAST_COUNT = 2
 # But all words move out of a table that leaves more than this share of what one by chance leaves.
 _POOR = 0.6
 # A good table is rearranged until a round lowers what it leaves by no more than this share.
@@ -69,6 +68,8 @@ class SimilarityObjective(ReallocationObjective):
         num_features: Integer, principal components kept.
         num_rounds: Integer, the most rounds of clustering.
         solver: Whatever `keras_lightrnn.assignment.get` takes; `None` for what is said above.
+        max_count: Integer, in vocabularies of more than 20,000 words: a word that was seen more
+            often stays where it is. `None` for no limit.
 
     Raises:
         ValueError: if `features` is no finite matrix or an argument is out of range.
@@ -96,9 +97,12 @@ class SimilarityObjective(ReallocationObjective):
         num_features: int = 64,
         num_rounds: int = 10,
         solver: Any = None,
+        max_count: int | None = 50,
     ) -> None:
         check_size("num_features", num_features)
         check_size("num_rounds", num_rounds)
+        if max_count is not None:
+            check_size("max_count", max_count)
         if features is not None:
             features = np.asarray(features, np.float32)
             if features.ndim != 2 or not np.isfinite(features).all():
@@ -111,6 +115,7 @@ class SimilarityObjective(ReallocationObjective):
         self.num_features = num_features
         self.num_rounds = num_rounds
         self.solver = solver
+        self.max_count = max_count
 
     def propose(
         self,
@@ -144,7 +149,8 @@ class SimilarityObjective(ReallocationObjective):
             found = cluster_features(features, *shape, num_rounds=1, solver="greedy")
             found = exchange_words(features, found, np.ones(len(features), bool), **options)
         elif is_large:
-            is_movable = (counts >= _LEAST_COUNT) & (counts <= _MOST_COUNT)
+            most = np.inf if self.max_count is None else self.max_count
+            is_movable = (counts >= _LEAST_COUNT) & (counts <= most)
             return exchange_words(features, allocation, is_movable, **options)
         elif is_poor:
             found = cluster_features(features, *shape, solver=self.solver, **options)

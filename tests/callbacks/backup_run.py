@@ -59,19 +59,26 @@ def train(kind: str, folder: Path, crash: Crash) -> dict[str, np.ndarray]:
     keras.utils.set_random_seed(5)
     words = np.random.default_rng(0).integers(V, size=4 * 6 * STEPS - 2)
     words[1::2] = (words[:-1:2] * 3 + 1) % V
-    is_stateful = kind != "shuffled"
+    is_stateful = kind in ("stateful", "keras", "bfloat16")
+    counts_steps = kind in ("accumulated", "executions")
     # Keras's backups leave the seeds of dropout out.
     dropout = 0.0 if kind == "keras" else 0.3
     allocation = Allocation.random(V, 5, 5, seed=1)
-    model = LightRNNModel(allocation, 6, 6, stateful=is_stateful, dropout=dropout)
+    dtype = "mixed_bfloat16" if kind == "bfloat16" else None
+    model = LightRNNModel(allocation, 6, 6, stateful=is_stateful, dropout=dropout, dtype=dtype)
     schedule = keras.optimizers.schedules.CosineDecay(0.05, EPOCHS * STEPS)
-    model.compile(keras.optimizers.Adam(schedule))
+    accumulation = 3 if kind == "accumulated" else None
+    model.compile(
+        keras.optimizers.Adam(schedule, gradient_accumulation_steps=accumulation),
+        # Of the five steps of an epoch the last execution has two.
+        steps_per_execution=3 if kind == "executions" else 1,
+    )
     model.build((4, 7))
     solver = CrashingSolver()
     solver.crash = crash
     # Two rounds in three epochs: the schedule must be taken up as well.
     reallocation = ReallocationCallback(
-        LikelihoodObjective(solver), every="epoch", max_rounds=2, verbose=0
+        LikelihoodObjective(solver), every=4 if counts_steps else "epoch", max_rounds=2, verbose=0
     )
     backup: Any
     if kind == "keras":

@@ -224,11 +224,13 @@ def test_another_model_starts_afresh():
     callback = ReallocationCallback(LikelihoodObjective(solver="auction"), verbose=0)
     make_model().fit(make_windows(), callbacks=[callback], verbose=0)
     assert callback.prices is not None
+    first = callback.history
     callback.schedule.best = 0.0
     larger = LightRNNModel(VOCABULARY_SIZE + 40, embedding_dim=4, units=4)
     larger.compile("sgd")
     larger.fit(make_windows(), callbacks=[callback], verbose=0)
-    assert len(callback.history) == 2
+    assert len(callback.history) == len(first) == 1
+    assert callback.history is not first
     assert callback.prices.shape == larger.word_table.allocation.shape
     assert callback.schedule.best == math.inf
 
@@ -318,19 +320,39 @@ def test_steps_are_counted_and_not_updates():
     assert len(callback.history) == 4  # in 16 steps
 
 
-def test_the_model_is_left_alone_between_rounds(monkeypatch):
-    """On JAX a look at it brings its state back from the device."""
-    from keras_lightrnn.callbacks import reallocation
+def test_steps_and_rounds_are_counted_for_each_model():
+    callback = ReallocationCallback(every=3, max_rounds=1, verbose=0)
+    for _ in range(2):
+        model = make_model()
+        for num_steps in (2, 4, 6):  # in the second `fit` there is a round, in the third none
+            model.fit(make_windows(16), batch_size=8, callbacks=[callback], verbose=0)
+            assert callback.num_steps == num_steps
+            assert len(callback.history) == (num_steps > 2)
 
-    looks = []
-    count_steps = reallocation._count_steps
-    monkeypatch.setattr(
-        reallocation, "_count_steps", lambda model: looks.append(1) or count_steps(model)
-    )
-    callback = ReallocationCallback(every=6, verbose=0)
-    make_model().fit(make_windows(), batch_size=4, epochs=1, callbacks=[callback], verbose=0)
-    assert len(callback.history) == 2  # in 16 steps
-    assert len(looks) == 3
+
+@pytest.mark.parametrize("steps_per_execution", [1, 3, 4, 5])
+def test_steps_of_an_epoch_that_executions_do_not_divide(steps_per_execution):
+    model = make_model()
+    model.compile("adam", steps_per_execution=steps_per_execution)
+    callback = ReallocationCallback(every=5, verbose=0)
+    model.fit(make_windows(32), batch_size=8, epochs=5, callbacks=[callback], verbose=0)
+    assert callback.num_steps == 20
+    assert len(callback.history) == 4
+
+
+def test_a_train_step_of_the_users_own_comes_back():
+    model = make_model()
+    calls = []
+    own = lambda data: calls.append(1) or type(model).train_step(model, data)  # noqa: E731
+    model.train_step = own
+    callback = ReallocationCallback(verbose=0)
+    model.fit(make_windows(16), callbacks=[callback], verbose=0)
+    assert calls
+    assert len(callback.history) == 1
+    assert model.train_step is own
+    del model.train_step
+    model.fit(make_windows(16), callbacks=[callback], verbose=0)
+    assert "train_step" not in vars(model)
 
 
 def test_prints_one_line_a_round(capsys):

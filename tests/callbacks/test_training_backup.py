@@ -65,6 +65,9 @@ BREAKS = [[("step", 1), ("step", 8)], [("round", 2)], [("epoch", 1), ("step", 5)
     [
         ("stateful", BREAKS[0]),
         ("shuffled", BREAKS[1]),
+        ("accumulated", [("step", 3), ("step", 4), ("step", 4)]),
+        ("executions", [("step", 1), ("epoch", 1), ("step", 3)]),
+        ("bfloat16", BREAKS[0]),
         *(
             pytest.param(kind, places, marks=pytest.mark.slow)
             for kind, places in [
@@ -334,3 +337,41 @@ def test_several_steps_an_execution(tmp_path):
 def test_bad_arguments(every_steps):
     with pytest.raises(ValueError, match="`every_steps` must be"):
         TrainingBackup("a.npz", every_steps=every_steps)
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Does what Ctrl-C does after some steps of an epoch."""
+
+    def __init__(self, epoch, steps):
+        super().__init__()
+        self.epoch, self.steps = epoch, steps
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.now, batch + 1) == (self.epoch, self.steps):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])  # while it passes over batches, and afterwards
+def test_fits_after_one_that_was_taken_up_and_interrupted_train(tmp_path, steps):
+    path = tmp_path / "backup.npz"
+    windows = np.random.default_rng(0).integers(9, size=(24, 4))
+    for crash in (Interrupt(1, 4), Interrupt(1, steps)):
+        model = LightRNNModel(9, embedding_dim=2, units=2)
+        model.compile("adam")
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(
+                windows,
+                batch_size=4,
+                epochs=3,
+                shuffle=False,
+                callbacks=[TrainingBackup(path, every_steps=3), crash],
+                verbose=0,
+            )
+    before = int(model.optimizer.iterations)
+    history = model.fit(windows, batch_size=4, epochs=2, verbose=0)
+    assert history.epoch == [0, 1]
+    assert len(history.history["loss"]) == 2
+    assert int(model.optimizer.iterations) == before + 12

@@ -46,3 +46,19 @@ def test_is_compiled_inside_a_function_that_is_not():
     graph = function.get_concrete_function(tf.TensorSpec((2,))).graph.as_graph_def()
     compiled = [f for f in graph.library.function if f.attr["_XlaMustCompile"].b]
     assert len(compiled) == 2
+
+
+@pytest.mark.parametrize("way", ["eager", "function"])
+def test_the_gradient_is_not_differentiated(way):
+    def differentiate_twice(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            _, _, gradient = differentiate(x)
+            penalty = tf.reduce_sum(gradient**2)
+        return outer.gradient(penalty, x)
+
+    run = differentiate_twice
+    if way == "function":
+        run = tf.function(differentiate_twice, autograph=False)
+    with pytest.raises(NotImplementedError, match="differentiable once"):
+        run(tf.constant([1.0, -2.0]))
