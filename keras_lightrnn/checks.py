@@ -51,6 +51,12 @@ def check_counts(counts: Any, vocabulary_size: int) -> np.ndarray:
         ...
     ValueError: `counts` must be finite and not negative. Received: counts[1]=-1 (1 of 2 are wrong).
     """
+    if counts is None:
+        raise TypeError(
+            "`counts` must say how often each word occurs. Received: counts=None, which is what a "
+            "`Vocabulary` has that was loaded. Count the words of the text, `np.bincount(words, "
+            f"minlength={vocabulary_size})`."
+        )
     counts = np.asarray(counts)
     if counts.shape != (vocabulary_size,):
         raise ValueError(

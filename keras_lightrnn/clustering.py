@@ -271,7 +271,10 @@ def _swap_in_pairs(costs: np.ndarray) -> np.ndarray:
 
 
 def compute_cluster_error(features: np.ndarray, allocation: Allocation) -> float:
-    """Return what `cluster_features` minimises, for an allocation and its best vectors."""
+    """Return what `cluster_features` minimises, for an allocation and vectors fitted to it.
+
+    They are the best ones of a full table; with empty cells, near them.
+    """
     return _fit_known(features, allocation)[2]
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 def replace_file(path: str | os.PathLike[str]) -> Iterator[str]:
     """Give the name of a temporary file that takes the place of `path` once it is written.
 
-    The temporary file lies beside `path` and ends as it does. After the block it is brought to
+    The temporary file lies beside `path` (of a symbolic link, beside what it points to, which is
+    replaced) and ends as `path` does. After the block it is brought to
     the disk and renamed, which no crash can leave half done. When the block raises, it is
     removed, and an earlier file stays as it was.
 
@@ -26,6 +27,7 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[str]:
     ...     print(os.listdir(directory), open(path).read())
     ['a.txt'] whole
     """
+    path = os.path.realpath(path)
     temporary = _name_temporary(path)
     try:
         yield temporary

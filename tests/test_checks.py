@@ -35,6 +35,7 @@ def test_counts():
         (["a", "b"], TypeError, "real numbers.*dtype=<U1"),
         ([True, False], TypeError, "dtype=bool"),
         ([1j, 0], TypeError, "dtype=complex128"),
+        (None, TypeError, r"counts=None.*np.bincount\(words, minlength=2\)"),
     ],
 )
 def test_what_are_no_counts(counts, kind, message):

@@ -98,3 +98,17 @@ def test_a_folder_that_does_not_exist(tmp_path):
         open(temporary, "wb"),
     ):
         pass
+
+
+def test_what_a_link_points_to_is_replaced(tmp_path):
+    target, link = tmp_path / "folder" / "target.txt", tmp_path / "link.txt"
+    target.parent.mkdir()
+    target.write_text("old")
+    link.symlink_to(target)
+    with replace_file(link) as temporary:
+        with open(temporary, "w") as file:
+            file.write("new")
+        assert os.path.dirname(temporary) == str(target.parent)
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert os.listdir(target.parent) == ["target.txt"]

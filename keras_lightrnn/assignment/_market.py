@@ -71,7 +71,7 @@ class Market:
             run.allocation.cells.astype(np.int64),
             np.full((num_words, CANDIDATES), -1, np.int32),
             np.empty((num_words, CANDIDATES), np.float32),
-            np.empty(num_words),
+            np.full(num_words, np.inf),
             np.zeros(num_words, np.int32),
             np.zeros(4, np.int64),
         )

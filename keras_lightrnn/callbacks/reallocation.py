@@ -28,8 +28,8 @@ class ReallocationCallback(keras.callbacks.Callback):
     The hidden half-steps around each word are summed (see `HalfStepStatistics`). In a round of
     reallocation an objective proposes an allocation from the sums, which is installed in the one
     `WordTable` of the model. A shared input vector becomes the mean, weighted by counts, of the
-    vectors that its words had, and so do the optimizer's slots of it, and, if the objective says
-    so, the output vectors.
+    vectors that its words had, and so do the optimizer's slots of it (those of its shape:
+    factored ones of Adafactor stay), and, if the objective says so, the output vectors.
 
     Everything that can fail comes before the first change: when a round raises, table, weights
     and optimizer are as training left them.

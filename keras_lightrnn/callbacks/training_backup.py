@@ -151,6 +151,7 @@ class TrainingBackup(keras.callbacks.Callback):
             "num_replicas": count_replicas(self.model),
             "weights": [_describe(weight) for weight in weights],
             "run_states": self._name_run_states(),
+            "optimizer": self._name_optimizer(),
         }
         with replace_file(self.path) as temporary, zipfile.ZipFile(temporary, "w") as file:
             file.writestr("header.json", json.dumps(header))
@@ -180,6 +181,10 @@ class TrainingBackup(keras.callbacks.Callback):
     def _name_run_states(self) -> list[str]:
         return [type(layer).__name__ for layer in self._list_run_states()]
 
+    def _name_optimizer(self) -> str:
+        optimizer = self.model.optimizer
+        return type(getattr(optimizer, "inner_optimizer", optimizer)).__name__
+
     # Reading.
 
     def _read_header(self) -> dict[str, Any]:
@@ -205,6 +210,13 @@ class TrainingBackup(keras.callbacks.Callback):
                 raise _make_error(
                     self.path, f"holds {received} where {weight.path!r} is {_describe(weight)}"
                 )
+        # Slots of another optimizer may have the same shapes.
+        if header["optimizer"] != self._name_optimizer():
+            raise _make_error(
+                self.path,
+                f"was made with the optimizer {header['optimizer']} where this model has "
+                f"{self._name_optimizer()}",
+            )
         names = self._name_run_states()
         if header["run_states"] != names:
             raise _make_error(

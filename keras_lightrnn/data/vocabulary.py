@@ -7,7 +7,7 @@ import collections
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -145,11 +145,6 @@ class Vocabulary:
         >>> Vocabulary.from_lines(["a b a c", "a b"], min_count=2).words
         ('a', '<eos>', 'b', '<unk>')
         """
-        if isinstance(lines, str):
-            raise TypeError(
-                "`lines` must be an iterable of lines, not one string. Received: "
-                f"lines={lines[:40]!r}. Use `lines.splitlines()`."
-            )
         for name, value, least in (
             ("min_count", min_count, 1),
             ("max_size", 3 if max_size is None else max_size, 3),
@@ -160,8 +155,8 @@ class Vocabulary:
 
         counter: collections.Counter[str] = collections.Counter()
         num_lines = num_forgotten = 0
-        for line in lines:
-            counter.update(line.split())
+        for words in _split_lines(lines, "Use `lines.splitlines()`."):
+            counter.update(words)
             num_lines += 1
             if len(counter) > max_entries:
                 num_forgotten += _forget_rare(counter, max_entries // 2)
@@ -238,15 +233,10 @@ class Vocabulary:
         >>> vocabulary.encode_lines(["a b", "b"])
         array([2, 3, 0, 3, 0], dtype=int32)
         """
-        if isinstance(lines, str):
-            raise TypeError(
-                "`lines` must be an iterable of lines, not one string. Received: "
-                f"lines={lines[:40]!r}. Use `encode` for a single line."
-            )
         get, unknown_id, end_id = self._ids.get, self.unknown_id, self.end_id
         ids = array.array("i")  # four bytes an id, where a list would take forty
-        for line in lines:
-            ids.extend([get(word, unknown_id) for word in line.split()])
+        for words in _split_lines(lines, "Use `encode` for a single line."):
+            ids.extend([get(word, unknown_id) for word in words])
             ids.append(end_id)
         return np.array(ids, np.int32)
 
@@ -357,6 +347,22 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         return f"Vocabulary({len(self)} words, unknown={self._unknown!r}, end={self._end!r})"
+
+
+def _split_lines(lines: Iterable[str], remedy: str) -> Iterator[list[str]]:
+    """Yield the words of each line, or raise `TypeError`; `remedy` is for a single string."""
+    if isinstance(lines, str):
+        raise TypeError(
+            "`lines` must be an iterable of lines, not one string. Received: "
+            f"lines={lines[:40]!r}. {remedy}"
+        )
+    for line in lines:
+        if not isinstance(line, str):
+            raise TypeError(
+                f"Every line must be a string. Received: {line!r:.60} (of type "
+                f"{type(line).__name__}). Join words by blanks, `' '.join(words)`; decode bytes."
+            )
+        yield line.split()
 
 
 def _forget_rare(counter: collections.Counter[str], size: int) -> int:

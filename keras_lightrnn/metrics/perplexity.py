@@ -27,7 +27,9 @@ class Perplexity(keras.metrics.Metric):
         y_true: Target word ids; unused, the log-probabilities are of the targets.
         y_pred: Log-probabilities of the targets in nats, any shape.
         sample_weight: Weight of each word, of the shape of `y_pred`, or of each window, `(B,)`;
-            0 for padding. A Keras mask on `y_pred` counts as well.
+            0 for padding. A Keras mask on `y_pred` counts as well, but not in the train steps of
+            JAX, where Keras loses it: give models that are composed of the layers a
+            `sample_weight` there. `LightRNNModel` needs none.
 
     Example:
 

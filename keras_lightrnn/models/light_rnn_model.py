@@ -466,7 +466,8 @@ class LightRNNModel(MultiWorkerTraining, WholeFileSaving, keras.Model):
             batch_size: Integer, sequences scored at a time.
 
         Returns:
-            `(N - 1,)` or `(B, N - 1)` float32, in nats.
+            `(N - 1,)` or `(B, N - 1)` float32, in nats. With `mask_zero=True`, that of a word 0,
+            which is padding, means nothing.
         """
         return decoding.score(self, words, batch_size)
 

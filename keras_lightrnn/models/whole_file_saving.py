@@ -17,7 +17,16 @@ class WholeFileSaving:
     """
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
-        """Save the whole model, as `keras.Model.save`."""
+        """Save the whole model, as `keras.Model.save`.
+
+        Raises:
+            ValueError: for a file of HDF5, from which Keras could not load it.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                f"A whole model is saved as `.keras`. Received: filepath={str(filepath)!r}. Name "
+                "it so, or save its weights alone as `.weights.h5` with `save_weights`."
+            )
         self._save(super().save, filepath, ".keras", overwrite, kwargs)  # type: ignore[misc]
 
     def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:

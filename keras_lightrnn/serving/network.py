@@ -181,7 +181,12 @@ def make_variable(values: Any, dtype: Any = tf.float32) -> tf.Variable:
 
 
 def check_exportable(model: LightRNNModel) -> None:
-    """Raise `ValueError` unless the model has weights."""
+    """Raise unless the model is a `LightRNNModel` and has weights."""
+    if not isinstance(model, LightRNNModel):
+        raise TypeError(
+            f"What is exported is a `LightRNNModel`. Received: model={model!r}. Other models that "
+            "are made of the layers export log-probabilities with `model.export`."
+        )
     if not model.built:
         raise ValueError(
             "A model must be built before it is exported. Received: a model without weights. "

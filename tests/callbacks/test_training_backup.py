@@ -276,6 +276,17 @@ def test_backups_of_other_models_are_refused(tmp_path, arguments, message):
         fit(make_model(**arguments), backup)
 
 
+def test_another_optimizer_with_slots_of_the_same_shapes(tmp_path):
+    backup = TrainingBackup(tmp_path / "a.npz")
+    model, other = make_model(), make_model()
+    model.compile(keras.optimizers.Adam())
+    other.compile(keras.optimizers.AdamW())
+    break_off(model, backup)
+    with pytest.raises(ValueError, match=r"the optimizer Adam where this model has AdamW"):
+        fit(other, backup)
+    assert int(other.optimizer.iterations) == 0
+
+
 def test_other_callbacks_than_the_backup_has_seen(tmp_path):
     backup = TrainingBackup(tmp_path / "a.npz")
     break_off(make_model(), backup)

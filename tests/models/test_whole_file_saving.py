@@ -83,3 +83,10 @@ def test_overwrite_asks(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: "n")
     make_model(1).save(path, overwrite=False)
     assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
+def test_a_format_that_could_not_be_loaded_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"is saved as `.keras`.*save_weights"):
+        make_model().save(tmp_path / name)
+    assert os.listdir(tmp_path) == []

@@ -258,6 +258,14 @@ def test_empty_cells_are_no_ids(model, by_cell):
             call(served, "score_ids", words=[[cell, cell]])
 
 
+def test_other_models_are_refused(vocabulary, tmp_path):
+    words = keras.Input((4,))
+    model = keras.Model(words, keras.layers.Dense(2)(words))
+    with pytest.raises(TypeError, match=r"`LightRNNModel`.*`model.export`"):
+        export_saved_model(model, vocabulary, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_model_must_be_built(vocabulary, tmp_path):
     with pytest.raises(ValueError, match="must be built"):
         export_saved_model(LightRNNModel(V, 4, 4), vocabulary, tmp_path)
