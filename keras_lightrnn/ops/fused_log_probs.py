@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from keras import ops
@@ -100,6 +99,38 @@ def compute_fused_log_probs(
     return _run([*inputs, *terms], is_bias_fixed)[0]
 
 
+class _Words(NamedTuple):
+    """The words predicted, as one side sees them; what is last may be missing.
+
+    Attributes:
+        half_steps: `(N, H)`, hidden half-steps.
+        classes: `(N,)` int32, their rows or columns.
+        places: `(N,)` int32, numbers of their rows among those that occur.
+        queries: `(N, K)`.
+    """
+
+    half_steps: Any
+    classes: Any
+    places: Any = None
+    queries: Any = None
+
+
+class _Weights(NamedTuple):
+    """The weights of one side; what is last may be missing.
+
+    Attributes:
+        kernel: `(R, H)` or `(C, H)`.
+        bias: `(R,)` or `(C,)`.
+        bias_table: `(n, C)`, biases of the words in the rows that occur.
+        vectors: `(n, C, K)`, word kernels of those words.
+    """
+
+    kernel: Any
+    bias: Any
+    bias_table: Any = None
+    vectors: Any = None
+
+
 def _forward(inputs: list[Any], is_bias_fixed: bool) -> tuple[list[Any], list[Any]]:
     """Return the log-probabilities; and what normalises them on each side, `(B T,)` each."""
     sides = [_forward_side(*side) for side in _get_sides(inputs)]
@@ -114,28 +145,30 @@ def _backward(
     row_side, column_side = _get_sides(inputs)
     row_normaliser, column_normaliser = zip(*normalisers, strict=True)
     upstream = ops.reshape(upstream[0], (-1,))
-    [d_columns], d_row_weights = _backward_side(*row_side, row_normaliser, upstream)
-    terms = WordTerms(*inputs[6:])
-    is_trained = [terms.bias is not None and not is_bias_fixed, terms.kernel is not None]
-    [d_rows, *d_queries], [d_column_kernel, d_column_bias, *d_terms] = _backward_side(
-        *column_side, column_normaliser, upstream, is_trained
+    terms = _get_terms(inputs)
+    is_bias_trained = terms.bias is not None and not is_bias_fixed
+    d_row_words, d_row_weights = _backward_side(*row_side, row_normaliser, upstream)
+    d_column_words, d_column_weights = _backward_side(
+        *column_side, column_normaliser, upstream, is_bias_trained
     )
     d_bias = d_kernel = None
-    if is_trained[0]:
-        d_bias = _collect(d_terms[0], inputs, terms.cells)
+    if is_bias_trained:
+        d_bias = _collect(d_column_weights.bias_table, inputs, terms.cells)
         rows = terms.cells // terms.words.shape[1]  # (V,)
         # The derivative of a log-sum-exp is a softmax.
         shares = ops.exp(terms.bias - ops.take(terms.row_offsets, rows))
-        d_bias += ops.take(d_row_weights[1], rows) * shares
-    if is_trained[1]:
-        d_kernel = _collect(d_terms[-1], inputs, terms.cells[: terms.kernel.shape[0]])
+        d_bias += ops.take(d_row_weights.bias, rows) * shares
+    if terms.kernel is not None:
+        cells = terms.cells[: terms.kernel.shape[0]]
+        d_kernel = _collect(d_column_weights.vectors, inputs, cells)
     gradients = [
         None,
-        ops.stack([d_columns, d_rows], axis=1),  # (B T, 2, H)
-        *d_row_weights,
-        d_column_kernel,
-        d_column_bias,
-        *WordTerms(None, None, None, d_bias, d_queries[0] if d_queries else None, d_kernel),
+        ops.stack([d_row_words.half_steps, d_column_words.half_steps], axis=1),  # (B T, 2, H)
+        d_row_weights.kernel,
+        d_row_weights.bias,
+        d_column_weights.kernel,
+        d_column_weights.bias,
+        *WordTerms(None, None, None, d_bias, d_column_words.queries, d_kernel),
     ]
     return [
         None if d is None else ops.cast(ops.reshape(d, ops.shape(x)), x.dtype)
@@ -144,6 +177,11 @@ def _backward(
 
 
 _run = compile_op(_forward, _backward)
+
+
+def _get_terms(inputs: list[Any]) -> WordTerms:
+    """Return the last of the inputs, as `compute_fused_log_probs` orders them."""
+    return WordTerms(*inputs[-len(WordTerms._fields) :])
 
 
 def _number_rows(rows: Any, num_rows: int) -> tuple[Any, Any]:
@@ -168,7 +206,7 @@ def _collect(gradients: Any, inputs: list[Any], cells: Any) -> Any:
         inputs: Those of `_forward`.
         cells: `(N,)`.
     """
-    num_rows, num_columns = WordTerms(*inputs[6:]).words.shape
+    num_rows, num_columns = _get_terms(inputs).words.shape
     places, _ = _number_rows(ops.reshape(inputs[0], (-1,)) // num_columns, num_rows)
     places = ops.take(places, cells // num_columns)  # (N,)
     flat = ops.reshape(gradients, (-1, *gradients.shape[2:]))  # (n C, ...)
@@ -177,122 +215,128 @@ def _collect(gradients: Any, inputs: list[Any], cells: Any) -> Any:
     return ops.where(is_found, found, 0.0)
 
 
-def _get_sides(inputs: list[Any]) -> list[tuple[list[Any], list[Any]]]:
-    """Return, for rows and for columns, what there is for each word, and the weights.
-
-    For rows: hidden half-steps, classes; kernel, bias. For columns also, where needed: the places
-    of the rows among those that occur, the queries; what is in those places: biases `(n, C)`, word
-    kernels `(n, C, K)`.
-    """
-    cells, half_steps, row_kernel, row_bias, column_kernel, column_bias = inputs[:6]
-    terms = WordTerms(*inputs[6:])
+def _get_sides(inputs: list[Any]) -> list[tuple[_Words, _Weights]]:
+    """Return what predicts rows, and what predicts columns."""
+    cells, half_steps, row_kernel, row_bias, column_kernel, column_bias, *_ = inputs
+    terms = _get_terms(inputs)
     num_columns, units = column_kernel.shape
     column_half_steps, row_half_steps = (
         ops.reshape(x, (-1, units)) for x in split_half_steps(half_steps)
     )  # (B T, H) each
     cells = ops.reshape(cells, (-1,))
     rows, columns = cells // num_columns, cells % num_columns
-    words, weights = [row_half_steps, columns], [column_kernel, column_bias]
+    places = queries = bias_table = vectors = None
     if terms.row_offsets is not None:
         row_bias = ops.cast(row_bias, "float32") + terms.row_offsets
     if terms.words is not None:
-        places, chosen = _number_rows(rows, row_kernel.shape[0])
+        numbers, chosen = _number_rows(rows, row_kernel.shape[0])
+        places = ops.take(numbers, rows)
         words_of_rows = ops.take(terms.words, chosen, axis=0)  # (n, C)
-        words.append(ops.take(places, rows))
-        weights.append(compute_bias_table(terms.bias, words_of_rows))
+        bias_table = compute_bias_table(terms.bias, words_of_rows)
     if terms.queries is not None:
-        queries = ops.reshape(terms.queries, (-1, terms.queries.shape[-1]))
-        words.append(ops.cast(queries, "float32"))
+        queries = ops.cast(ops.reshape(terms.queries, (-1, terms.queries.shape[-1])), "float32")
         vectors = look_up_word_vectors(terms.kernel, words_of_rows)  # (n, C, K)
-        weights.append(ops.cast(ops.cast(vectors, column_kernel.dtype), "float32"))
-    return [([column_half_steps, rows], [row_kernel, row_bias]), (words, weights)]
+        vectors = ops.cast(ops.cast(vectors, column_kernel.dtype), "float32")
+    return [
+        (_Words(column_half_steps, rows), _Weights(row_kernel, row_bias)),
+        (
+            _Words(row_half_steps, columns, places, queries),
+            _Weights(column_kernel, column_bias, bias_table, vectors),
+        ),
+    ]
 
 
-def _forward_side(words: list[Any], weights: list[Any]) -> list[Any]:
+def _forward_side(words: _Words, weights: _Weights) -> list[Any]:
     """Return log-probabilities, largest logits, and logs of normalisers above those, `(N,)`."""
 
-    def step(carry: list[Any], words: list[Any]) -> tuple[list[Any], list[Any]]:
-        logits, is_class = _compute_logits(words, weights)
+    def step(carry: list[Any], present: list[Any]) -> tuple[list[Any], list[Any]]:
+        logits, is_class = _compute_logits(_Words(*present), weights)
         largest = ops.max(logits, axis=-1)
         log_total = ops.log(ops.sum(ops.exp(logits - largest[:, None]), axis=-1))
         picked = ops.sum(ops.where(is_class, logits, 0.0), axis=-1)
         return carry, [(picked - largest) - log_total, largest, log_total]
 
-    _, outputs = scan(step, [], _split(words, weights), [(None,)] * 3)
-    return [ops.reshape(y, (-1,))[: ops.shape(words[0])[0]] for y in outputs]
+    _, outputs = scan(step, [], _split(_list_present(words), weights), [(None,)] * 3)
+    return [ops.reshape(y, (-1,))[: ops.shape(words.classes)[0]] for y in outputs]
 
 
 def _backward_side(
-    words: list[Any],
-    weights: list[Any],
+    words: _Words,
+    weights: _Weights,
     normaliser: Any,
     upstream: Any,
-    is_trained: Sequence[bool] = (),
-) -> tuple[list[Any], list[Any]]:
-    """Return the gradients of the half-steps, and of the queries; and of the weights.
+    is_bias_trained: bool = False,
+) -> tuple[_Words, _Weights]:
+    """Return the gradients of the words' half-steps and queries, and of the weights.
 
     Args:
-        words: See `_get_sides`.
-        weights: See `_get_sides`.
+        words: The words.
+        weights: The weights.
         normaliser: What `_forward_side` leaves.
         upstream: `(B T,)`.
-        is_trained: Of each weight after the bias, whether it gets a gradient.
+        is_bias_trained: Boolean, whether the table of biases gets a gradient.
     """
-    kernel, bias, *tables = weights
-    trained = [table for table, is_wanted in zip(tables, is_trained, strict=False) if is_wanted]
+    kernel, bias, bias_table, vectors = weights
+    trained = [kernel, bias, bias_table if is_bias_trained else None, vectors]
 
-    def step(totals: list[Any], words: list[Any]) -> tuple[list[Any], list[Any]]:
-        upstream, largest, log_total, *words = words
-        logits, is_class = _compute_logits(words, weights)
+    def step(totals: list[Any], present: list[Any]) -> tuple[list[Any], list[Any]]:
+        upstream, largest, log_total, *present = present
+        here = _Words(*present)
+        logits, is_class = _compute_logits(here, weights)
         # Two differences: the sum of both would cost large logits their last digits.
         probabilities = ops.exp((logits - largest[:, None]) - log_total[:, None])
-        d_logits = upstream[:, None] * (ops.cast(is_class, "float32") - probabilities)  # (n, K)
+        d_logits = upstream[:, None] * (ops.cast(is_class, "float32") - probabilities)  # (n, C)
         factor = ops.cast(d_logits, kernel.dtype)
-        x, _, *rest = words
         d_kernel, d_bias, *d_tables = totals
-        d_kernel += multiply(ops.transpose(factor), ops.cast(x, kernel.dtype))
+        d_kernel += multiply(ops.transpose(factor), ops.cast(here.half_steps, kernel.dtype))
         d_bias += ops.sum(d_logits, 0)
         outputs = [multiply(factor, kernel)]
-        new = []
-        if tables:
-            places, *queries = rest
-            terms = [d_logits]
-            if queries:
-                terms.append(d_logits[:, :, None] * queries[0][:, None, :])  # (n, C, K)
-                vectors = ops.take(tables[1], places, axis=0)
-                outputs.append(ops.sum(d_logits[:, :, None] * vectors, axis=1))
-            new = [term for term, is_wanted in zip(terms, is_trained, strict=False) if is_wanted]
-            new = [add_rows(d, places, term) for d, term in zip(d_tables, new, strict=True)]
-        return [d_kernel, d_bias, *new], outputs
+        terms = [d_logits] if is_bias_trained else []
+        if vectors is not None:
+            terms.append(d_logits[:, :, None] * here.queries[:, None, :])  # (n, C, K)
+            of_words = ops.take(vectors, here.places, axis=0)
+            outputs.append(ops.sum(d_logits[:, :, None] * of_words, axis=1))
+        d_tables = [add_rows(d, here.places, x) for d, x in zip(d_tables, terms, strict=True)]
+        return [d_kernel, d_bias, *d_tables], outputs
 
-    totals = [ops.zeros(ops.shape(weight), "float32") for weight in (kernel, bias, *trained)]
-    shapes = [(None, kernel.shape[1])] + [(None, vectors.shape[2]) for vectors in tables[1:]]
-    chunks = _split([upstream, *normaliser, *words], weights)
+    totals = [ops.zeros(ops.shape(weight), "float32") for weight in _list_present(trained)]
+    shapes = [(None, kernel.shape[1])]
+    if vectors is not None:
+        shapes.append((None, vectors.shape[2]))
+    chunks = _split([upstream, *normaliser, *_list_present(words)], weights)
     totals, outputs = scan(step, totals, chunks, shapes)
-    size = ops.shape(words[0])[0]
-    return [ops.reshape(y, (-1, y.shape[-1]))[:size] for y in outputs], totals
+    size = ops.shape(words.classes)[0]
+    d_half_steps, *d_queries = (ops.reshape(y, (-1, y.shape[-1]))[:size] for y in outputs)
+    rest = iter(totals)
+    return (
+        _Words(d_half_steps, None, None, *d_queries),
+        _Weights(*(None if weight is None else next(rest) for weight in trained)),
+    )
 
 
-def _compute_logits(words: list[Any], weights: list[Any]) -> tuple[Any, Any]:
-    """Return logits `(n, K)`, and which of them are those of the classes."""
-    x, classes, *rest = words
-    kernel, bias, *tables = weights
-    logits = multiply(x, ops.transpose(kernel)) + ops.cast(bias, "float32")
-    if tables:
-        places, *queries = rest
-        logits = logits + ops.take(tables[0], places, axis=0)
-        if queries:
-            # Not a product of matrices: compiled, the look-up needs no memory then.
-            vectors = ops.take(tables[1], places, axis=0)  # (n, C, K)
-            logits = logits + ops.sum(vectors * queries[0][:, None, :], axis=-1)
-    return logits, ops.arange(kernel.shape[0]) == classes[:, None]
+def _compute_logits(words: _Words, weights: _Weights) -> tuple[Any, Any]:
+    """Return logits `(n, C)`, and which of them are those of the classes."""
+    kernel, bias, bias_table, vectors = weights
+    logits = multiply(words.half_steps, ops.transpose(kernel)) + ops.cast(bias, "float32")
+    if bias_table is not None:
+        logits = logits + ops.take(bias_table, words.places, axis=0)
+    if vectors is not None:
+        # Not a product of matrices: compiled, the look-up needs no memory then.
+        of_words = ops.take(vectors, words.places, axis=0)  # (n, C, K)
+        logits = logits + ops.sum(of_words * words.queries[:, None, :], axis=-1)
+    return logits, ops.arange(kernel.shape[0]) == words.classes[:, None]
 
 
-def _split(arrays: list[Any], weights: list[Any]) -> list[Any]:
+def _list_present(values: Any) -> list[Any]:
+    return [value for value in values if value is not None]
+
+
+def _split(arrays: list[Any], weights: _Weights) -> list[Any]:
     """Split the first axis of arrays, padded with zeros, into chunks of one size."""
     size = ops.shape(arrays[0])[0]
     # What a word takes: logits, and the products with word vectors that they are sums of.
-    logits = weights[0].shape[0] * (weights[3].shape[2] if len(weights) > 3 else 1)
+    depth = 1 if weights.vectors is None else weights.vectors.shape[2]
+    logits = weights.kernel.shape[0] * depth
     # At least one: a replica's share of a batch may be empty; XLA refuses a loop over nothing.
     # Divided and not multiplied by, for the product of the two may not fit into an int32.
     num_chunks = 1 + size // max(1, _MAX_LOGITS // logits)

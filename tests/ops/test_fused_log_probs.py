@@ -242,7 +242,8 @@ def test_the_size_of_a_batch_may_be_unknown(rng):
 
 def test_the_number_of_chunks_does_not_overflow():
     size, num_columns, num_vectors = 40_000, 1_000, 128  # of the one int32 can hold, over 2**32
-    weights = [np.zeros((num_columns, 1)), None, None, np.zeros((1, 1, num_vectors))]
+    vectors = np.zeros((1, 1, num_vectors))
+    weights = fused_log_probs._Weights(np.zeros((num_columns, 1)), None, None, vectors)
 
     @tf.function(input_signature=[tf.TensorSpec((None,))])
     def count(array):
