@@ -54,12 +54,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", default="600", help="steps, or epoch or plateau")
     parser.add_argument("--max-rounds", type=int, default=1)
     parser.add_argument(
-        "--max-count",
-        type=int,
-        default=50,
-        help="most occurrences of a word that moves in a large vocabulary, 0 for no limit",
-    )
-    parser.add_argument(
         "--equal-steps", action="store_true", help="leave out what rounds cost in time"
     )
     return parser
@@ -75,10 +69,8 @@ def make_callbacks(objective: str, args: argparse.Namespace, train: Any, size: i
     if objective == "none":
         return []
     value: Any = objective
-    if objective.startswith("similarity"):
-        with_neighbours = objective == "similarity+neighbours"
-        features = compute_word_features(train, size)[0] if with_neighbours else None
-        value = SimilarityObjective(features, max_count=args.max_count or None)
+    if objective == "similarity+neighbours":
+        value = SimilarityObjective(compute_word_features(train, size)[0])
     every = int(args.every) if args.every.isdigit() else args.every
     return [ReallocationCallback(value, every=every, max_rounds=args.max_rounds)]
 

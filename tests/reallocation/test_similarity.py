@@ -53,20 +53,21 @@ def test_never_proposes_a_worse_allocation_and_keeps_a_perfect_one():
         assert second.allocation == first.allocation
 
 
-def test_in_a_large_vocabulary_rare_and_frequent_words_stay(monkeypatch):
+def test_in_a_large_vocabulary_words_stay_of_which_little_is_known(monkeypatch):
     monkeypatch.setattr(similarity, "AUCTION_SIZE", 20)
     sums = make_sums(np.random.default_rng(0), 5, 6, count=20)
     cells = np.arange(30)
     cells[[3, 17, 26, 8]] = cells[[9, 15, 8, 26]]
     cells[[9, 15]] = [3, 17]
-    for word, count in (3, 1), (9, 51):
+    for word, count in (3, 1), (17, 51):
         factor = count / sums["counts"][word]
         for values in sums.values():
             values[word] *= factor
     proposal = SimilarityObjective().propose(sums, NO_WEIGHTS, Allocation(cells, 5, 6))
     moved = np.flatnonzero(proposal.allocation.cells != cells)
     assert moved.size > 0
-    assert not {3, 9} & set(moved)
+    assert 3 not in moved
+    assert 17 in moved
     assert proposal.cost < proposal.cost_before
 
 
