@@ -11,8 +11,10 @@ import keras
 import numpy as np
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
+from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
+from keras_lightrnn.reallocation import LikelihoodObjective
 
 V, R, C = 23, 4, 7
 WINDOWS = np.random.default_rng(0).integers(V, size=(4, 6)).astype("int32")
@@ -67,6 +69,11 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     model.assign_word_counts(np.arange(1, V + 1))
     results["assigned/score"] = model.score(WINDOWS)
     results["assigned/loss"] = np.array(model.fit(WINDOWS, **arguments).history["loss"])
+    callback = ReallocationCallback(LikelihoodObjective("exact"), every=3, verbose=0)
+    arguments |= {"batch_size": 1, "callbacks": [callback]}  # the first round is in an epoch
+    results["rounds/loss"] = np.array(model.fit(WINDOWS, **arguments).history["loss"])
+    results["rounds/cost"] = np.array([record["cost"] for record in callback.history])
+    results["rounds/cells"] = keras.ops.convert_to_numpy(model.word_table.cells)
     return results
 
 

@@ -268,6 +268,7 @@ class ReallocationCallback(keras.callbacks.Callback):
                 "the rounds that you want."
             )
         start = time.perf_counter()
+        model = self.model  # on JAX, to ask for it brings its state back from the device
         if self.data is not None:
             self._sum_over_data(self._softmax, self._state)
         table = self._softmax.word_table
@@ -276,7 +277,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         sums = self._state.statistics.read()
         weights = _read_output_weights(self._softmax)
         proposal = run_on_chief(
-            self.model, lambda: self.objective.propose(sums, weights, old, self.prices)
+            model, lambda: self.objective.propose(sums, weights, old, self.prices)
         )
         is_gain = proposal.cost_before - proposal.cost > self.minimum_gain
         new = proposal.allocation if is_gain else old
@@ -295,7 +296,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         if proposal.gap is not None:
             record["gap"] = proposal.gap
         self.history.append(record)
-        if self.verbose and is_chief(self.model):
+        if self.verbose and is_chief(model):
             gap = "" if proposal.gap is None else f" (gap {proposal.gap:.1e})"
             print(
                 f"\nreallocation round {len(self.history)}: cost {record['cost_before']:.4f} -> "
