@@ -320,6 +320,21 @@ def test_steps_are_counted_and_not_updates():
     assert len(callback.history) == 4  # in 16 steps
 
 
+def test_rounds_are_at_their_step_whenever_weights_are_updated():
+    model = make_model()
+    model.compile(keras.optimizers.Adam(gradient_accumulation_steps=3))
+    callback = ReallocationCallback(every=4, verbose=0)
+    num_rounds = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            num_rounds.append(len(callback.history))
+
+    windows = make_windows(40)
+    model.fit(windows, batch_size=8, epochs=2, callbacks=[callback, Watch()], verbose=0)
+    assert num_rounds == [step // 4 for step in range(1, 11)]
+
+
 def test_steps_and_rounds_are_counted_for_each_model():
     callback = ReallocationCallback(every=3, max_rounds=1, verbose=0)
     for _ in range(2):
