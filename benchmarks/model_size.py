@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peak_memory import get_peak_gigabytes
+from peak_memory import get_peak_megabytes
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -60,13 +60,13 @@ def make_model(arguments: argparse.Namespace) -> Any:
 def build(arguments: argparse.Namespace) -> dict[str, Any]:
     import keras_lightrnn  # noqa: F401
 
-    imports = 1e3 * get_peak_gigabytes()
+    imports = get_peak_megabytes()
     start = time.perf_counter()
     model = make_model(arguments)
     return {
         "seconds": time.perf_counter() - start,
         "imports": imports,
-        "peak": 1e3 * get_peak_gigabytes(),
+        "peak": get_peak_megabytes(),
         "parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
         "shape": model.word_table.table_shape,
     }
@@ -75,21 +75,21 @@ def build(arguments: argparse.Namespace) -> dict[str, Any]:
 def export(arguments: argparse.Namespace, quantize: str | None, path: str) -> dict[str, Any]:
     from keras_lightrnn.serving import export_litert
 
-    imports = 1e3 * get_peak_gigabytes()
+    imports = get_peak_megabytes()
     model = make_model(arguments)
     start = time.perf_counter()
     export_litert(model, path, quantize)
     return {
         "seconds": time.perf_counter() - start,
         "imports": imports,
-        "peak": 1e3 * get_peak_gigabytes(),
+        "peak": get_peak_megabytes(),
     }
 
 
 def predict(path: str) -> dict[str, Any]:
     from ai_edge_litert.interpreter import Interpreter
 
-    imports = 1e3 * get_peak_gigabytes()
+    imports = get_peak_megabytes()
     phone = Interpreter(path, num_threads=1)
     read_row = phone.get_signature_runner("row_half_step")
     read_column = phone.get_signature_runner("column_half_step")
@@ -134,7 +134,7 @@ def predict(path: str) -> dict[str, Any]:
         "rows": statistics.median(rows_read),
         "all_seconds": time.perf_counter() - start,
         "imports": imports,
-        "peak": 1e3 * get_peak_gigabytes(),
+        "peak": get_peak_megabytes(),
     }
 
 
@@ -142,7 +142,7 @@ def export_text(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
     from keras_lightrnn.data import Vocabulary
     from keras_lightrnn.serving import export_saved_model
 
-    imports = 1e3 * get_peak_gigabytes()
+    imports = get_peak_megabytes()
     model = make_model(arguments)
     words = (f"w{index}" for index in range(arguments.vocabulary_size - 2))
     vocabulary = Vocabulary([*words, "<unk>", "<eos>"])
@@ -151,14 +151,14 @@ def export_text(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
     return {
         "seconds": time.perf_counter() - start,
         "imports": imports,
-        "peak": 1e3 * get_peak_gigabytes(),
+        "peak": get_peak_megabytes(),
     }
 
 
 def predict_text(path: str) -> dict[str, Any]:
     import tensorflow as tf
 
-    imports = 1e3 * get_peak_gigabytes()
+    imports = get_peak_megabytes()
     start = time.perf_counter()
     served = tf.saved_model.load(path)
     load_seconds = time.perf_counter() - start
@@ -173,7 +173,7 @@ def predict_text(path: str) -> dict[str, Any]:
         "seconds": statistics.median(seconds[1:]),
         "load_seconds": load_seconds,
         "imports": imports,
-        "peak": 1e3 * get_peak_gigabytes(),
+        "peak": get_peak_megabytes(),
     }
 
 

@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
-from peak_memory import get_peak_gigabytes
+from peak_memory import get_peak_megabytes
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def measure(args: argparse.Namespace, size: int) -> dict[str, Any]:
 
     from keras_lightrnn import LightRNNModel
 
-    before = 1e3 * get_peak_gigabytes()
+    before = get_peak_megabytes()
     model = LightRNNModel(
         size, args.units, args.units, word_bias=None if args.word_bias == "none" else "counts"
     )
@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace, size: int) -> dict[str, Any]:
         "trainable_values": int(sum(np.prod(w.shape) for w in model.trainable_weights)),
         "fixed_values": int(sum(np.prod(w.shape) for w in model.non_trainable_weights)),
         "framework_megabytes": before,
-        "peak_megabytes": 1e3 * get_peak_gigabytes(),
+        "peak_megabytes": get_peak_megabytes(),
         # The first steps trace and compile.
         "step_milliseconds": 1e3 * float(np.median(seconds[2:])),
     }

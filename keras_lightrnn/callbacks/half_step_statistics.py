@@ -84,27 +84,26 @@ class HalfStepStatistics(RunState):
         self, column_half_steps: Any, row_half_steps: Any, targets: Any, weights: Any = None
     ) -> None:
         weights = compute_word_weights(targets, weights)
-        known = self._leave_out_full("counts", targets, weights)
-        occurrences = {
-            "column_sums": (targets, known, column_half_steps),
-            "row_sums": (targets, known, row_half_steps),
-        }
+        factors = self._count("counts", targets, weights)
+        if "column_sums" in self.sums:
+            self._add_states("column_sums", targets, column_half_steps, factors)
+        if "row_sums" in self.sums:
+            self._add_states("row_sums", targets, row_half_steps, factors)
         if "following_sums" in self.sums:
             words = targets[:, :-1]
-            followed = self._leave_out_full("following_counts", words, weights[:, :-1])
-            occurrences["following_sums"] = (words, followed, column_half_steps[:, 1:])
-        for name in self.sums:
-            words, factors, half_steps = occurrences[name]
-            half_steps = ops.stop_gradient(ops.cast(half_steps, "float32"))
-            self._add(name, words, half_steps * ops.expand_dims(factors, -1))
-        self._add("counts", targets, known)
-        if "following_sums" in self.sums:
-            self._add("following_counts", words, followed)
+            factors = self._count("following_counts", words, weights[:, :-1])
+            self._add_states("following_sums", words, column_half_steps[:, 1:], factors)
 
-    def _leave_out_full(self, name: str, words: Any, weights: Any) -> Any:
-        """Return the weights, 0 for words of which no more is counted."""
+    def _count(self, name: str, words: Any, weights: Any) -> Any:
+        """Count words, and return their weights, 0 for those of which no more is counted."""
         counts = _gather(self.replica_variables[name], words)
-        return ops.where(counts < _MOST_OCCURRENCES, weights, 0.0)
+        factors = ops.where(counts < _MOST_OCCURRENCES, weights, 0.0)
+        self._add(name, words, factors)
+        return factors
+
+    def _add_states(self, name: str, words: Any, half_steps: Any, factors: Any) -> None:
+        half_steps = ops.stop_gradient(ops.cast(half_steps, "float32"))
+        self._add(name, words, half_steps * ops.expand_dims(factors, -1))
 
     def _add(self, name: str, words: Any, values: Any) -> None:
         variable = self.replica_variables[name]

@@ -42,6 +42,17 @@ def test_sums_equal_a_loop_over_occurrences(weigh):
         np.testing.assert_allclose(got[name], values, atol=1e-5)
 
 
+@pytest.mark.parametrize("sums", [ALL_SUMS[::-1], ALL_SUMS[1:], ALL_SUMS[2:], ALL_SUMS[:1]])
+def test_sums_in_any_order_and_any_of_them(sums):
+    column, row, targets = draw(np.random.default_rng(1), 5)
+    statistics = HalfStepStatistics(6, 3, sums)
+    statistics(column, row, targets)
+    got, expected = statistics.read(), sum_slowly(column, row, targets, 6)
+    assert set(sums) < set(got)
+    for name, values in got.items():
+        np.testing.assert_allclose(values, expected[name], atol=1e-5)
+
+
 def test_refuses_sums_that_there_are_not():
     with pytest.raises(ValueError, match=r"unknown ones \['gate_sums'\]"):
         HalfStepStatistics(6, 3, sums=["gate_sums"])
