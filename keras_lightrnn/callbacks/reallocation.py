@@ -49,8 +49,8 @@ class ReallocationCallback(keras.callbacks.Callback):
             `LikelihoodObjective(solver="auction")`.
         every: When there is a round. A list of integers: after these epochs, from 1; by default
             after the first, for a round costs perplexity at once and training must earn it back.
-            `"epoch"`: after every epoch. An integer: after every so many train steps, counted over
-            the whole training. `"plateau"`: after an epoch in which `monitor` was no lower than in
+            `"epoch"`: after every epoch. An integer: after every so many train steps, counted as
+            `num_steps` are. `"plateau"`: after an epoch in which `monitor` was no lower than in
             the best one since the last round.
         max_rounds: Integer, in all that `fit` is called on one model with this callback, or `None`
             for no limit.
@@ -67,7 +67,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         history: A dictionary a round, with what the line says.
         prices: `(R, C)`, what the last solution ended with and the next starts from, or `None`.
         num_epochs: Epochs whose round, if one was due, is done; `None` before the first.
-        num_steps: Train steps of the model with this callback.
+        num_steps: Train steps of the model with this callback, in all epochs and every `fit`.
 
     Given to another model, it starts afresh. History, prices, steps and schedule are part of what
     `TrainingBackup` and Keras's `BackupAndRestore` save.
