@@ -63,6 +63,7 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             results[f"{name}/{key}"] = np.array(values)
     words, log_probs = model.next_words(WINDOWS[0], k=V)
     results |= {"next_words": words, "next_log_probs": log_probs}
+    results["next_words_of_several"], _ = model.next_words(WINDOWS, k=3)
     results["score"] = model.score(WINDOWS)
     results["greedy"] = model.generate(WINDOWS[0], length=5, temperature=0)
     model.word_table.assign(Allocation.random(V, R, C, seed=2))

@@ -6,9 +6,9 @@ import pytest
 from oracle import LanguageModel
 
 from keras_lightrnn import Allocation, LightRNNModel
-from keras_lightrnn.models import decoding
-from keras_lightrnn.models.decoding import _Search
+from keras_lightrnn.models import decoding, search
 from keras_lightrnn.models.fused_recurrence import run_fused
+from keras_lightrnn.models.search import Search
 
 V = 43  # more rows than are expanded at once, empty cells, an empty row
 PREFIX = [3, 1, 4, 1, 5]
@@ -83,16 +83,27 @@ def test_next_words_are_the_best_of_all_for_every_k(model, distribution):
         assert log_probs == pytest.approx(distribution[order[:k]], abs=5e-5)
 
 
-def test_batches_of_prefixes_are_prefixes(model, rng):
-    prefixes = rng.integers(V, size=(3, 4))
-    words, log_probs = model.next_words(prefixes, k=6)
+@pytest.mark.parametrize("k", [1, 6, V])
+def test_batches_of_prefixes_are_prefixes(model, rng, k, monkeypatch):
+    monkeypatch.setattr(decoding, "_TEXTS_AT_ONCE", 3)
+    prefixes = rng.integers(V, size=(7, 4))
+    words, log_probs = model.next_words(prefixes, k)
     distributions = model.word_log_probs(prefixes)
-    assert words.shape == log_probs.shape == (3, 6)
+    assert words.shape == log_probs.shape == (7, k)
     for i, prefix in enumerate(prefixes):
-        one_words, one_log_probs = model.next_words(prefix, k=6)
+        one_words, one_log_probs = model.next_words(prefix, k)
         assert words[i].tolist() == one_words.tolist()
-        assert np.array_equal(log_probs[i], one_log_probs)
-        assert np.array_equal(distributions[i], model.word_log_probs(prefix))
+        assert log_probs[i] == pytest.approx(one_log_probs, abs=1e-5)
+        assert distributions[i] == pytest.approx(model.word_log_probs(prefix), abs=1e-5)
+
+
+def test_many_rows_are_expanded_in_several_calls(model, distribution, monkeypatch):
+    monkeypatch.setattr(search, "_SIZES", (1, 3))
+    assert model.word_log_probs(PREFIX) == pytest.approx(distribution, abs=5e-5)
+    assert model.next_words([PREFIX, PREFIX[::-1]], 3)[0].tolist() == [
+        np.argsort(-LanguageModel.of(model).compute_distribution(prefix))[:3].tolist()
+        for prefix in (PREFIX, PREFIX[::-1])
+    ]
 
 
 def test_a_prefix_of_one_word(model):
@@ -125,18 +136,18 @@ def test_search_sees_an_assigned_word_bias(model, distribution):
 
 
 def test_a_search_goes_by_the_row_offsets_of_its_start(model, monkeypatch):
-    search = _Search(model, np.int32(PREFIX)).follow(3)
+    found = Search.read(model, np.int32([PREFIX])).follow(np.int32([3]))
     monkeypatch.setattr(model.softmax, "compute_row_offsets", None)
-    assert search.follow(7).row_offsets is not None
+    assert found.follow(np.int32([7])).row_offsets is not None
 
 
 def count_expanded(monkeypatch):
     """Return a list that grows by how many rows each search looks at."""
-    counts, expand = [], _Search.expand
+    counts, expand = [], Search.expand
     monkeypatch.setattr(
-        _Search,
+        Search,
         "expand",
-        lambda self, rows, size: counts.append(len(rows)) or expand(self, rows, size),
+        lambda self, texts, rows: counts.append(len(rows)) or expand(self, texts, rows),
     )
     return counts
 
@@ -147,11 +158,13 @@ def test_a_search_looks_at_few_rows(monkeypatch):
     model = LightRNNModel(10_000, embedding_dim=4, units=4, recurrence="rnn")
     model.build((None, None))
     model.softmax.row_bias.assign(np.eye(100, dtype="float32")[42] * 30)
-    search = _Search(model, np.int32([1, 2, 3]))
+    one, two = (Search.read(model, np.int32(n * [[1, 2, 3]])) for n in (1, 2))
     num_expanded = count_expanded(monkeypatch)
-    words, _ = search.best_words(10)
-    assert 1 <= sum(num_expanded) <= 16
+    words, _ = one.best_words(10)
+    assert num_expanded == [16]
     assert (model.word_table.allocation.rows[words] == 42).all()
+    assert two.best_words(10)[0].tolist() == 2 * words.tolist()
+    assert num_expanded == [16, 8]
 
 
 @pytest.mark.parametrize("recurrence", ["lstm", "gru"])
@@ -163,10 +176,10 @@ def test_searches_pass_over_padding_as_scores_do(recurrence):
         log_probs = model.word_log_probs(prefix)
         expected = [model.score([*prefix, word])[-1] for word in range(1, 11)]
         assert log_probs[1:] == pytest.approx(expected, abs=1e-5)
-        followed = _Search(model, np.int32(prefix[:1]))
+        followed = Search.read(model, np.int32([prefix[:1]]))
         for word in prefix[1:]:
-            followed = followed.follow(word)
-        assert followed.all_words() == pytest.approx(log_probs, abs=1e-5)
+            followed = followed.follow(np.int32([word]))
+        assert followed.all_words()[0] == pytest.approx(log_probs, abs=1e-5)
 
 
 # Sampling.
@@ -177,9 +190,9 @@ def test_sampling_looks_at_few_rows(temperature, monkeypatch):
     keras.utils.set_random_seed(0)
     model = LightRNNModel(10_000, embedding_dim=4, units=4, recurrence="rnn")
     model.build((None, None))
-    search = _Search(model, np.int32([1, 2, 3]))
+    found = Search.read(model, np.int32([[1, 2, 3]]))
     num_expanded = count_expanded(monkeypatch)
-    search.sample_row(np.random.default_rng(0), temperature)
+    found.sample_row(np.random.default_rng(0), temperature)
     assert 1 <= sum(num_expanded) <= 48
 
 
