@@ -45,8 +45,16 @@ class RunState(keras.layers.Layer):
         for variable in self.replica_variables.values():
             variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
 
+    def end_broken_run(self) -> None:
+        """Clear away what a `fit` that ended by an exception has left: it told nobody."""
+
     def save_own_variables(self, store: Any) -> None:
         """Nothing: the state belongs to a run, not to the model."""
 
     def load_own_variables(self, store: Any) -> None:
         """Nothing: see `save_own_variables`."""
+
+
+def find_run_states(model: keras.Model) -> list[RunState]:
+    """Return the states of runs that are part of a model now."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, RunState)]

@@ -19,6 +19,7 @@ from keras_lightrnn.callbacks.round_state import RoundState, ShownStep
 from keras_lightrnn.distribution import is_chief, run_on_chief, strategy_scope
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.reallocation import OutputWeights
+from keras_lightrnn.run_state import find_run_states
 from keras_lightrnn.word_table import WordTable
 
 
@@ -153,10 +154,11 @@ class ReallocationCallback(keras.callbacks.Callback):
         self.num_steps_before = self.num_steps
 
     def _attach(self) -> None:
+        for state in find_run_states(self.model):
+            state.end_broken_run()
         layers = list(self.model._flatten_layers())
         softmaxes = [layer for layer in layers if isinstance(layer, TwoComponentSoftmax)]
         tables = {id(layer): layer for layer in layers if isinstance(layer, WordTable)}
-        _forget_broken_fits(softmaxes)
         if len(softmaxes) != 1 or len(tables) != 1:
             raise ValueError(
                 "Reallocation needs a model with one `TwoComponentSoftmax` whose `WordTable` all "
@@ -188,6 +190,10 @@ class ReallocationCallback(keras.callbacks.Callback):
             self._shown_step.undo()
             self.model.train_function = None
         self._softmax = self._state = None
+
+    def _end_broken_fit(self) -> None:
+        if self._is_training:  # and not only attached, by hand or by a `fit` that has yet to begin
+            self._detach()
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._is_training = True
@@ -346,14 +352,6 @@ class ReallocationCallback(keras.callbacks.Callback):
         for weight, values in changes:
             weight.assign(values)
         table.assign(new)
-
-
-def _forget_broken_fits(softmaxes: list[TwoComponentSoftmax]) -> None:
-    """Detach the callbacks whose `fit` ended by an exception: nobody told them."""
-    for softmax in softmaxes:
-        for observer in softmax.observers:
-            if isinstance(observer, RoundState) and observer.callback._is_training:
-                observer.callback._detach()
 
 
 def _list_output_weights(softmax: Any) -> tuple[Any, Any, Any, Any]:

@@ -75,6 +75,9 @@ class RoundState(RunState):
         self.callback.schedule.best = rounds["best"]
         self.callback.prices = np.asarray(values["prices"]) if "prices" in values else None
 
+    def end_broken_run(self) -> None:
+        self.callback._end_broken_fit()
+
     def save_own_variables(self, store: Any) -> None:
         for name, values in self.read_run_state().items():
             store[name] = values

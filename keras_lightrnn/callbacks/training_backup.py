@@ -21,7 +21,7 @@ from keras_lightrnn.distribution import (
 )
 from keras_lightrnn.files import replace_file
 from keras_lightrnn.linked_variable import DerivedVariable
-from keras_lightrnn.run_state import RunState
+from keras_lightrnn.run_state import find_run_states
 
 _FORMAT = "keras_lightrnn.TrainingBackup.3"
 
@@ -140,7 +140,7 @@ class TrainingBackup(keras.callbacks.Callback):
         weights = self._list_weights()
         states = {
             f"state_{index}_{name}": values
-            for index, layer in enumerate(self._list_run_states())
+            for index, layer in enumerate(find_run_states(self.model))
             if is_within_epoch or not layer.is_within_epoch
             for name, values in layer.read_run_state().items()
         }
@@ -161,7 +161,7 @@ class TrainingBackup(keras.callbacks.Callback):
                 _write(file, name, values)
 
     def _list_weights(self) -> list[Any]:
-        own = {id(v) for layer in self._list_run_states() for v in layer.variables}
+        own = {id(v) for layer in find_run_states(self.model) for v in layer.variables}
         weights = [
             weight
             for weight in self.model.variables
@@ -175,11 +175,8 @@ class TrainingBackup(keras.callbacks.Callback):
             weights += optimizer.variables
         return weights
 
-    def _list_run_states(self) -> list[RunState]:
-        return [layer for layer in self.model._flatten_layers() if isinstance(layer, RunState)]
-
     def _name_run_states(self) -> list[str]:
-        return [type(layer).__name__ for layer in self._list_run_states()]
+        return [type(layer).__name__ for layer in find_run_states(self.model)]
 
     def _name_optimizer(self) -> str:
         optimizer = self.model.optimizer
@@ -246,7 +243,7 @@ class TrainingBackup(keras.callbacks.Callback):
         self.model._initial_epoch = header["epoch"]
 
     def _assign_states(self, states: dict[str, np.ndarray], is_within_epoch: bool) -> None:
-        for index, layer in enumerate(self._list_run_states()):
+        for index, layer in enumerate(find_run_states(self.model)):
             prefix = f"state_{index}_"
             own = {
                 name.removeprefix(prefix): values

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -12,6 +10,7 @@ from keras import ops
 
 from keras_lightrnn.checks import check_counts
 from keras_lightrnn.layers.initializers import clone_initializer
+from keras_lightrnn.layers.observed_layer import ObservedLayer
 from keras_lightrnn.layers.word_vectors import count_word_vectors
 from keras_lightrnn.linked_variable import DerivedVariable, LinkedVariable
 from keras_lightrnn.ops import (
@@ -32,7 +31,7 @@ _WORD_BIAS = (None, "counts", "trainable")
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
-class TwoComponentSoftmax(keras.layers.Layer):
+class TwoComponentSoftmax(ObservedLayer):
     """Predicts the next word by its row, then by its column given the row.
 
         log P(w) = log softmax(h^c · row_kernel^T + row_bias)[row(w)]
@@ -138,9 +137,6 @@ class TwoComponentSoftmax(keras.layers.Layer):
         self.num_word_vectors = num_word_vectors
         self.supports_masking = True
         self.autocast = False  # word ids must never be rounded to a float type
-        # Called with (column half-steps, row half-steps, targets, mask); see `observe`.
-        self._observers: list[Any] = []  # in training
-        self._evaluation_observers: list[Any] = []
         table = self.word_table
         size = (table.vocabulary_size,)
         # Made at once, so that counts can be assigned before the first call.
@@ -252,41 +248,6 @@ class TwoComponentSoftmax(keras.layers.Layer):
         """The `(V,)` weight of log shares; `None` without a word bias."""
         return self._word_bias
 
-    def observe(self, observer: Any, in_training: bool = True) -> None:
-        """Have `observer(column_half_steps, row_half_steps, targets, mask)` called.
-
-        The mask, `(B, T)` or `None`, is false at padding. The model's train function, or test
-        function, must be made anew afterwards.
-
-        Args:
-            observer: A `keras.layers.Layer` whose variables are to be part of the training state.
-            in_training: Boolean, whether it is called in training, or otherwise.
-        """
-        with self._open_tracker():
-            (self._observers if in_training else self._evaluation_observers).append(observer)
-
-    @property
-    def observers(self) -> list[Any]:
-        """What `observe` was given, without what was taken back."""
-        return [*self._observers, *self._evaluation_observers]
-
-    def stop_observing(self, observer: Any) -> None:
-        """Undo `observe`."""
-        with self._open_tracker():
-            for observers in (self._observers, self._evaluation_observers):
-                if observer in observers:
-                    observers.remove(observer)
-
-    @contextlib.contextmanager
-    def _open_tracker(self) -> Iterator[None]:
-        """Let a built layer, which refuses new state, take some, as Keras does for LoRA."""
-        self._tracker.unlock()
-        try:
-            yield
-        finally:
-            if self.built:
-                self._tracker.lock()
-
     def call(
         self,
         half_steps: Any,
@@ -298,8 +259,8 @@ class TwoComponentSoftmax(keras.layers.Layer):
         self.compute_output_shape(half_steps.shape, targets.shape)  # checks them
         column_half_steps, row_half_steps = split_half_steps(half_steps)  # (B, T, H) each
         mask = self.compute_mask(half_steps, get_mask(half_steps))
-        for observer in self._observers if training else self._evaluation_observers:
-            observer(column_half_steps, row_half_steps, targets, mask)
+        # Observers see the half-steps, the targets, and the mask, (B, T) or `None`.
+        self.show(column_half_steps, row_half_steps, targets, mask, training=training)
         cells = self.word_table(targets)  # (B, T)
         fused = training if fused is None else fused
         if fused and keras.backend.backend() in ("tensorflow", "jax"):

@@ -276,6 +276,25 @@ def test_a_broken_fit_leaves_no_observer_to_the_next():
     assert "train_step" not in vars(model)
 
 
+def test_a_plain_fit_after_a_broken_one_sums_no_more():
+    model = make_model()
+    callback = ReallocationCallback(verbose=0)
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(make_windows(), callbacks=[callback, Interrupt()], verbose=0)
+    [state] = model.softmax.observers
+    counts = state.statistics.read()["counts"]
+    assert counts.any()
+    model.fit(make_windows(), epochs=1, verbose=0)
+    assert model.softmax.observers == []
+    assert "train_step" not in vars(model)
+    assert np.array_equal(state.statistics.read()["counts"], counts)
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_early_stopping_restores_weights_and_table(is_first):
     model = make_model()

@@ -1,0 +1,65 @@
+"""Layers that show what passes through them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+class ObservedLayer(keras.layers.Layer):
+    """Layer that calls observers with what its `call` shows them.
+
+    A layer knows nothing of what is made of it elsewhere, such as sums for reallocation. Observers
+    may come and go when the layer is built.
+
+    Args:
+        **kwargs: As in every Keras layer.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._training_observers: list[Any] = []
+        self._evaluation_observers: list[Any] = []
+
+    @property
+    def observers(self) -> list[Any]:
+        """What `observe` was given, without what was taken back."""
+        return [*self._training_observers, *self._evaluation_observers]
+
+    def observe(self, observer: Any, in_training: bool = True) -> None:
+        """Have an observer called.
+
+        The model's train function, or test function, must be made anew afterwards.
+
+        Args:
+            observer: A `keras.layers.Layer` whose variables are to be part of the training state.
+            in_training: Boolean, whether it is called in training, or otherwise.
+        """
+        with self._open_tracker():
+            observers = self._training_observers if in_training else self._evaluation_observers
+            observers.append(observer)
+
+    def stop_observing(self, observer: Any) -> None:
+        """Undo `observe`."""
+        with self._open_tracker():
+            for observers in (self._training_observers, self._evaluation_observers):
+                if observer in observers:
+                    observers.remove(observer)
+
+    def show(self, *tensors: Any, training: bool | None) -> None:
+        """Call the observers of training, or the others."""
+        for observer in self._training_observers if training else self._evaluation_observers:
+            observer(*tensors)
+
+    @contextlib.contextmanager
+    def _open_tracker(self) -> Iterator[None]:
+        """Let a built layer, which refuses new state, take some, as Keras does for LoRA."""
+        self._tracker.unlock()
+        try:
+            yield
+        finally:
+            if self.built:
+                self._tracker.lock()
