@@ -65,7 +65,7 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     results |= {"next_words": words, "next_log_probs": log_probs}
     results["next_words_of_several"], _ = model.next_words(WINDOWS, k=3)
     results["score"] = model.score(WINDOWS)
-    results["greedy"] = model.generate(WINDOWS[0], length=5, temperature=0)
+    results["greedy"] = model.generate(WINDOWS, length=5, temperature=0)
     model.word_table.assign(Allocation.random(V, R, C, seed=2))
     model.assign_word_counts(np.arange(1, V + 1))
     results["assigned/score"] = model.score(WINDOWS)

@@ -79,33 +79,59 @@ def generate(
         temperature = max(temperature, _LEAST_TEMPERATURE)
     length = check_size("length", length)
     prefix, is_batch = _prepare(model, prefix, "prefix")
-    if is_batch:
-        raise ValueError(
-            f"`prefix` must be one sequence of word ids. Received: prefix.shape={prefix.shape}. "
-            "Call `generate` once for each sequence."
-        )
-    most = 1 if temperature == 0 else top_k
     generator = np.random.default_rng(seed)
-    search = Search.read(model, prefix)
-    sampled: list[int] = []
+    sampled = [
+        _continue(search, generator, length, temperature, top_k, top_p)
+        for search in _read(model, prefix)
+    ]
+    joined = np.concatenate(sampled)
+    return joined if is_batch else joined[0]
+
+
+def _continue(
+    search: Search,
+    generator: np.random.Generator,
+    length: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+) -> np.ndarray:
+    """Sample `length` words after each text of a search, `(B, length)`."""
+    most = 1 if temperature == 0 else top_k
+    sampled: list[np.ndarray] = []
     while len(sampled) < length:
         if sampled:
-            search = search.follow(np.array(sampled[-1:], np.int32))
+            search = search.follow(sampled[-1])
         truncate = top_p
         if most is not None:
-            [words], [log_probs] = search.best_words(most)
+            choices: Any = zip(*search.best_words(most), strict=True)
         elif top_p is None:
-            words, log_probs = search.sample_row(generator, temperature)
+            choices = search.sample_rows(generator, temperature)
         elif temperature == 1:
-            words, log_probs = search.nucleus(top_p)
-            truncate = None  # it is the nucleus of all words already
+            choices = search.nuclei(top_p)
+            truncate = None  # they are the nuclei of all words already
         else:
-            words, log_probs = np.arange(model.word_table.vocabulary_size), search.all_words()[0]
-        weights = np.exp((log_probs - log_probs.max()) / (temperature or 1.0))
-        if truncate is not None:
-            words, weights = _keep_nucleus(words, weights, truncate)
-        sampled.append(int(words[sample(generator, weights)]))
-    return np.array(sampled, np.int32)
+            log_probs = search.all_words()
+            choices = ((np.arange(log_probs.shape[1]), of_text) for of_text in log_probs)
+        chosen = [
+            _choose(generator, words, log_probs, temperature, truncate)
+            for words, log_probs in choices
+        ]
+        sampled.append(np.array(chosen, np.int32))
+    return np.stack(sampled, axis=1)
+
+
+def _choose(
+    generator: np.random.Generator,
+    words: np.ndarray,
+    log_probs: np.ndarray,
+    temperature: float,
+    top_p: float | None,
+) -> int:
+    weights = np.exp((log_probs - log_probs.max()) / (temperature or 1.0))
+    if top_p is not None:
+        words, weights = _keep_nucleus(words, weights, top_p)
+    return int(words[sample(generator, weights)])
 
 
 # Compiled functions of a model and tensors.

@@ -382,10 +382,10 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         top_p: float | None = None,
         seed: int | None = None,
     ) -> np.ndarray:
-        """Sample a continuation.
+        """Sample a continuation of each prefix.
 
         Args:
-            prefix: Word ids `(N,)`, `N >= 1`.
+            prefix: Word ids `(N,)`, or prefixes of one length `(B, N)`, `N >= 1`.
             length: Integer, how many words to sample.
             temperature: Float; log-probabilities are divided by it. 0 takes the best word.
             top_k: Sample among the `k` likeliest words only.
@@ -394,7 +394,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             seed: Integer for the same words again.
 
         Returns:
-            The sampled word ids `(length,)`, without the prefix.
+            The sampled word ids `(length,)` or `(B, length)`, without the prefix.
         """
         return decoding.generate(self, prefix, length, temperature, top_k, top_p, seed)
 

@@ -112,57 +112,72 @@ class Search:
         ]
         return np.stack(log_probs)
 
-    # Of one text.
-
-    def sample_row(
+    def sample_rows(
         self, generator: np.random.Generator, temperature: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw a row with the total weight of its words, `sum of P(word) ** (1 / temperature)`.
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Draw a row for each text with the weight of its words, `sum of P(word) ** (1 / t)`.
 
         By rejection, exactly: a row is drawn with a bound of its weight, expanded, which makes
         its weight known, and kept with probability weight / bound.
 
         Returns:
-            The words of the row and their log-probabilities.
+            For each text, the words of its row and their log-probabilities.
         """
         # Over C columns, sum P(column) ** (1 / t) is at most 1, or for t > 1 C ** (1 - 1 / t).
-        bounds = self.row_log_probs[0] / temperature
+        bounds = self.row_log_probs / temperature
         bounds += max(1 - 1 / temperature, 0) * np.log(self.model.word_table.num_columns)
-        order = np.argsort(-bounds, kind="stable")
+        order = np.argsort(-bounds, axis=1, kind="stable")
         # At temperature 1 a bound is the weight, and the first row is kept. Elsewhere the likeliest
         # of the others are expanded as well: they cost little more in one call.
-        size = 1 if temperature == 1 else _FIRST_ROWS
-        expanded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        while True:
-            row = sample(generator, np.exp(bounds - bounds.max()))
-            if row not in expanded:
-                bound = bounds[row]
-                others = (other for other in order if other != row and other not in expanded)
-                rows = np.array([row, *itertools.islice(others, size - 1)])
-                words, log_probs = self.expand(np.zeros_like(rows), rows)
+        num_others = 0 if temperature == 1 else _FIRST_ROWS - 1
+        expanded: list[dict[int, tuple[np.ndarray, np.ndarray]]] = [{} for _ in bounds]
+        kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        while len(kept) < len(bounds):
+            drawn = [
+                (text, sample(generator, np.exp(bounds[text] - bounds[text].max())))
+                for text in range(len(bounds))
+                if text not in kept
+            ]
+            places, chances = [], {}
+            for text, row in drawn:
+                if row not in expanded[text]:
+                    chances[text] = -bounds[text, row]
+                    unseen = (r for r in order[text] if r != row and r not in expanded[text])
+                    places += [(text, r) for r in (row, *itertools.islice(unseen, num_others))]
+            if places:
+                texts, rows = np.array(places).T
+                words, log_probs = self.expand(texts, rows)
                 tempered = np.where(words >= 0, log_probs / temperature, -np.inf)
-                bounds[rows] = np.logaddexp.reduce(tempered, axis=1)
-                expanded.update(zip(rows, zip(words, log_probs, strict=True), strict=True))
-                if generator.random() >= np.exp(bounds[row] - bound):
-                    continue
-            words, log_probs = expanded[row]
-            return words[words >= 0], log_probs[words >= 0]
+                bounds[texts, rows] = np.logaddexp.reduce(tempered, axis=1)
+                for (text, row), *found in zip(places, words, log_probs, strict=True):
+                    expanded[text][row] = tuple(found)
+            for text, row in drawn:
+                # A row that was known is drawn by its weight itself.
+                chance = np.exp(chances[text] + bounds[text, row]) if text in chances else 1.0
+                if generator.random() < chance:
+                    words, log_probs = expanded[text][row]
+                    kept[text] = words[words >= 0], log_probs[words >= 0]
+        return [kept[text] for text in range(len(bounds))]
 
-    def nucleus(self, top_p: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return at least the fewest words that reach `top_p`, best first."""
-        order = np.argsort(-self.row_log_probs[0], kind="stable")
+    def nuclei(self, top_p: float) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return, of each text, at least the fewest words that reach `top_p`, best first."""
+        return [self._find_nucleus(text, top_p) for text in range(len(self.row_log_probs))]
+
+    def _find_nucleus(self, text: int, top_p: float) -> tuple[np.ndarray, np.ndarray]:
+        row_log_probs = self.row_log_probs[text]
+        order = np.argsort(-row_log_probs, kind="stable")
         words, log_probs = np.empty(0, np.int32), np.empty(0)
         start, size = 0, _FIRST_ROWS
         while start < len(order):
             rows = order[start : start + size]
-            more_words, more_log_probs = self.expand(np.zeros_like(rows), rows)
+            more_words, more_log_probs = self.expand(np.full_like(rows, text), rows)
             is_word = more_words >= 0
             words = np.concatenate([words, more_words[is_word]])
             log_probs = np.concatenate([log_probs, more_log_probs[is_word]])
             words, log_probs = _sort(words, log_probs)
             start, size = start + size, 4 * size
             # Words above every row to come are in their final order.
-            bound = self.row_log_probs[0, order[start]] if start < len(order) else -np.inf
+            bound = row_log_probs[order[start]] if start < len(order) else -np.inf
             sure = np.exp(log_probs[log_probs >= bound])
             if sure.sum() >= top_p:
                 num_kept = int(np.searchsorted(np.cumsum(sure), top_p)) + 1

@@ -192,7 +192,7 @@ def test_sampling_looks_at_few_rows(temperature, monkeypatch):
     model.build((None, None))
     found = Search.read(model, np.int32([[1, 2, 3]]))
     num_expanded = count_expanded(monkeypatch)
-    found.sample_row(np.random.default_rng(0), temperature)
+    found.sample_rows(np.random.default_rng(0), temperature)
     assert 1 <= sum(num_expanded) <= 48
 
 
@@ -244,19 +244,42 @@ def truncate(log_probs, temperature=1.0, top_k=None, top_p=None):
     return probabilities / probabilities.sum()
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_samples_follow_the_truncated_distribution(model, distribution, options):
-    expected = truncate(distribution, **options)
-    num_samples = 400
-    samples = [
-        int(model.generate(PREFIX, length=1, seed=seed, **options)[0])
-        for seed in range(num_samples)
-    ]
-    frequencies = np.bincount(samples, minlength=V) / num_samples
+def assert_follows(samples, expected):
+    frequencies = np.bincount(samples, minlength=V) / len(samples)
     assert (frequencies[expected == 0] == 0).all(), "a word from outside of the set"
     # Five standard deviations of each word's frequency.
-    deviation = np.sqrt(expected * (1 - expected) / num_samples)
+    deviation = np.sqrt(expected * (1 - expected) / len(samples))
     assert (np.abs(frequencies - expected) <= 5 * deviation + 1e-3).all()
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_samples_follow_the_truncated_distribution(model, distribution, options):
+    samples = [
+        int(model.generate(PREFIX, length=1, seed=seed, **options)[0]) for seed in range(400)
+    ]
+    assert_follows(samples, truncate(distribution, **options))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_samples_of_a_batch_follow_the_distribution_of_each(model, options):
+    prefixes = [PREFIX, PREFIX[::-1]]
+    samples = model.generate(200 * prefixes, length=2, seed=0, **options)
+    assert samples.shape == (400, 2)
+    for place, prefix in enumerate(prefixes):
+        of_prefix = samples[place::2]
+        distribution = LanguageModel.of(model).compute_distribution(prefix)
+        assert_follows(of_prefix[:, 0], truncate(distribution, **options))
+        # The second words, where the first is the most frequent one.
+        first = np.bincount(of_prefix[:, 0]).argmax()
+        after = LanguageModel.of(model).compute_distribution([*prefix, first])
+        assert_follows(of_prefix[of_prefix[:, 0] == first, 1], truncate(after, **options))
+
+
+def test_the_best_continuations_of_a_batch_are_those_of_each(model, rng):
+    prefixes = rng.integers(V, size=(5, 3))
+    found = model.generate(prefixes, length=6, temperature=0)
+    expected = [model.generate(prefix, length=6, temperature=0) for prefix in prefixes]
+    assert found.tolist() == np.stack(expected).tolist()
 
 
 @pytest.mark.parametrize(
@@ -272,7 +295,7 @@ def test_samples_follow_the_truncated_distribution(model, distribution, options)
         ("next_words", {"prefix": [1], "k": V + 1}, ValueError, rf"`k`.*\[1, {V}\]"),
         ("word_log_probs", {"prefix": [[[1]]]}, ValueError, r"\(1, 1, 1\)"),
         ("word_log_probs", {"prefix": [-1]}, ValueError, "id -1"),
-        ("generate", {"prefix": [[1]]}, ValueError, "one sequence"),
+        ("generate", {"prefix": [[[1]]]}, ValueError, r"\(1, 1, 1\)"),
         ("generate", {"prefix": [1], "length": 0}, ValueError, "length.*0"),
         ("generate", {"prefix": [1], "temperature": -1}, ValueError, "temperature.*-1"),
         ("generate", {"prefix": [1], "temperature": np.inf}, ValueError, "temperature.*inf"),
