@@ -56,7 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def describe_installation(output: Path, grpc_port: int, rest_port: int) -> str:
-    path, name = output.resolve(), output.name
+    path = output.resolve()
+    name = path.name
     return (
         f"\nNo `{SERVER}` is on the PATH, so nothing serves the model yet. Either\n"
         "- install the Debian package `tensorflow-model-server`, from the repository that\n"
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     executable = shutil.which(SERVER)
     if executable is None:
         raise SystemExit(describe_installation(args.output, args.grpc_port, args.rest_port))
-    name = args.output.name
+    name = args.output.resolve().name
     server = subprocess.Popen(
         [
             executable,

@@ -25,9 +25,16 @@ import tensorflow as tf
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.cooccurrence import compute_word_features
-from keras_lightrnn.data import Vocabulary, from_tfds, read_lines, token_windows
+from keras_lightrnn.data import Vocabulary, from_tfds, read_lines, tfds_lines, token_windows
 from keras_lightrnn.reallocation import SimilarityObjective
 from keras_lightrnn.visualization import export_table_page
+
+
+def parse_size(text: str) -> int:
+    size = int(text)
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, and is {size}")
+    return size
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -39,20 +46,33 @@ def make_parser() -> argparse.ArgumentParser:
         "--dataset", default="python_docstrings", help="TFDS text dataset (default: %(default)s)"
     )
     source.add_argument(
+        "--splits",
+        nargs=3,
+        metavar=("TRAIN", "VALID", "TEST"),
+        default=["train", "validation", "test"],
+        help="of the dataset (default: train validation test); of one without validation "
+        "'train[2%%:]' 'train[:2%%]' test",
+    )
+    source.add_argument(
         "--text", nargs=3, metavar=("TRAIN", "VALID", "TEST"), help="files of text instead, gz too"
     )
     source.add_argument(
         "--max-words",
-        type=int,
+        type=parse_size,
         help="train on at most this many words (default: all; 500,000 of "
         "the default dataset, to be done in minutes)",
     )
     source.add_argument(
-        "--vocabulary-size", type=int, default=10_000, help="most words (default: %(default)s)"
+        "--vocabulary-size",
+        type=parse_size,
+        default=10_000,
+        help="most words (default: %(default)s)",
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--units", type=int, default=200, help="a layer (default: %(default)s)")
-    model.add_argument("--layers", type=int, default=1, help="default: %(default)s")
+    model.add_argument(
+        "--units", type=parse_size, default=200, help="a layer (default: %(default)s)"
+    )
+    model.add_argument("--layers", type=parse_size, default=1, help="default: %(default)s")
     model.add_argument("--recurrence", choices=("lstm", "gru", "rnn"), default="lstm")
     model.add_argument("--dropout", type=float, default=0.0, help="default: %(default)s")
     model.add_argument(
@@ -80,9 +100,11 @@ def make_parser() -> argparse.ArgumentParser:
         "output (default: none, as published)",
     )
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=int, default=5, help="default: %(default)s")
-    training.add_argument("--batch-size", type=int, default=20, help="default: %(default)s")
-    training.add_argument("--sequence-length", type=int, default=35, help="default: %(default)s")
+    training.add_argument("--epochs", type=parse_size, default=5, help="default: %(default)s")
+    training.add_argument("--batch-size", type=parse_size, default=20, help="default: %(default)s")
+    training.add_argument(
+        "--sequence-length", type=parse_size, default=35, help="default: %(default)s"
+    )
     training.add_argument("--learning-rate", type=float, default=0.004, help="default: %(default)s")
     training.add_argument(
         "--devices",
@@ -108,12 +130,11 @@ def read_text(args: argparse.Namespace) -> tuple[list[np.ndarray], Vocabulary]:
     if args.text:
         vocabulary = Vocabulary.from_lines(read_lines(args.text[0]), max_size=size)
         return [vocabulary.encode_lines(read_lines(path)) for path in args.text], vocabulary
-    train, vocabulary = from_tfds(args.dataset, "train", max_size=size)
-    return [
-        train,
-        from_tfds(args.dataset, "validation", vocabulary=vocabulary)[0],
-        from_tfds(args.dataset, "test", vocabulary=vocabulary)[0],
-    ], vocabulary
+    for split in args.splits:
+        tfds_lines(args.dataset, split)  # fails now if there is none
+    train, vocabulary = from_tfds(args.dataset, args.splits[0], max_size=size)
+    others = [from_tfds(args.dataset, split, vocabulary=vocabulary)[0] for split in args.splits[1:]]
+    return [train, *others], vocabulary
 
 
 def make_strategy(devices: Sequence[str]) -> tf.distribute.Strategy:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
+
+_TOKEN_BYTES = 6
+# Characters of a name that its temporary one keeps: file systems allow 255 bytes.
+_END_LENGTH = 40
 
 
 @contextlib.contextmanager
@@ -13,9 +18,14 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[str]:
     """Give the name of a temporary file that takes the place of `path` once it is written.
 
     The temporary file lies beside `path` (of a symbolic link, beside what it points to, which is
-    replaced) and ends as `path` does. After the block it is brought to
-    the disk and renamed, which no crash can leave half done. When the block raises, it is
-    removed, and an earlier file stays as it was.
+    replaced) and ends as `path` does. After the block it is brought to the disk, given the
+    permissions of an earlier file, and renamed, which no crash can leave half done. When the block
+    raises, it is removed, and an earlier file stays as it was. Every call has a temporary name of
+    its own: of several writers the last one wins. A process that is killed leaves its file behind;
+    see `remove_temporaries`.
+
+    Raises:
+        FileExistsError: if there is something else than a file at `path`.
 
     Example:
 
@@ -28,9 +38,17 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[str]:
     ['a.txt'] whole
     """
     path = os.path.realpath(path)
+    is_there = os.path.exists(path)
+    if is_there and not os.path.isfile(path):
+        raise FileExistsError(
+            f"What is written must be a file. Received: path={path!r}, which is there and is none. "
+            "Choose another path."
+        )
     temporary = _name_temporary(path)
     try:
         yield temporary
+        if is_there:
+            shutil.copymode(path, temporary)
         _flush(temporary)
         os.replace(temporary, path)
         _flush_directory(os.path.dirname(temporary))
@@ -51,7 +69,7 @@ def make_directory(path: str | os.PathLike[str]) -> Iterator[str]:
 
     The temporary directory lies beside `path`; folders above it are made where they are missing.
     After the block what it holds is brought to the disk and it is renamed. When the block raises,
-    it is removed.
+    it is removed. A process that is killed leaves it behind, as `.….tmp.` and the name.
 
     Raises:
         FileExistsError: if there is something at `path` by the end of the block.
@@ -97,9 +115,24 @@ def reserve_space(path: str, num_bytes: int) -> None:
             file.truncate()
 
 
+def remove_temporaries(path: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left of writing a file, which nobody else may be writing now."""
+    directory, name = os.path.split(os.path.realpath(path))
+    end = _end_temporary(name)
+    for found in os.listdir(directory) if os.path.isdir(directory) else ():
+        if found.startswith(".") and found[1 + 2 * _TOKEN_BYTES :] == end:
+            os.remove(os.path.join(directory, found))
+
+
 def _name_temporary(path: str | os.PathLike[str]) -> str:
     directory, name = os.path.split(os.path.abspath(path))
-    return os.path.join(directory, f".{os.getpid()}.tmp.{name}")
+    # Not the number of the process: in containers it is often the same.
+    token = secrets.token_hex(_TOKEN_BYTES)
+    return os.path.join(directory, f".{token}{_end_temporary(name)}")
+
+
+def _end_temporary(name: str) -> str:
+    return f".tmp.{name[-_END_LENGTH:]}"
 
 
 def _flush_directory(path: str) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
-from keras_lightrnn.files import make_directory, replace_file
+from keras_lightrnn.files import make_directory, remove_temporaries, replace_file
 
 
 @pytest.fixture
@@ -112,3 +113,48 @@ def test_what_a_link_points_to_is_replaced(tmp_path):
     assert link.is_symlink()
     assert target.read_text() == "new"
     assert os.listdir(target.parent) == ["target.txt"]
+
+
+def test_a_killed_process_is_no_hindrance(tmp_path, monkeypatch):
+    # As it would be in a container, where the next one has the same number.
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "directory", error=KeyboardInterrupt())
+    assert len(os.listdir(tmp_path)) == 1
+    fill(tmp_path / "directory")
+    assert os.listdir(tmp_path / "directory") == ["folder"]
+
+
+def test_writers_at_one_time_do_not_meet(path):
+    with replace_file(path) as one, replace_file(path) as other:
+        assert one != other
+        for temporary, content in ((one, b"one"), (other, b"other")):
+            with open(temporary, "wb") as file:
+                file.write(content)
+    assert path.read_bytes() == b"one"  # was renamed last
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_temporaries_of_killed_processes_are_removed(path):
+    others = [".0.tmp.model.weights.h5", "model.weights.h5", ".0123456789ab.tmp.other.h5"]
+    for name in [*others, ".0123456789ab.tmp.model.weights.h5"]:
+        (path.parent / name).write_bytes(b"half")
+    remove_temporaries(path)
+    assert sorted(os.listdir(path.parent)) == sorted(others)
+    remove_temporaries(path.parent / "missing" / "a")
+
+
+def test_permissions_and_long_names_are_kept(tmp_path):
+    path = tmp_path / ("é" * 120 + ".npz")
+    for content in (b"old", b"new"):
+        with replace_file(path) as temporary, open(temporary, "wb") as file:
+            file.write(content)
+        if content == b"old":
+            path.chmod(0o600)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    with pytest.raises(FileExistsError, match="which is there and is none"), replace_file(tmp_path):
+        pass

@@ -19,7 +19,7 @@ from keras_lightrnn.distribution import (
     is_multi_worker,
     strategy_scope,
 )
-from keras_lightrnn.files import replace_file
+from keras_lightrnn.files import remove_temporaries, replace_file
 from keras_lightrnn.linked_variable import DerivedVariable
 from keras_lightrnn.run_state import find_run_states
 
@@ -101,6 +101,8 @@ class TrainingBackup(keras.callbacks.Callback):
             )
         self._resume = None
         self._is_passing_over = False
+        if is_chief(self.model):
+            remove_temporaries(self.path)
         if os.path.exists(self.path):
             self._restore()
 

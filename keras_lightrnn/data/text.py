@@ -14,8 +14,9 @@ _GZIP_MAGIC = b"\x1f\x8b"
 def read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
     """Iterate over the lines of a UTF-8 text file, plain or gzip.
 
-    A compressed file is recognised by its content. The file is opened at once, so that a
-    missing one is noticed by the call, and read as the lines are asked for.
+    A compressed file is recognised by its content; a byte order mark is passed over. The file is
+    opened at once, so that a missing one is noticed by the call, and read as the lines are asked
+    for.
 
     Args:
         path: Path of the file.
@@ -61,7 +62,7 @@ def _decode(file: BinaryIO, path: str) -> Iterator[str]:
         try:
             for line in file:
                 number += 1
-                text = line.decode("utf-8")
+                text = line.decode("utf-8" if number > 1 else "utf-8-sig")
                 has_words = has_words or bool(text.strip())
                 offset += len(line)
                 yield text.rstrip("\r\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -19,6 +20,8 @@ from keras_lightrnn.data.vocabulary import Vocabulary
 _EXAMPLES_AT_ONCE = 1024
 _LINES_AT_ONCE = 65_536
 _IDS_AT_ONCE = 1 << 24
+
+_ERRORS_OF_DISKS = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS)
 
 _logger = logging.getLogger(__name__)
 
@@ -50,12 +53,13 @@ def tfds_lines(
         Iterator of strings. The data set is found, and prepared if need be, by the call.
 
     Raises:
-        ValueError: if there is no such text feature; while iterating, if there is no such
-            split or an example is not UTF-8.
+        ValueError: if there is no such split or text feature; while iterating, if an example is
+            not UTF-8.
         FileNotFoundError: if the data set is not prepared and `download=False`.
         ConnectionError: if the download fails.
     """
     builder = _prepare(name, data_dir, download)
+    _check_split(builder, split)
     feature = _choose_feature(builder, text_feature)
     return _iter_lines(builder, split, feature, lower)
 
@@ -111,6 +115,7 @@ def from_tfds(
             "them out, or `vocabulary`."
         )
     builder = _prepare(name, data_dir, download)
+    _check_split(builder, split)
     feature = _choose_feature(builder, text_feature)
     stem = _choose_stem(builder, split, cache_dir)
     source = [
@@ -173,13 +178,28 @@ def _prepare(
             name=error.name,
         ) from error
     except OSError as error:
+        if error.errno in _ERRORS_OF_DISKS:
+            raise
         raise ConnectionError(
             "A data set that is not prepared yet must be downloaded. Received: "
             f"name={name!r}, not in {str(builder.data_path)!r}, and the download failed ({error}). "
-            "Check the network and the space on the disk, or prepare it elsewhere and give its "
-            "`data_dir`."
+            "Check the network, or prepare it elsewhere and give its `data_dir`."
         ) from error
     return builder
+
+
+def _check_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
+    splits = builder.info.splits
+    if not splits:  # not known, as of mock data
+        return
+    try:
+        splits[split]
+    except (KeyError, ValueError) as error:  # `in` knows whole splits only
+        raise ValueError(
+            f"`split` must name a split of {builder.info.full_name!r}, which are {list(splits)}, "
+            f"or a part of one. Received: split={split!r}. Where there is none to validate on, hold "
+            "a part out with `train[2%:]` and `train[:2%]`."
+        ) from error
 
 
 def _choose_feature(builder: tfds.core.DatasetBuilder, text_feature: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from keras_lightrnn.files import make_directory
 _FORMAT = "keras_lightrnn.TokenShards/1"
 _INDEX = "index.json"
 _BLOCK_SIZE = 1 << 20  # words read or counted at a time
+_MOST_MAPS = 128  # files that are mapped at a time: each takes a file descriptor
 
 
 class TokenShards:
@@ -68,7 +70,8 @@ class TokenShards:
     """
 
     __slots__ = (
-        "_shards",
+        "_get_shard",
+        "_num_shards",
         "directory",
         "dtype",
         "shard_size",
@@ -89,10 +92,10 @@ class TokenShards:
         self.dtype = np.dtype(_choose_dtype(self.vocabulary_size))
         if vocabulary is not None:
             self._check_vocabulary(vocabulary)
-        self._shards = [
-            self._map(number, min(self.shard_size, self.size - start))
-            for number, start in enumerate(range(0, self.size, self.shard_size))
-        ]
+        self._num_shards = -(-self.size // self.shard_size)
+        self._get_shard = functools.lru_cache(_MOST_MAPS)(self._map)
+        for number in range(self._num_shards):
+            self._map(number)  # which checks it
 
     @classmethod
     def write(
@@ -165,6 +168,11 @@ class TokenShards:
     def __len__(self) -> int:
         return self.size
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Return the whole stream in memory, as NumPy asks for it."""
+        ids = self[:]
+        return ids.astype(dtype or self.dtype, copy=bool(copy))
+
     def __getitem__(self, index: Any) -> Any:
         """Read words as of an array: an integer, a slice, or an array of integers."""
         if isinstance(index, slice):
@@ -172,7 +180,7 @@ class TokenShards:
             if step != 1:
                 return self._gather(np.arange(start, stop, step))
             return self._slice(start, max(start, stop))
-        positions = np.asarray(index)
+        positions = np.asarray(index, None if np.size(index) else np.int64)
         if not np.issubdtype(positions.dtype, np.integer):
             raise TypeError(
                 "A stream is read by integers, slices or integer arrays. Received: "
@@ -197,11 +205,12 @@ class TokenShards:
         return count_ids(self.blocks(), self.vocabulary_size)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TokenShards, (self.directory,)  # another process maps the files itself
+        # Another process, which may work elsewhere, maps the files itself.
+        return TokenShards, (os.path.abspath(self.directory),)
 
     def __repr__(self) -> str:
         return (
-            f"TokenShards({self.directory!r}, size={self.size}, shards={len(self._shards)}, "
+            f"TokenShards({self.directory!r}, size={self.size}, shards={self._num_shards}, "
             f"vocabulary_size={self.vocabulary_size})"
         )
 
@@ -210,7 +219,7 @@ class TokenShards:
         ids = np.empty(positions.shape, self.dtype)
         for number in np.unique(numbers):
             here = numbers == number
-            found = self._shards[number][offsets[here]]
+            found = self._get_shard(int(number))[offsets[here]]
             self._check_ids(found, number)
             ids[here] = found
         return ids
@@ -219,7 +228,7 @@ class TokenShards:
         pieces = []
         for number in range(start // self.shard_size, -(-stop // self.shard_size)):
             first = number * self.shard_size
-            pieces.append(self._shards[number][max(0, start - first) : stop - first])
+            pieces.append(self._get_shard(number)[max(0, start - first) : stop - first])
             self._check_ids(pieces[-1], number)
         if len(pieces) == 1:
             return pieces[0]  # not copied
@@ -246,11 +255,12 @@ class TokenShards:
                 f"fingerprint {of_stream}. Load that vocabulary, or write the stream again."
             )
 
-    def _map(self, number: int, num_words: int) -> np.ndarray:
+    def _map(self, number: int) -> np.ndarray:
+        num_words = min(self.shard_size, self.size - number * self.shard_size)
         path = os.path.join(self.directory, _name_shard(number))
         try:
             shard = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (EOFError, OSError, ValueError) as error:
+        except (EOFError, FileNotFoundError, ValueError) as error:
             problem = str(error)
         else:
             if shard.shape == (num_words,) and shard.dtype == self.dtype:

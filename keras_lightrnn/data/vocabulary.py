@@ -122,8 +122,9 @@ class Vocabulary:
         frequency, equally frequent ones in alphabetical order.
 
         No more than `max_entries` distinct words are held at a time: beyond that the rarer
-        half is forgotten, its occurrences counted under `unknown`. Up to that many distinct
-        words the counts are exact; beyond it the counts of rare words are too low.
+        half is forgotten, and all that are as rare as one of them, their occurrences counted
+        under `unknown`. Up to that many distinct words the counts are exact; beyond it the
+        counts of rare words are too low.
 
         Args:
             lines: Iterable of strings, read once.
@@ -154,19 +155,25 @@ class Vocabulary:
                 raise ValueError(f"`{name}` must be at least {least}. Received: {name}={value}.")
 
         counter: collections.Counter[str] = collections.Counter()
-        num_lines = num_forgotten = 0
+        special = {unknown: 0, end: 0}
+        num_lines = 0
         for words in _split_lines(lines, "Use `lines.splitlines()`."):
             counter.update(words)
             num_lines += 1
             if len(counter) > max_entries:
-                num_forgotten += _forget_rare(counter, max_entries // 2)
+                for word in special:
+                    special[word] += counter.pop(word, 0)
+                if len(counter) > max_entries // 2:
+                    special[unknown] += _forget_rare(counter, max_entries // 2)
         if num_lines == 0:
             raise ValueError(
                 "A vocabulary needs at least one line of text. Received: lines without any line. "
                 "If `lines` is a generator, it may have been read to its end before."
             )
 
-        special = {unknown: counter.pop(unknown, 0), end: counter.pop(end, 0) + num_lines}
+        for word in special:
+            special[word] += counter.pop(word, 0)
+        special[end] += num_lines
         kept = sorted(
             ((word, count) for word, count in counter.items() if count >= min_count),
             key=lambda item: (-item[1], item[0]),
@@ -174,7 +181,7 @@ class Vocabulary:
         if max_size is not None:
             kept = kept[: max_size - len(special)]
         dropped = counter.total() - sum(count for _, count in kept)
-        special[unknown] += dropped + num_forgotten
+        special[unknown] += dropped
         ranked = sorted([*kept, *special.items()], key=lambda item: (-item[1], item[0]))
         return cls(
             (word for word, _ in ranked),
@@ -293,7 +300,7 @@ class Vocabulary:
         with open(path, "rb") as file:
             data = file.read()
         try:
-            lines = data.decode("utf-8").split("\n")
+            lines = data.decode("utf-8-sig").split("\n")  # some editors begin with a mark
         except UnicodeDecodeError as error:
             raise ValueError(
                 "A vocabulary file must be UTF-8 text. Received: "

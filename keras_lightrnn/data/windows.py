@@ -16,6 +16,7 @@ from keras_lightrnn.data.token_shards import TokenShards
 if TYPE_CHECKING:
     import tensorflow as tf
 
+_MOST_IDS = int(np.iinfo(np.int32).max)
 _PART_SIZE = 1 << 24  # ids that are checked or searched at a time
 _Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 # Sentences are padded to a multiple of this, so that few shapes have to be compiled.
@@ -34,8 +35,11 @@ class _Batches(Sequence):
     def __len__(self) -> int:
         return self._num_batches
 
-    def __getitem__(self, index: Any) -> _Batch:
-        window, weight = self._make(range(self._num_batches)[index])
+    def __getitem__(self, index: Any) -> Any:
+        places = range(self._num_batches)[index]
+        if isinstance(places, range):
+            return _Batches(len(places), lambda place: self._make(places[place]))
+        window, weight = self._make(places)
         return window, window[:, 1:], weight
 
 
@@ -164,8 +168,10 @@ def _read_windows(
     """Return the windows `(B, T + 1)` from `starts` on and the weights `(B, T)` of targets."""
     last = words.size - 1
     positions = starts[:, None] + np.arange(sequence_length + 1)  # (B, T+1)
-    window = words[np.minimum(positions, last)].astype(np.int32)
-    return window, (positions[:, 1:] <= last).astype(np.float32)
+    window = words[np.minimum(positions, last)]
+    if window.min() < 0 or window.max() >= _MOST_IDS:
+        raise _make_range_error(_MOST_IDS, f"{window.min()} .. {window.max()} in a batch")
+    return window.astype(np.int32), (positions[:, 1:] <= last).astype(np.float32)
 
 
 def _choose_rows(batch_size: int, num_processes: int, process_id: int) -> np.ndarray:
@@ -463,15 +469,19 @@ def _check_range(words: Any, vocabulary_size: int | None) -> None:
                 "vocabulary that the stream was encoded with."
             )
         return
-    limit = np.iinfo(np.int32).max if vocabulary_size is None else vocabulary_size
+    limit = _MOST_IDS if vocabulary_size is None else vocabulary_size
     for start, part in _iterate_parts(words):
         if part.min() >= 0 and part.max() < limit:
             continue
         position = int(np.flatnonzero((part < 0) | (part >= limit))[0])
-        raise ValueError(
-            f"Every word id must lie in [0, {limit}). Received: words[{start + position}]="
-            f"{part[position]}. Encode the text with the vocabulary of the model."
-        )
+        raise _make_range_error(limit, f"words[{start + position}]={part[position]}")
+
+
+def _make_range_error(limit: int, received: str) -> ValueError:
+    return ValueError(
+        f"Every word id must lie in [0, {limit}). Received: {received}. Encode the text with the "
+        "vocabulary of the model."
+    )
 
 
 def _iterate_parts(words: Any) -> Iterator[tuple[int, np.ndarray]]:

@@ -46,29 +46,30 @@ def make_training_charts(history: Any) -> str:
     >>> make_training_charts({"perplexity": [90.0, 70.0]}).count("<svg")
     1
     """
-    values = _read_history(history)
+    records = _read_history(history)
+    shown = {key for _, _, labels in _CHARTS for key in labels}  # others may be no numbers
+    values = {name: list(map(float, records[name])) for name in shown & records.keys()}
     charts = []
     for title, unit, labels in _CHARTS:
         series = {label: values[key] for key, label in labels.items() if values.get(key)}
         if series:
             charts.append(_make_figure(title, unit, series))
     if not charts:
-        names = [key for _, _, labels in _CHARTS for key in labels]
         raise ValueError(
-            f"`history` must hold some of {names}. Received: one with {sorted(values)}. Give what "
-            "`fit` returned, or a `ReallocationCallback` after at least one round."
+            f"`history` must hold some of {sorted(shown)}. Received: one with {sorted(records)}. "
+            "Give what `fit` returned, or a `ReallocationCallback` after at least one round."
         )
     return "\n".join(charts)
 
 
-def _read_history(history: Any) -> dict[str, list[float]]:
+def _read_history(history: Any) -> dict[str, Sequence[Any]]:
     records = getattr(history, "history", history)
     if isinstance(records, Mapping):
-        return {name: [float(value) for value in values] for name, values in records.items()}
+        return dict(records)
     if isinstance(records, Sequence) and all(isinstance(record, Mapping) for record in records):
         names = dict.fromkeys(name for record in records for name in record)
         return {
-            f"reallocation_{name}": [float(record.get(name, math.nan)) for record in records]
+            f"reallocation_{name}": [record.get(name, math.nan) for record in records]
             for name in names
         }
     raise TypeError(

@@ -50,3 +50,10 @@ def test_damaged_gzip(tmp_path):
     (tmp_path / "half.gz").write_bytes(gzip.compress(TEXT.encode() * 100)[:-12])
     with pytest.raises(ValueError, match=r"half\.gz.*damaged"):
         list(read_lines(tmp_path / "half.gz"))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_byte_order_mark_is_no_part_of_a_word(tmp_path, pack):
+    path = tmp_path / "text.txt"
+    path.write_bytes(pack("\ufeffthe cat\n\ufeffsat\n".encode()))
+    assert list(read_lines(path)) == ["the cat", "\ufeffsat"]

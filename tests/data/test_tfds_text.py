@@ -1,3 +1,5 @@
+import errno
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -102,6 +104,7 @@ def test_dataset_that_is_not_prepared(tmp_path):
     ("failure", "kind", "message"),
     [
         (OSError("no network"), ConnectionError, "name='lm1b'.*no network"),
+        (OSError(errno.ENOSPC, "No space left"), OSError, r"^\[Errno 28\] No space left$"),
         (
             ModuleNotFoundError("No module", name="importlib_resources"),
             ModuleNotFoundError,
@@ -116,6 +119,27 @@ def test_failed_download(tmp_path, monkeypatch, failure, kind, message):
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", download_and_prepare)
     with pytest.raises(kind, match=message):
         from_tfds("lm1b", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("split", ["validation", "validation[:3]", "train[:x"])
+def test_a_split_that_is_not_there_is_noticed_by_the_call(tmp_path, mock_text, split, monkeypatch):
+    template = tfds.core.ShardedFileTemplate(tmp_path, "lm1b", filetype_suffix="tfrecord")
+    splits = [
+        tfds.core.SplitInfo(
+            name=name,
+            shard_lengths=[4],
+            num_bytes=9,
+            filename_template=template.replace(split=name),
+        )
+        for name in ("train", "test")
+    ]
+    splits = tfds.core.SplitDict(splits)
+    monkeypatch.setattr(tfds.core.DatasetInfo, "splits", property(lambda self: splits))
+    for read in (tfds_lines, from_tfds):
+        with pytest.raises(ValueError, match=r"\['train', 'test'\].*split='.*'.*train\[2%:\]"):
+            read("lm1b", split, data_dir=tmp_path)
+    assert mock_text == []
+    assert list(tfds_lines("lm1b", "train[:50%]", data_dir=tmp_path)) == LINES
 
 
 def test_text_feature(tmp_path, mock_text):

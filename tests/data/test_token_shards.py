@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import tempfile
 from pathlib import Path
@@ -9,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_lightrnn import Allocation
-from keras_lightrnn.data import TokenShards, Vocabulary, shuffled_windows, token_windows
+from keras_lightrnn.data import (
+    TokenShards,
+    Vocabulary,
+    shuffled_windows,
+    token_shards,
+    token_windows,
+)
 
 VOCABULARY = Vocabulary(["<eos>", "<unk>", *"abcdefgh"])
 
@@ -295,3 +302,48 @@ def test_bad_streams(tmp_path, words, options, kind, message):
 def test_bad_positions(shards, index, kind, message):
     with pytest.raises(kind, match=message):
         shards[index]
+
+
+def test_more_shards_than_files_may_be_open(tmp_path, words, monkeypatch):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(token_shards, "_MOST_MAPS", 8)
+    shards = TokenShards.write(tmp_path / "many", words, VOCABULARY, shard_size=1)
+    try:
+        num_open = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc") else 100
+        resource.setrlimit(resource.RLIMIT_NOFILE, (num_open + 30, hard))
+        assert TokenShards(tmp_path / "many", VOCABULARY)[::-1].tolist() == words[::-1].tolist()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert shards[:].tolist() == words.tolist()
+
+
+def test_what_keeps_a_shard_from_being_read_is_not_called_damage(shards, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        TokenShards(shards.directory)
+
+
+def test_numpy_reads_them_at_once(shards, words, monkeypatch):
+    calls = []
+    original = TokenShards.__getitem__
+    monkeypatch.setattr(
+        TokenShards, "__getitem__", lambda self, index: calls.append(index) or original(self, index)
+    )
+    assert np.array_equal(np.bincount(shards, minlength=10), np.bincount(words, minlength=10))
+    assert np.asarray(shards, np.int64).dtype == np.int64
+    assert calls == [slice(None)] * 2
+
+
+def test_no_positions_are_no_words(shards):
+    assert shards[[]].tolist() == []
+
+
+def test_another_directory_to_work_in(shards, tmp_path, words, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = pickle.dumps(TokenShards("train"))
+    monkeypatch.chdir("/")
+    assert pickle.loads(data)[:].tolist() == words.tolist()

@@ -196,3 +196,16 @@ def test_fingerprint_is_of_what_encodes_text():
         Vocabulary([*SPECIAL, "a", "é"], unknown="a"),
     ]
     assert len({vocabulary.fingerprint, *(other.fingerprint for other in others)}) == 5
+
+
+def test_load_takes_a_byte_order_mark(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_bytes("\ufeffthe\n<eos>\n<unk>\n".encode())
+    assert Vocabulary.load(path).words == ("the", "<eos>", "<unk>")
+
+
+def test_special_words_are_never_forgotten():
+    lines = ["a b c d e f", "a <eos> g h <unk> i"]
+    vocabulary = Vocabulary.from_lines(lines, max_entries=3)
+    counted = np.bincount(vocabulary.encode_lines(lines), minlength=len(vocabulary))
+    assert vocabulary.counts.tolist() == counted.tolist()

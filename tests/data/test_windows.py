@@ -357,3 +357,20 @@ def test_words_that_are_not_ids():
         token_windows(np.ones(5), 1, 1)
     with pytest.raises(TypeError, match="<U"):
         token_windows(["a", "b"], 1, 1)
+
+
+def test_a_slice_of_batches_is_batches(rng):
+    batches = contiguous_windows(rng.integers(10, size=100), 2, 5)
+    some = batches[2:8:3]
+    assert len(some) == 2
+    for batch, place in zip(some, (2, 5), strict=True):
+        for part, expected in zip(batch, batches[place], strict=True):
+            assert np.array_equal(part, expected)
+
+
+@pytest.mark.parametrize("wrong", [-3, 2**40])
+def test_ids_that_int32_does_not_hold(wrong):
+    words = np.array([1, 2, wrong, 3])
+    for batches in (contiguous_windows(words, 1, 3), shuffled_windows(words, 1, 3, seed=0)):
+        with pytest.raises(ValueError, match=f"lie in.*{wrong}"):
+            batches[0]

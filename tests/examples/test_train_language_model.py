@@ -121,3 +121,9 @@ def test_reallocates_after_the_first_epoch(example, text, tmp_path, capsys):
         + ["--output", str(tmp_path / "out")]
     )
     assert capsys.readouterr().out.count("reallocation round") == 1
+
+
+def test_no_epochs(example, capsys):
+    with pytest.raises(SystemExit):
+        example.main(["--epochs", "0"])
+    assert "--epochs: must be at least 1, and is 0" in capsys.readouterr().err

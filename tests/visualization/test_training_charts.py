@@ -124,3 +124,8 @@ def test_nothing_to_show(history):
 def test_no_history(history):
     with pytest.raises(TypeError, match="Received:"):
         make_training_charts(history)
+
+
+def test_what_is_not_shown_need_not_be_numbers():
+    history = {"perplexity": [90.0, 70.0], "sample": ["the cat", None], "rates": [[1], [2]]}
+    assert make_training_charts(history).count("<svg") == 1
