@@ -37,7 +37,7 @@ class Dump(AssignmentSolver):
         super().__init__()
         self.path = path
 
-    def run(self, run: SolverRun) -> tuple[str, str]:
+    def improve(self, run: SolverRun) -> tuple[str, str]:
         names = ("row_features", "row_vectors", "column_features", "column_vectors")
         np.savez(
             self.path,
@@ -100,7 +100,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         epochs=args.epochs,
         callbacks=[
             ReallocationCallback(
-                LikelihoodObjective(Dump(args.output)), every=[args.epochs], verbose=0
+                LikelihoodObjective(Dump(args.output)),
+                every=[args.epochs],
+                verbose=0,
+                at_end=True,
             )
         ],
         verbose="auto" if sys.stdout.isatty() else 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import zipfile
@@ -334,7 +335,9 @@ class Allocation:
         try:
             with np.load(path, allow_pickle=False) as file:
                 kind = str(file["format"])
-                size, shape, cells = file["vocabulary_size"], file["table_shape"], file["cells"]
+                cells = file["cells"]
+                size = int(file["vocabulary_size"])
+                num_rows, num_columns = (int(number) for number in file["table_shape"])
         except (
             AttributeError,
             EOFError,
@@ -344,18 +347,21 @@ class Allocation:
             ValueError,
             zipfile.BadZipFile,
             zlib.error,
+            OSError,
         ) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that of a wild seek
+                raise
             raise ValueError(
                 "An allocation file must be one that `Allocation.save` wrote, whole. Received: "
                 f"path={path!r}, which cannot be read as one ({error})."
             ) from error
-        if kind != _FORMAT or int(size) != cells.size:
+        if kind != _FORMAT or size != cells.size or cells.dtype.kind != "i":
             raise ValueError(
                 f"An allocation file must be of format {_FORMAT!r} and hold as many cells as it "
-                f"names words. Received: path={path!r}, format={kind!r}, vocabulary_size={size}, "
-                f"cells.size={cells.size}."
+                f"names words, integers. Received: path={path!r}, format={kind!r}, "
+                f"vocabulary_size={size}, cells.size={cells.size}, cells.dtype={cells.dtype}."
             )
-        return cls(cells, int(shape[0]), int(shape[1]))
+        return cls(cells, num_rows, num_columns)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._cells, self._num_rows, self._num_columns)

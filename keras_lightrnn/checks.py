@@ -33,6 +33,21 @@ def check_size(name: str, value: Any) -> int:
     return int(value)
 
 
+def check_not_negative(name: str, value: Any) -> int:
+    """Return `value` as an `int`, or raise `ValueError` unless it is an integer of 0 or more.
+
+    Example:
+
+    >>> check_not_negative("seed", 0)
+    0
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise ValueError(
+            f"`{name}` must be an integer that is not negative. Received: {name}={value!r}."
+        )
+    return int(value)
+
+
 def check_counts(counts: Any, vocabulary_size: int) -> np.ndarray:
     """Return how often each word occurs as an array, `(V,)`, or raise.
 

@@ -25,6 +25,7 @@ _LEAST_SWAPS = 0.02
 _ROUNDING = 1e-6
 _FIT_SWEEPS = 5
 _FIT_TOLERANCE = 1e-6
+_LARGEST_FEATURE = 1e15
 _DIRECTION_STEPS = 20
 _TINY = np.finfo(np.float32).tiny
 # In larger vocabularies than the first rare words are so many and so alike that an auction takes
@@ -59,8 +60,8 @@ def cluster_features(
 
     Args:
         features: `(V, F)` floats.
-        num_rows: Integer `R`, or `None`.
-        num_columns: Integer `C`, or `None`.
+        num_rows: Integer `R`, or `None`: that of `initial`, or near the square root.
+        num_columns: Integer `C`, or `None`, likewise.
         num_rounds: Integer, the most rounds.
         tolerance: Float, rounds end with one that lowers the error by no more than this share of
             it.
@@ -76,7 +77,8 @@ def cluster_features(
         An `Allocation`.
 
     Raises:
-        ValueError: if `features` is no finite matrix, or the table is too small.
+        ValueError: if `features` is no matrix of numbers that float32 can square and add up, the
+            table is too small, or `initial` is of other words or another table.
 
     Example:
 
@@ -87,41 +89,66 @@ def cluster_features(
     >>> (allocation.columns == allocation.columns[0]).tolist()
     [True, False, False, True]
     """
+    features = _check_features(features)
+    check_size("num_rounds", num_rounds)
+    if initial is not None and num_rows is None and num_columns is None:
+        num_rows, num_columns = initial.shape
+    shape = compute_table_shape(len(features), num_rows, num_columns)
+    if initial is not None and (initial.vocabulary_size, initial.shape) != (len(features), shape):
+        raise ValueError(
+            "`initial` must be an allocation of the words into the table. Received: "
+            f"initial={initial!r} for {len(features)} words and a table of shape {shape}."
+        )
+    has_features = features.any(axis=1)
+    if not has_features.any():
+        has_features[:] = True
+    known = features[has_features]
+    start = None if initial is None else _select_words(initial, has_features)
+    # Equal words by the thousand would draw vectors to themselves for nothing.
+    if solver is None and len(known) > AUCTION_SIZE:
+        chosen = _cluster_many(known, shape, num_rounds, tolerance, start, verbose)
+    else:
+        if solver is None:  # a loose tolerance will do: the vectors move after every round anyway
+            solver = assignment.AuctionSolver(gap_tolerance=1e-3)
+        start = _compute_start(known, *shape) if start is None else start
+        chosen = _alternate(known, start, solver, num_rounds, tolerance, verbose)
+    if len(known) == len(features):
+        return chosen
+    cells = np.empty(len(features), np.int64)
+    cells[has_features] = chosen.cells
+    others = np.count_nonzero(~has_features)
+    cells[~has_features] = np.flatnonzero(chosen.words.ravel() < 0)[:others]
+    return Allocation(cells, *shape)
+
+
+def _check_features(features: Any) -> np.ndarray:
     features = np.asarray(features, np.float32)
-    if features.ndim != 2 or not np.isfinite(features).all():
+    if features.ndim != 2 or not features.size or not np.isfinite(features).all():
         raise ValueError(
             "`features` must be a matrix of finite numbers, one row for each word. Received: "
             f"features.shape={features.shape}, {np.count_nonzero(~np.isfinite(features))} of them "
             "not finite."
         )
-    check_size("num_rounds", num_rounds)
-    shape = compute_table_shape(len(features), num_rows, num_columns)
-    has_features = features.any(axis=1)
-    if has_features.any() and not has_features.all():
-        # Equal words by the thousand would draw vectors to themselves for nothing.
-        chosen = cluster_features(
-            features[has_features],
-            *shape,
-            num_rounds=num_rounds,
-            tolerance=tolerance,
-            solver=solver,
-            initial=None if initial is None else _select_words(initial, has_features),
-            verbose=verbose,
+    largest = float(np.abs(features).max())
+    if largest > _LARGEST_FEATURE:
+        raise ValueError(
+            f"`features` must lie within {_LARGEST_FEATURE:g}, for their squares to be added up in "
+            f"float32. Received: one as large as {largest:g}. Scale them down."
         )
-        cells = np.empty(len(features), np.int64)
-        cells[has_features] = chosen.cells
-        others = np.count_nonzero(~has_features)
-        cells[~has_features] = np.flatnonzero(chosen.words.ravel() < 0)[:others]
-        return Allocation(cells, *shape)
-    if solver is None and len(features) > AUCTION_SIZE:
-        return _cluster_many(features, shape, num_rounds, tolerance, initial, verbose)
-    # A loose tolerance will do: the vectors move after every round anyway.
-    solver = assignment.get(
-        assignment.AuctionSolver(gap_tolerance=1e-3) if solver is None else solver
-    )
-    progress = _Progress(verbose)
+    return features
 
-    allocation = _compute_start(features, *shape) if initial is None else initial
+
+def _alternate(
+    features: np.ndarray,
+    allocation: Allocation,
+    solver: Any,
+    num_rounds: int,
+    tolerance: float,
+    verbose: int,
+) -> Allocation:
+    """Fit vectors and assign words by turns; return the best allocation met."""
+    solver = assignment.get(solver)
+    progress = _Progress(verbose)
     row_vectors, column_vectors, error = _fit_vectors(features, allocation)
     best, best_error = allocation, error
     # (V, F + 1): the last factor carries the squared length of the vector.
@@ -147,22 +174,26 @@ def _cluster_many(
     shape: tuple[int, int],
     num_rounds: int,
     tolerance: float,
-    initial: Allocation | None,
+    start: Allocation | None,
     verbose: int,
 ) -> Allocation:
     """Cluster as many words as an auction would take too long for; all have features."""
-    if initial is None:
-        initial = cluster_features(features, *shape, num_rounds=1, solver="greedy", verbose=verbose)
-    options: Any = {
-        "num_rounds": num_rounds,
-        "tolerance": max(tolerance, _TOLERANCE_OF_SWEEPS),
-        "verbose": verbose,
-    }
-    found = exchange_words(features, initial, np.ones(len(features), bool), **options)
+    if start is None:
+        start = _compute_start(features, *shape)
+        start = _alternate(features, start, "greedy", 1, tolerance, verbose)
+    tolerance = max(tolerance, _TOLERANCE_OF_SWEEPS)
+    found = exchange_words(
+        features,
+        start,
+        np.ones(len(features), bool),
+        num_rounds=num_rounds,
+        tolerance=tolerance,
+        verbose=verbose,
+    )
     if len(features) > _SWEEP_SIZE:
         return found
     sweep = assignment.AlternatingSolver(max_sweeps=1)
-    return cluster_features(features, *shape, solver=sweep, initial=found, **options)
+    return _alternate(features, found, sweep, num_rounds, tolerance, verbose)
 
 
 class _Progress:

@@ -178,3 +178,36 @@ def test_load_checks_the_sizes_that_the_file_names(tmp_path):
     np.savez(path, **{**content, "cells": np.int32([0, 1, 1])})
     with pytest.raises(ValueError, match="share a cell"):
         Allocation.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"table_shape": np.array([2])},
+        {"vocabulary_size": np.array([3, 4])},
+        {"cells": np.array([0.0, 1.0, 2.0])},
+    ],
+)
+def test_files_with_other_arrays(tmp_path, change):
+    arrays = {
+        "format": np.array("keras_lightrnn.Allocation/1"),
+        "vocabulary_size": np.int64(3),
+        "table_shape": np.array([2, 2]),
+        "cells": np.arange(3),
+    }
+    path = tmp_path / "allocation.npz"
+    np.savez(path, **arrays)
+    assert Allocation.load(path).shape == (2, 2)
+    np.savez(path, **(arrays | change))
+    with pytest.raises(ValueError, match=r"allocation\.npz"):
+        Allocation.load(path)
+
+
+def test_no_damaged_byte_is_another_error(tmp_path):
+    path = tmp_path / "allocation.npz"
+    Allocation.random(9, seed=0).save(path)
+    data = path.read_bytes()
+    for place in range(0, len(data), 3):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+        with contextlib.suppress(ValueError):
+            Allocation.load(path)

@@ -203,3 +203,23 @@ class TestExchangeWords:
         initial = Allocation.random(30, 5, 6, seed=4)
         features = rng.standard_normal((30, 3)).astype(np.float32)
         assert exchange_words(features, initial, np.zeros(30, bool)).count_moved(initial) == 0
+
+
+def test_initial_allocations_of_another_table(rng):
+    features = rng.normal(size=(9, 4))
+    initial = Allocation.random(9, 1, 9)
+    assert cluster_features(features, initial=initial).shape == (1, 9)
+    for arguments in ({"num_rows": 3, "num_columns": 3}, {"num_rows": 9}):
+        with pytest.raises(ValueError, match=r"`initial`.*num_columns=9.*9 words.*shape"):
+            cluster_features(features, initial=initial, **arguments)
+    with pytest.raises(ValueError, match=r"`initial`.*vocabulary_size=9.*8 words"):
+        cluster_features(features[:8], initial=initial)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [(np.zeros((4, 0)), r"shape=\(4, 0\)"), (np.full((4, 2), 1e20), r"as large as 1e\+20")],
+)
+def test_features_that_say_nothing_or_too_much(features, message):
+    with pytest.raises(ValueError, match=message):
+        cluster_features(features)

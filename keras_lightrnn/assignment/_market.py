@@ -50,13 +50,15 @@ class Market:
     Inside, costs become `Benefits`, scaled to at most 1 or so.
     """
 
-    def __init__(self, run: SolverRun, max_block_bytes: int) -> None:
+    def __init__(
+        self, run: SolverRun, max_block_bytes: int, prices: np.ndarray | None = None
+    ) -> None:
         problem = run.problem
         num_words = problem.vocabulary_size
         self.run = run
         self.scale = _compute_scale(problem)
         owners = run.allocation.words.ravel().astype(np.int64)
-        prices = np.zeros(problem.shape) if run.prices is None else run.prices * self.scale
+        prices = np.zeros(problem.shape) if prices is None else prices * self.scale
         self.cells = Cells(
             prices, np.empty(problem.num_rows), np.empty(problem.num_columns), owners
         )
@@ -92,6 +94,10 @@ class Market:
     def num_unassigned(self) -> int:
         return int(np.count_nonzero(self.bidders.cells < 0))
 
+    def get_prices(self) -> np.ndarray:
+        """Return the present prices in nats, `(R, C)`."""
+        return self.cells.prices / self.scale
+
     def scan_all(self) -> None:
         """Scan every word at the present prices; offer the bound that they prove."""
         run, prices = self.run, self.cells.prices
@@ -116,7 +122,6 @@ class Market:
             best[group.words] = profit
             dual += group.num_cells * profit
         run.offer_bound(self.mean_cost - float(dual) / self.scale - self.slack)
-        run.prices = prices / self.scale
         names = ("num_bids", "num_scans", "num_looks")
         run.statistics = dict(zip(names, self.bidders.counters[:3].tolist(), strict=True))
 
@@ -200,7 +205,7 @@ class Market:
         free[held[(held >= 0) & ~is_idle]] = False
         self._seat(idle, free)
         self.run.offer_allocation(held)
-        self.run.prices = self.cells.prices / self.scale
+        self.run.prices = self.get_prices()
 
     def _form_groups(self) -> None:
         """Find the words that are alike."""
@@ -307,4 +312,5 @@ def _make_idle(num_empty: int, words: Any = ()) -> Group:
 def _compute_scale(problem: AssignmentProblem) -> float:
     """Return a power of two that brings the largest cost near 1."""
     magnitude = problem.compute_magnitude()
-    return 1.0 if magnitude == 0 else float(2.0 ** -np.frexp(magnitude)[1])
+    # Costs that small are as near to 1 as float64 can bring them.
+    return 1.0 if magnitude == 0 else float(2.0 ** min(-np.frexp(magnitude)[1], 1000))

@@ -54,7 +54,7 @@ class AlternatingSolver(AssignmentSolver):
         self.max_sweeps = max_sweeps
         self.tolerance = tolerance
 
-    def run(self, run: SolverRun) -> tuple[str, str]:
+    def improve(self, run: SolverRun) -> tuple[str, str]:
         problem = run.problem
         run.offer_bound(problem.compute_reference_costs()[0])
         run.report()

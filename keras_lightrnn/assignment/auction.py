@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_lightrnn.assignment._market import Market
 from keras_lightrnn.assignment.solver import AssignmentSolver, OutOfTime, SolverRun
-from keras_lightrnn.checks import check_size
+from keras_lightrnn.checks import check_not_negative, check_size
 
 # The first epsilon is the mean gain a word, divided by this: coarser rounds raise prices in
 # leaps that later ones cannot use and that make them irregular, hence slow to scan.
@@ -111,15 +111,16 @@ class AuctionSolver(AssignmentSolver):
             )
         check_size("max_rounds", max_rounds)
         self.gap_tolerance = gap_tolerance
-        self.max_block_bytes = max_block_bytes
+        self.max_block_bytes = check_not_negative("max_block_bytes", max_block_bytes)
         self.max_rounds = max_rounds
 
-    def run(self, run: SolverRun) -> tuple[str, str]:
-        is_warm = run.prices is not None
-        market = Market(run, self.max_block_bytes)
+    def improve(self, run: SolverRun) -> tuple[str, str]:
+        is_warm = run.initial_prices is not None
+        run.prices = run.initial_prices
+        market = Market(run, self.max_block_bytes, run.initial_prices)
         epsilon = np.inf
         while True:
-            market.scan_all()
+            _scan(market)
             gap = run.primal_cost - run.dual_bound
             target = self.gap_tolerance * market.compute_gain()
             if gap <= target:
@@ -166,10 +167,10 @@ class AuctionSolver(AssignmentSolver):
         for _ in range(_LOWERINGS):
             if run.primal_cost - run.dual_bound > first / 2:  # a first round does better
                 market.cells.prices[:] = 0
-                market.scan_all()
+                _scan(market)
                 return np.inf
             market.lower_prices()
-            market.scan_all()
+            _scan(market)
         return run.primal_cost - run.dual_bound
 
     def get_config(self) -> dict[str, Any]:
@@ -179,3 +180,9 @@ class AuctionSolver(AssignmentSolver):
             "max_rounds": self.max_rounds,
             **super().get_config(),
         }
+
+
+def _scan(market: Market) -> None:
+    """Scan every word, and keep the prices at which the bound was proved."""
+    market.scan_all()
+    market.run.prices = market.get_prices()

@@ -36,7 +36,7 @@ class ExactSolver(AssignmentSolver):
         super().__init__()
         self.max_matrix_bytes = max_matrix_bytes
 
-    def run(self, run: SolverRun) -> tuple[str, str]:
+    def improve(self, run: SolverRun) -> tuple[str, str]:
         problem = run.problem
         matrix_bytes = 8 * problem.vocabulary_size * problem.num_cells
         if matrix_bytes > self.max_matrix_bytes:

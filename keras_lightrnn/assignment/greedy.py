@@ -11,6 +11,7 @@ from numba.typed import List
 from keras_lightrnn.assignment import _kernels
 from keras_lightrnn.assignment._market import Market
 from keras_lightrnn.assignment.solver import AssignmentSolver, SolverRun
+from keras_lightrnn.checks import check_not_negative
 
 _METHODS = ("regret", "matching")
 
@@ -71,11 +72,11 @@ class GreedySolver(AssignmentSolver):
         if method not in _METHODS:
             raise ValueError(f"`method` must be one of {_METHODS}. Received: method={method!r}.")
         self.method = method
-        self.max_block_bytes = max_block_bytes
+        self.max_block_bytes = check_not_negative("max_block_bytes", max_block_bytes)
 
     early_stop_returns = "the initial allocation"
 
-    def run(self, run: SolverRun) -> tuple[str, str]:
+    def improve(self, run: SolverRun) -> tuple[str, str]:
         if self.method == "regret":
             run.offer_allocation(_choose_by_regret(run))
         else:
@@ -92,7 +93,6 @@ class GreedySolver(AssignmentSolver):
 
     def _match(self, run: SolverRun) -> np.ndarray:
         problem = run.problem
-        run.prices = None  # those of another solver mean nothing here
         market = Market(run, self.max_block_bytes)
         rows, columns = market.row_side.kept, market.column_side.kept
         if rows is None or columns is None:
@@ -102,7 +102,6 @@ class GreedySolver(AssignmentSolver):
                 f"{problem!r}. Raise it, or use `method='regret'` or `AuctionSolver`."
             )
         market.scan_all()
-        run.prices = None
         spans = -(rows.min(axis=1).astype(np.float64) + columns.min(axis=1))
         keys = -(spans + market.best_profits)
         # A sorted list is a heap.
@@ -144,6 +143,8 @@ def _choose(
     order = np.argsort(-regrets, kind="stable")
     chosen = np.empty(groups.size, np.int64)
     dtype = run.problem.factors[0].dtype  # as precise as what costs are made from is enough
+    if run.problem.compute_magnitude() > float(np.finfo(dtype).max):
+        dtype = np.dtype(np.float64)
     for block in run.problem.iterate_blocks():
         words = order[block]
         places = np.empty(words.size, np.int64)

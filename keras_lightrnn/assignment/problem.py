@@ -54,7 +54,8 @@ class AssignmentProblem:
         compute_table_shape(row_side.vocabulary_size, row_side.size, column_side.size)
         self._row_side = row_side
         self._column_side = column_side
-        if not np.isfinite(self.compute_magnitude() * self.vocabulary_size):
+        # Each word has a row cost and a column cost.
+        if not np.isfinite(2.0 * self.compute_magnitude() * self.vocabulary_size):
             raise ValueError(
                 "The total cost must be representable in float64. Received: costs as large as "
                 f"{self.compute_magnitude():.3g} for {self.vocabulary_size} words. Scale the costs "

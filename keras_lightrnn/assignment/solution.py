@@ -9,7 +9,7 @@ import numpy as np
 from keras_lightrnn.allocation import Allocation
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class AssignmentSolution:
     """An allocation, what it costs, and how far from the optimum it can be at most.
 

@@ -19,7 +19,7 @@ class AssignmentSolver:
     """Turns an `AssignmentProblem` into an `AssignmentSolution`.
 
     A solver is a value: its constructor arguments are attributes and make up `get_config`,
-    and `solve` changes nothing in it. A subclass implements `run`, which improves the
+    and `solve` changes nothing in it. A subclass implements `improve`, which improves the
     `SolverRun` it is given and returns a status with a message; limits of time,
     interruption and the promise never to return anything worse than `initial` are kept here.
 
@@ -80,7 +80,7 @@ class AssignmentSolver:
         """
         run = SolverRun(problem, initial, prices, progress, self.time_limit_seconds)
         try:
-            status, message = self.run(run)
+            status, message = self.improve(run)
         except OutOfTime:
             status = "time_limit"
             message = (
@@ -102,7 +102,7 @@ class AssignmentSolver:
             statistics=run.statistics,
         )
 
-    def run(self, run: SolverRun) -> tuple[str, str]:
+    def improve(self, run: SolverRun) -> tuple[str, str]:
         """Improve `run` to the end of the method; return a status and a message."""
         raise NotImplementedError
 
@@ -145,7 +145,8 @@ class SolverRun:
         self.primal_cost = problem.compute_cost(initial)  # checks that it fits
         # No cost can lie below: at least this much is known before anything is computed.
         self.dual_bound = -2.0 * problem.compute_magnitude() * problem.vocabulary_size
-        self.prices = None if prices is None else _check_prices(prices, problem.shape)
+        self.initial_prices = None if prices is None else _check_prices(prices, problem.shape)
+        self.prices: np.ndarray | None = None  # of the solution, if the method has any
         self.num_rounds = 0
         self.statistics: dict[str, int] = {}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_lightrnn.checks import check_size
+from keras_lightrnn.checks import check_not_negative, check_size
 from keras_lightrnn.data.permutation import make_permutation
 from keras_lightrnn.data.token_shards import TokenShards
 
@@ -147,8 +147,8 @@ def shuffled_windows(
     words = _check_stream(words)
     check_size("batch_size", batch_size)
     check_size("sequence_length", sequence_length)
-    _check_not_negative("seed", seed)
-    _check_not_negative("epoch", epoch)
+    check_not_negative("seed", seed)
+    check_not_negative("epoch", epoch)
     rows = _choose_rows(batch_size, num_processes, process_id)  # (B,)
     num_windows = -(-(words.size - 1) // sequence_length)
     permute = make_permutation(num_windows, seed, epoch)
@@ -177,7 +177,7 @@ def _read_windows(
 def _choose_rows(batch_size: int, num_processes: int, process_id: int) -> np.ndarray:
     """Return which rows of the batches of all processes are those of this one."""
     check_size("num_processes", num_processes)
-    _check_not_negative("process_id", process_id)
+    check_not_negative("process_id", process_id)
     if process_id >= num_processes:
         raise ValueError(
             "`process_id` must be less than `num_processes`. Received: "
@@ -326,7 +326,7 @@ def token_windows(
     (TensorShape([4, 6]), TensorShape([4, 5]))
     """
     words = _join(words)
-    _check_not_negative("initial_epoch", initial_epoch)
+    check_not_negative("initial_epoch", initial_epoch)
     if vocabulary_size is not None:
         check_size("vocabulary_size", vocabulary_size)
     if contiguous and shuffle:
@@ -346,7 +346,7 @@ def token_windows(
             "read windows of equal length in any order."
         )
     if seed is not None:
-        _check_not_negative("seed", seed)
+        check_not_negative("seed", seed)
     elif shuffle:
         if num_processes > 1:
             raise ValueError(
@@ -488,10 +488,3 @@ def _iterate_parts(words: Any) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the stream in vectors that memory holds, each with the position of its first word."""
     for start in range(0, words.size, _PART_SIZE):
         yield start, words[start : start + _PART_SIZE]
-
-
-def _check_not_negative(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-        raise ValueError(
-            f"`{name}` must be an integer that is not negative. Received: {name}={value!r}."
-        )

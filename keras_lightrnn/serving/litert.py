@@ -46,7 +46,8 @@ def export_litert(
 
     Args:
         model: `LightRNNModel`, built, on any Keras backend.
-        path: File to write, `.tflite` by custom. One that exists is replaced in the end.
+        path: File to write, `.tflite` by custom; folders above it are made where they are
+            missing. One that exists is replaced in the end.
         quantize: `None` (float32), `"float16"` (half the size), or `"int8"`: weights of 8 bits,
             a quarter of the size; products of the recurrent layers and the softmax are
             computed with inputs of 8 bits.
@@ -57,8 +58,8 @@ def export_litert(
         `path`.
 
     Raises:
-        ValueError: if the model is not built, the vocabulary is not that of the model, or for an
-            unknown `quantize`.
+        ValueError: if the model is not built, the vocabulary is not that of the model, its file
+            would be that of the model, or for an unknown `quantize`.
 
     Example:
 
@@ -76,6 +77,12 @@ def export_litert(
     allocation = model.word_table.allocation
     if vocabulary is not None:
         check_vocabulary(vocabulary, allocation)
+        if path.suffix == ".txt":
+            raise ValueError(
+                "The words are written to `path` with the suffix .txt, so the model must have "
+                f"another. Received: path={str(path)!r}. Name it .tflite."
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         half_steps = _HalfSteps(model)
         names = ["column_half_step", "row_half_step"]

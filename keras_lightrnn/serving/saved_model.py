@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lightrnn.checks import check_not_negative
 from keras_lightrnn.data import Vocabulary
 from keras_lightrnn.files import make_directory
 from keras_lightrnn.models import LightRNNModel
@@ -268,11 +269,7 @@ def _find_version(path: Path, version: int | None) -> Path:
         names = os.listdir(path) if path.exists() else []
         versions = [int(name) for name in names if name.isdecimal()]
         version = max(versions, default=0) + 1
-    elif isinstance(version, bool) or not isinstance(version, int) or version < 0:
-        raise ValueError(
-            f"`version` must be an integer that is not negative. Received: version={version!r}."
-        )
-    target = path / str(version)
+    target = path / str(check_not_negative("version", version))
     if target.exists():
         raise FileExistsError(
             f"A version is written once. Received: version={version}, and {str(target)!r} exists. "

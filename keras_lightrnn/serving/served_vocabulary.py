@@ -57,7 +57,12 @@ class ServedVocabulary(tf.Module):
 
 
 def check_vocabulary(vocabulary: Vocabulary, allocation: Allocation) -> None:
-    """Raise `ValueError` unless the vocabulary holds as many words as are in the table."""
+    """Raise unless it is a vocabulary, of as many words as are in the table."""
+    if not isinstance(vocabulary, Vocabulary):
+        raise TypeError(
+            f"`vocabulary` must be a `Vocabulary`. Received: {type(vocabulary).__name__}. Make one "
+            "with `Vocabulary(words)`."
+        )
     if len(vocabulary) != allocation.vocabulary_size:
         raise ValueError(
             "The vocabulary must hold the words of the model, one for each id. Received: "

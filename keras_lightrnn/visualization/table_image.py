@@ -17,7 +17,7 @@ from keras_lightrnn.visualization.table_contents import (
 )
 
 _EMPTY_COLOR = (255, 255, 255)
-_LEAST_WIDTH = 800  # pixels, of an image whose `cell_size` is not given
+_LEAST_SIDE = 800  # pixels, of an image whose `cell_size` is not given
 _NUM_LEVELS = 255  # with the colour of empty cells, what a palette holds
 
 
@@ -39,7 +39,7 @@ def export_table_image(
             of frequency, as `keras_lightrnn.data.Vocabulary` makes them; word `w` is then drawn
             as if its count were in proportion to `1 / (w + 1)`.
         cell_size: Integer, pixels along a side of a cell. `None` takes the least with which the
-            image is 800 pixels wide.
+            longer side of the image has 800 pixels.
 
     Raises:
         TypeError: if `table` is neither of the two.
@@ -60,7 +60,7 @@ def export_table_image(
     size = allocation.vocabulary_size
     counts = size / np.arange(1, size + 1) if counts is None else check_counts(counts, size)
     if cell_size is None:
-        cell_size = -(-_LEAST_WIDTH // allocation.num_columns)
+        cell_size = -(-_LEAST_SIDE // max(allocation.shape))
     check_size("cell_size", cell_size)
 
     shades = np.log1p(counts)

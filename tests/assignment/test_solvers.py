@@ -238,3 +238,58 @@ def test_same_arguments_same_allocation(name):
 def test_sweeps_are_counted(max_sweeps):
     with pytest.raises(ValueError, match=f"`max_sweeps`.*Received: max_sweeps={max_sweeps}"):
         assignment.AlternatingSolver(max_sweeps)
+
+
+def test_prices_are_those_of_a_solver_that_has_some(rng):
+    problem = AssignmentProblem.from_costs(rng.normal(size=(4, 2)), rng.normal(size=(4, 2)))
+    given = np.full((2, 2), 123.0)
+    for name in ("exact", "alternating", "greedy by regret", "greedy matching"):
+        assert SOLVERS[name].solve(problem, prices=given).prices is None
+    solution = assignment.AuctionSolver().solve(problem, prices=given)
+    assert not np.array_equal(solution.prices, given)
+    assert solution == solution
+    assert solution != assignment.AuctionSolver().solve(problem)
+    assert len({solution}) == 1
+
+
+def test_an_auction_that_is_stopped_at_once_keeps_the_prices_it_was_given(rng):
+    problem = AssignmentProblem.from_costs(rng.normal(size=(4, 2)), rng.normal(size=(4, 2)))
+    given = rng.random((2, 2))
+
+    def interrupt(state):
+        raise KeyboardInterrupt
+
+    solution = assignment.AuctionSolver().solve(problem, prices=given, progress=interrupt)
+    assert solution.status == "interrupted"
+    assert np.array_equal(solution.prices, given)
+
+
+@pytest.mark.filterwarnings("error")
+@every_solver
+@pytest.mark.parametrize("magnitude", [1e-310, 1e306])
+def test_costs_at_the_ends_of_float64(rng, solver, magnitude):
+    costs = [magnitude * rng.integers(-9, 9, size=(6, size)) for size in (2, 3)]
+    problem = AssignmentProblem.from_costs(*costs)
+    exact = assignment.ExactSolver().solve(problem).primal_cost
+    solution = solver.solve(problem)
+    rounding = 1e-9 * abs(exact)
+    assert solution.dual_bound - rounding <= exact <= solution.primal_cost + rounding
+
+
+def test_costs_whose_sums_are_beyond_float64():
+    with pytest.raises(ValueError, match="representable in float64"):
+        AssignmentProblem.from_costs([[1.7e308]], [[1.7e308]])
+
+
+def test_greedy_choices_by_products_beyond_float32():
+    features, vectors = np.float32([[1e25], [2e25]]), np.float32([[1e25], [3e25]])
+    problem = AssignmentProblem.from_factors(features, vectors, features, vectors[:1])
+    solution = assignment.GreedySolver().solve(problem)
+    assert solution.primal_cost == assignment.ExactSolver().solve(problem).primal_cost
+
+
+@pytest.mark.parametrize("kind", [assignment.AuctionSolver, assignment.GreedySolver])
+@pytest.mark.parametrize("value", ["x", -1, 2.5])
+def test_memory_is_a_number_of_bytes(kind, value):
+    with pytest.raises(ValueError, match=f"max_block_bytes.*{value!r}"):
+        kind(max_block_bytes=value)

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from exportable import C, R, V, make_model
 
 from keras_lightrnn import Allocation, LightRNNModel
@@ -115,3 +116,13 @@ def test_bad_arguments(model, tmp_path):
     with pytest.raises(ValueError, match="2 words, and a model of 43"):
         export_litert(model, tmp_path / "m.tflite", vocabulary=Vocabulary(["<unk>", "<eos>"]))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_are_checked_before_the_conversion(tmp_path, monkeypatch):
+    words = Vocabulary(["<eos>", "<unk>", *(f"w{i}" for i in range(V - 2))])
+    model = make_model("lstm")
+    monkeypatch.setattr(tf.lite.TFLiteConverter, "from_saved_model", None)
+    with pytest.raises(ValueError, match=r"another.*model\.txt"):
+        export_litert(model, tmp_path / "model.txt", vocabulary=words)
+    with pytest.raises(TypeError, match=r"`Vocabulary`.*list"):
+        export_litert(model, tmp_path / "model.tflite", vocabulary=["a"])

@@ -1,3 +1,5 @@
+import struct
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -92,3 +94,9 @@ def test_bad_input(tmp_path, options, message):
 def test_what_is_no_table(tmp_path):
     with pytest.raises(TypeError, match="of type ndarray"):
         export_table_image(np.arange(4), tmp_path / "table.png")
+
+
+def test_the_longer_side_has_800_pixels(tmp_path):
+    export_table_image(Allocation.random(50_000, num_columns=1), tmp_path / "table.png")
+    header = (tmp_path / "table.png").read_bytes()[16:24]
+    assert struct.unpack(">II", header) == (1, 50_000)
