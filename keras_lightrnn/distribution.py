@@ -119,7 +119,7 @@ def make_replica_variable(shape: tuple[int, ...], name: str, dtype: str = "float
     Raises:
         RuntimeError: on several replicas, if this version of Keras has no such variables.
     """
-    kwargs = {}
+    kwargs: dict[str, Any] = {"autocast": False}  # cast, it would be no variable in a step
     if _HAS_SYNCHRONIZATION:
         kwargs["synchronization"] = "on_read"
     elif count_replicas() > 1:

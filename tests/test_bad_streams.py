@@ -33,7 +33,7 @@ class RecordingObjective(LikelihoodObjective):
 def collect_sums(model, *args, data=None, **kwargs):
     """Return the sums that a round is made from, of an epoch or of a pass over `data`."""
     objective = RecordingObjective("greedy")
-    callback = ReallocationCallback(objective, minimum_gain=1e9, data=data, verbose=0)
+    callback = ReallocationCallback(objective, minimum_gain=1e9, data=data, verbose=0, at_end=True)
     model.fit(*args, callbacks=[callback], verbose=0, **kwargs)
     return objective.received
 

@@ -48,27 +48,32 @@ class ReallocationCallback(keras.callbacks.Callback):
         objective: `"similarity"` (default), `"likelihood"`, or a
             `keras_lightrnn.reallocation.ReallocationObjective`, such as
             `LikelihoodObjective(solver="auction")`.
-        every: When there is a round. A list of integers: after these epochs, from 1; by default
-            after the first, for a round costs perplexity at once and training must earn it back.
-            `"epoch"`: after every epoch. An integer: after every so many train steps, counted as
-            `num_steps` are. `"plateau"`: after an epoch in which `monitor` was no lower than in
-            the best one since the last round.
+        every: When there is a round. A list of integers: after these epochs, from 1 and as `fit`
+            numbers them; by default after the first, for a round costs perplexity at once and
+            training must earn it back. `"epoch"`: after every epoch. An integer: after every so
+            many train steps, counted as `num_steps` are. `"plateau"`: after an epoch in which
+            `monitor` was no lower than in the best one since the last round.
         max_rounds: Integer, in all that `fit` is called on one model with this callback, or `None`
             for no limit.
         minimum_gain: Float, by how much the cost must fall, in the unit of the objective, for an
             allocation to be installed.
         monitor: What `every="plateau"` looks at in the `logs`.
-        data: What `model.evaluate` takes, to be summed over in a pass of its own before each
-            round. `None` sums in the train steps since the last round or, with rounds after
+        data: A dataset, windows that `model.evaluate` takes, or a tuple of those, their targets
+            and sample weights, to be summed over in a pass of its own before each round. `None`
+            sums in the train steps since the last round or, with rounds after
             epochs, in those of the epoch, as long as there is another round to come. A pass costs
             a third of an epoch, and its states are those of one network.
         verbose: 0 for silence, 1 for a line a round.
+        at_end: Boolean, whether there is a round even if no training follows in this `fit`: after
+            its last epoch, or when training is being stopped. Only for training that goes on in
+            another `fit`: the model that this one leaves is worse than its last epoch was.
 
     Attributes:
         history: A dictionary a round, with what the line says.
         prices: `(R, C)`, what the last solution ended with and the next starts from, or `None`.
         num_epochs: Epochs whose round, if one was due, is done; `None` before the first.
-        num_steps: Train steps of the model with this callback, in all epochs and every `fit`.
+        num_steps: Train steps of the model with this callback, in all epochs and every `fit`. Of
+            data of unknown length the last of several `steps_per_execution` counts in full.
 
     Given to another model, it starts afresh. History, prices, steps and schedule are part of what
     `TrainingBackup` and Keras's `BackupAndRestore` save.
@@ -85,8 +90,8 @@ class ReallocationCallback(keras.callbacks.Callback):
     if the first epoch has a round. `history` has them all.
 
     Raises:
-        ValueError: in `fit`, if the model has no or several word tables, or the sums are not
-            finite.
+        ValueError: in `fit`, if the model is not built or has no or several word tables, or the
+            sums are not finite.
 
     Example:
 
@@ -113,6 +118,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         monitor: str = "val_loss",
         data: Any = None,
         verbose: int = 1,
+        at_end: bool = False,
     ) -> None:
         super().__init__()
         if not np.isfinite(minimum_gain) or minimum_gain < 0:
@@ -131,6 +137,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         self.minimum_gain = minimum_gain
         self.data = data
         self.verbose = verbose
+        self.at_end = at_end
         self.history: list[dict[str, float]] = []
         self.prices: np.ndarray | None = None
         self.num_epochs: int | None = None
@@ -181,7 +188,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._state = RoundState(self, statistics)
         self._state.is_summing = self.data is None
         self._softmax.observe(self._state)
-        self._shown_step = ShownStep(self.model, "train_step")
+        self._shown_step = ShownStep.use(self.model, "train_step")
         self.model.train_function = None  # one made without the observer is stale
 
     def _detach(self) -> None:
@@ -228,7 +235,9 @@ class ReallocationCallback(keras.callbacks.Callback):
         if step <= before:  # of a run that is taken up within the epoch, and had this step
             return
         self.num_steps = step
-        if self.schedule.is_due_after_step(before, step, len(self.history)):
+        is_due = self.schedule.is_due_after_step(before, step, len(self.history))
+        is_last_step = self.params.get("steps") == steps and self._is_last_epoch()
+        if is_due and not self._is_in_vain(is_last_step):
             self.reallocation_round()
             if self._stop_summing_if_over():
                 self.model.make_train_function(force=True)
@@ -236,7 +245,8 @@ class ReallocationCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         number = epoch + 1
         logs = {} if logs is None else logs
-        if self.schedule.is_due_after_epoch(number, len(self.history), logs):
+        is_due = self.schedule.is_due_after_epoch(number, len(self.history), logs)
+        if is_due and not self._is_in_vain(self._is_last_epoch()):
             self.reallocation_round()
         if len(self.history) > self._num_rounds_before:
             record = self.history[-1]
@@ -248,12 +258,29 @@ class ReallocationCallback(keras.callbacks.Callback):
         if self._stop_summing_if_over():
             self.model.make_train_function(force=True)
 
+    def _is_last_epoch(self) -> bool:
+        """Return whether the epoch that runs is the last of this `fit`."""
+        return (self.num_epochs or 0) + 1 >= self.params.get("epochs", math.inf)
+
+    def _is_in_vain(self, is_last: bool) -> bool:
+        """Return whether no training would follow a round that is due; say so."""
+        is_in_vain = not self.at_end and (is_last or self.model.stop_training)
+        if is_in_vain and self.verbose and is_chief(self.model):
+            print(
+                "\nno reallocation round: no training follows in this `fit` to earn it back "
+                "(`at_end=True` makes one)"
+            )
+        return is_in_vain
+
     def _stop_summing_if_over(self) -> bool:
         """Have steps sum no more if no round will read it; return whether that is news."""
         state = self._state
         if state is None or not state.is_summing or self.num_epochs is None:
             return False
-        if self.schedule.is_over(self.num_epochs, len(self.history)):
+        is_over = self.schedule.is_over(self.num_epochs, len(self.history))
+        if not self.schedule.counts_steps and not self.at_end:
+            is_over |= self._is_last_epoch()
+        if is_over:
             state.is_summing = False
             state.statistics.reset()
             return True
@@ -318,10 +345,11 @@ class ReallocationCallback(keras.callbacks.Callback):
         softmax.stop_observing(state)
         softmax.observe(state, in_training=False)
         state.is_summing = True
-        shown_step = ShownStep(self.model, "test_step")
+        shown_step = ShownStep.use(self.model, "test_step")
         self.model.test_function = None
         try:
-            self.model.evaluate(self.data, verbose=0)
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.data)
+            self.model.evaluate(x, y, sample_weight=sample_weight, verbose=0)
         finally:
             state.is_summing = False
             softmax.stop_observing(state)
@@ -348,7 +376,10 @@ class ReallocationCallback(keras.callbacks.Callback):
                     continue
                 for weight in (variable, *_find_slots(self.model.optimizer, variable)):
                     values = ops.convert_to_numpy(weight)
-                    changes.append((weight, carry_vectors(values, old_groups, new_groups, counts)))
+                    values = carry_vectors(values, old_groups, new_groups, counts)
+                    if weight is variable and variable.constraint is not None:
+                        values = variable.constraint(ops.convert_to_tensor(values))
+                    changes.append((weight, values))
         for weight, values in changes:
             weight.assign(values)
         table.assign(new)

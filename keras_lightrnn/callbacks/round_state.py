@@ -92,7 +92,7 @@ class RoundState(RunState):
 class ShownStep:
     """The train or test step of a model while it shows its sample weights to a `RoundState`.
 
-    Keras shows them to losses and metrics only.
+    Keras shows them to losses and metrics only. One such step serves all that ask for it.
 
     Args:
         model: The Keras model, whose function of that step must be made anew.
@@ -101,12 +101,24 @@ class ShownStep:
 
     def __init__(self, model: keras.Model, name: str) -> None:
         self.model, self.name = model, name
+        self.num_users = 0
         self.own = model.__dict__.get(name)  # in place of that of the class
         self.step = getattr(model, name)
         setattr(model, name, self._run)
 
+    @classmethod
+    def use(cls, model: keras.Model, name: str) -> ShownStep:
+        """Return the shown step that the model has, or has from now on."""
+        step = getattr(getattr(model, name), "__self__", None)
+        step = step if isinstance(step, cls) else cls(model, name)
+        step.num_users += 1
+        return step
+
     def undo(self) -> None:
-        """Give the model back the step that it had."""
+        """Undo `use`; the last one gives the model back the step that it had."""
+        self.num_users -= 1
+        if self.num_users:
+            return
         if self.own is None:
             delattr(self.model, self.name)
         else:

@@ -197,8 +197,8 @@ def _check_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
     except (KeyError, ValueError) as error:  # `in` knows whole splits only
         raise ValueError(
             f"`split` must name a split of {builder.info.full_name!r}, which are {list(splits)}, "
-            f"or a part of one. Received: split={split!r}. Where there is none to validate on, hold "
-            "a part out with `train[2%:]` and `train[:2%]`."
+            f"or a part of one. Received: split={split!r}. Where there is none to validate on, "
+            "hold a part out with `train[2%:]` and `train[:2%]`."
         ) from error
 
 

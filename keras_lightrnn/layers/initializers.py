@@ -7,8 +7,26 @@ from typing import Any
 import keras
 
 
-def clone_initializer(initializer: Any) -> Any:
-    """Return an initialiser that draws anew: two weights of one shape must not start equal."""
-    if isinstance(initializer, keras.initializers.Initializer):
-        return initializer.clone()
-    return initializer
+def clone_initializer(initializer: Any, number: int = 0) -> Any:
+    """Return an initialiser that draws anew: two weights of one shape must not start equal.
+
+    Args:
+        initializer: An initialiser, or a function.
+        number: Integer, which of the weights of the layer it is for. With an integer seed each
+            has a seed of its own.
+
+    Example:
+
+    >>> initializer = keras.initializers.RandomUniform(seed=3)
+    >>> clone_initializer(initializer, number=1).get_config()["seed"]
+    4
+    """
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    config = initializer.get_config()
+    seed = config.get("seed")
+    if isinstance(seed, dict):  # a `SeedGenerator`, which draws anew unless it is copied
+        return initializer
+    if seed is not None:
+        config["seed"] = seed + number
+    return type(initializer).from_config(config)

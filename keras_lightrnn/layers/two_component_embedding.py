@@ -112,23 +112,24 @@ class TwoComponentEmbedding(keras.layers.Layer):
         self.autocast = False  # word ids must never be rounded to a float type
 
     def build(self, input_shape: Any = None) -> None:
-        self.row_embeddings = self._add_vectors("row_embeddings", self.word_table.num_rows)
-        self.column_embeddings = self._add_vectors("column_embeddings", self.word_table.num_columns)
+        table, dim = self.word_table, self.output_dim
+        self.row_embeddings = self._add_vectors("row_embeddings", 0, table.num_rows, dim)
+        self.column_embeddings = self._add_vectors("column_embeddings", 1, table.num_columns, dim)
         self.word_embeddings = self.word_projection = None
         if self.word_dim:
             self.word_embeddings = self._add_vectors(
-                "word_embeddings", self._num_vectors, self.word_dim, autocast=False
+                "word_embeddings", 2, self._num_vectors, self.word_dim, autocast=False
             )  # cast as they are looked up, and not all
             self.word_projection = self.add_weight(
                 name="word_projection", shape=(self.word_dim, self.output_dim)
             )
         self.built = True
 
-    def _add_vectors(self, name: str, size: int, dim: int | None = None, **kwargs: Any) -> Any:
+    def _add_vectors(self, name: str, number: int, size: int, dim: int, **kwargs: Any) -> Any:
         return self.add_weight(
             name=name,
-            shape=(size, dim or self.output_dim),
-            initializer=clone_initializer(self.embeddings_initializer),
+            shape=(size, dim),
+            initializer=clone_initializer(self.embeddings_initializer, number),
             regularizer=self.embeddings_regularizer,
             constraint=self.embeddings_constraint,
             **kwargs,

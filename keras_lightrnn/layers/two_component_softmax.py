@@ -177,29 +177,11 @@ class TwoComponentSoftmax(ObservedLayer):
                 "The last axis of the half-steps must be known. Received: "
                 f"half_steps.shape={tuple(half_steps_shape)}."
             )
-        self.row_bias = self.column_bias = None
-        for name, size in (
-            ("row", self.word_table.num_rows),
-            ("column", self.word_table.num_columns),
-        ):
-            kernel = self.add_weight(
-                name=f"{name}_kernel",
-                shape=(size, units),
-                initializer=clone_initializer(self.kernel_initializer),
-                regularizer=self.kernel_regularizer,
-                constraint=self.kernel_constraint,
-            )
-            setattr(self, f"{name}_kernel", kernel)
-            if self.use_bias:
-                bias = self.add_weight(
-                    name=f"{name}_bias",
-                    shape=(size,),
-                    initializer=clone_initializer(self.bias_initializer),
-                    regularizer=self.bias_regularizer,
-                    constraint=self.bias_constraint,
-                    autocast=False,  # logits are float32, and so is what is added to them
-                )
-                setattr(self, f"{name}_bias", bias)
+        table = self.word_table
+        self.row_kernel, self.row_bias = self._add_softmax("row", 0, table.num_rows, units)
+        self.column_kernel, self.column_bias = self._add_softmax(
+            "column", 1, table.num_columns, units
+        )
         self.word_kernel = self.word_projection = None
         if self.word_dim:
             self.word_kernel = self.add_weight(
@@ -213,9 +195,30 @@ class TwoComponentSoftmax(ObservedLayer):
             self.word_projection = self.add_weight(
                 name="word_projection",
                 shape=(units, self.word_dim),
-                initializer=clone_initializer(self.kernel_initializer),
+                initializer=clone_initializer(self.kernel_initializer, 2),
             )
         self.built = True
+
+    def _add_softmax(self, name: str, number: int, size: int, units: int) -> tuple[Any, Any]:
+        """Return the kernel, `(size, H)`, and the bias, if there is one, of one of the two."""
+        kernel = self.add_weight(
+            name=f"{name}_kernel",
+            shape=(size, units),
+            initializer=clone_initializer(self.kernel_initializer, number),
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        if not self.use_bias:
+            return kernel, None
+        bias = self.add_weight(
+            name=f"{name}_bias",
+            shape=(size,),
+            initializer=clone_initializer(self.bias_initializer, number),
+            regularizer=self.bias_regularizer,
+            constraint=self.bias_constraint,
+            autocast=False,  # logits are float32, and so is what is added to them
+        )
+        return kernel, bias
 
     def assign_word_counts(self, counts: Any) -> None:
         """Set the word bias to the log share of each word in the corpus.

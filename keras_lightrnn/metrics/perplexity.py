@@ -45,6 +45,7 @@ class Perplexity(keras.metrics.Metric):
 
     def __init__(self, name: str = "perplexity", dtype: Any = None) -> None:
         super().__init__(name=name, dtype=dtype)
+        self._direction = "down"  # for callbacks that look for the best
         self.nats, self.nats_rest, self.words, self.words_rest = (
             self.add_variable(shape=(), initializer="zeros", name=variable)
             for variable in ("nats", "nats_rest", "words", "words_rest")

@@ -1,4 +1,4 @@
-"""What Keras lacks to train in several processes."""
+"""What Keras lacks to train on several replicas, and in several processes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lightrnn.distribution import is_multi_worker, strategy_scope
+from keras_lightrnn.distribution import count_replicas, is_multi_worker, strategy_scope
 
 
 class MultiWorkerTraining:
     """Mixin with which `fit` and `evaluate` work under `MultiWorkerMirroredStrategy`.
 
     Keras averages what a step returns over its first axis, which scalars have not
-    (keras-team/keras#20585), and averages a batch of inputs, targets and weights as if it were
-    one tensor. With one process, and on other backends, nothing is changed.
+    (keras-team/keras#20585), and averages a first batch over replicas, as if inputs, targets and
+    weights were one tensor, and all had equal shares. Without a strategy, and on other backends,
+    nothing is changed.
 
     Example: a functional model that several workers can train.
 
@@ -37,7 +38,7 @@ class MultiWorkerTraining:
         return {name: ops.reshape(value, (1,)) for name, value in logs.items()}
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        if iterator is None or not is_multi_worker(self):
+        if iterator is None or count_replicas(self) == 1:
             super()._maybe_symbolic_build(iterator, data_batch)  # type: ignore[misc]
             return
         strategy = self.distribute_strategy  # type: ignore[attr-defined]

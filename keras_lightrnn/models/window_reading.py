@@ -103,7 +103,10 @@ class WindowReading:
         arrays = complete_arrays("x", size, *map(arguments.get, names))
         arguments.update((k, v) for k, v in zip(names, arrays, strict=True) if v is not None)
         num_windows, length = arrays[0].shape
-        batch_size = arguments.get("batch_size") or 32
+        batch_size = arguments.get("batch_size")
+        if batch_size is None:
+            batch_size = 32 if self.carried_state is None else self.carried_state.batch_size
+            arguments["batch_size"] = batch_size
         split = arguments.get("validation_split") or 0.0
         num_trained = math.floor(num_windows * (1 - split))  # as Keras splits
         self._check_batches((num_trained, num_windows - num_trained), batch_size)

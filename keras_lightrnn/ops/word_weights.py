@@ -12,9 +12,12 @@ def compute_word_weights(words: Any, *factors: Any, dtype: Any = "float32") -> A
 
     Args:
         words: `(B, T)`, anything of which there is one for each word.
-        *factors: Sample weights or masks, one for each word, `(B, T)`, or one for each window,
-            `(B,)` or `(B, 1)`; `None` stands for ones.
+        *factors: Sample weights or masks, one for each word, `(B, T)` or `(B, T, 1)`, or one for
+            each window, `(B,)` or `(B, 1)`, or one for all; `None` stands for ones.
         dtype: Type of the weights.
+
+    Raises:
+        ValueError: if a factor has other axes.
 
     Example:
 
@@ -27,7 +30,16 @@ def compute_word_weights(words: Any, *factors: Any, dtype: Any = "float32") -> A
     for factor in factors:
         if factor is not None:
             factor = ops.cast(ops.convert_to_tensor(factor), dtype)
-            if len(factor.shape) == len(weights.shape) - 1:  # one for each window
+            rank = len(weights.shape)
+            if len(factor.shape) == rank - 1:  # one for each window
                 factor = ops.expand_dims(factor, -1)
+            elif len(factor.shape) == rank + 1 and factor.shape[-1] == 1:
+                factor = ops.squeeze(factor, -1)
+            elif len(factor.shape) not in (0, rank):
+                raise ValueError(
+                    "There must be one weight for each word, or one for each window. Received: "
+                    f"weights of shape {tuple(factor.shape)} for words of shape "
+                    f"{tuple(weights.shape)}."
+                )
             weights = weights * factor
     return weights

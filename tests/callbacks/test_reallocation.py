@@ -49,7 +49,7 @@ def test_cost_is_the_loss_up_to_a_constant_of_each_word():
     model = make_model()
     windows = make_windows(32)
     softmax, table = model.softmax, model.word_table
-    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0, at_end=True)
     # A learning rate of zero: the states summed over the epoch are those of one network.
     model.optimizer.learning_rate = 0.0
     seen = {}
@@ -79,7 +79,7 @@ def test_cost_is_the_loss_up_to_a_constant_of_each_word():
 
 def test_optimizer_slots_are_carried_like_their_vectors():
     model = make_model()
-    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0, at_end=True)
     state = {}
 
     class Before(keras.callbacks.Callback):
@@ -113,7 +113,7 @@ def test_carried_vectors_keep_what_did_not_move():
 
 def test_a_failing_round_leaves_everything_as_training_left_it():
     model = make_model()
-    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0, at_end=True)
     state = {}
 
     def fail(problem, **kwargs):
@@ -131,7 +131,9 @@ def test_a_failing_round_leaves_everything_as_training_left_it():
         for weight, value in zip(weights, saved, strict=True):
             np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), value)
     # And training can go on.
-    fresh = ReallocationCallback(LikelihoodObjective("exact"), every="epoch", verbose=0)
+    fresh = ReallocationCallback(
+        LikelihoodObjective("exact"), every="epoch", verbose=0, at_end=True
+    )
     model.fit(make_windows(), epochs=2, initial_epoch=1, callbacks=[fresh], verbose=0)
     assert len(fresh.history) == 1
 
@@ -141,13 +143,17 @@ def test_nan_statistics_are_refused():
     model.build((None, None))
     model.embedding.row_embeddings.assign(np.full((5, 6), np.nan))
     with pytest.raises(ValueError, match=r"finite sums.*unchanged"):
-        model.fit(make_windows(), callbacks=[ReallocationCallback(verbose=0)], verbose=0)
+        model.fit(
+            make_windows(), callbacks=[ReallocationCallback(verbose=0, at_end=True)], verbose=0
+        )
 
 
 def test_minimum_gain_keeps_the_table():
     model = make_model()
     before = model.word_table.allocation
-    callback = ReallocationCallback(LikelihoodObjective("exact"), minimum_gain=100.0, verbose=0)
+    callback = ReallocationCallback(
+        LikelihoodObjective("exact"), minimum_gain=100.0, verbose=0, at_end=True
+    )
     model.fit(make_windows(), callbacks=[callback], verbose=0)
     assert model.word_table.allocation == before
     assert callback.history[0]["moved"] == 0
@@ -158,12 +164,16 @@ def test_minimum_gain_keeps_the_table():
     ("arguments", "epochs", "expected"),
     [
         ({}, range(4), 1),
-        ({"every": "epoch"}, range(4), 4),
+        ({}, range(1), 0),  # no training would follow
+        ({"at_end": True}, range(1), 1),
+        ({"every": "epoch"}, range(4), 3),
+        ({"every": "epoch", "at_end": True}, range(4), 4),
         ({"every": [1, 3, 9]}, range(4), 2),
-        ({"every": 2}, range(4), 4),  # steps, of which an epoch has two
+        ({"every": 2}, range(4), 3),  # steps, of which an epoch has two
+        ({"every": 2, "at_end": True}, range(4), 4),
         ({"every": 3}, range(4), 2),
         ({"every": "epoch", "max_rounds": 1}, range(4), 1),
-        ({"every": [2, 4]}, range(2, 4), 1),  # resumed
+        ({"every": [2, 4]}, range(2, 5), 1),  # resumed
     ],
 )
 def test_schedule(arguments, epochs, expected):
@@ -184,6 +194,8 @@ def test_schedule(arguments, epochs, expected):
     [
         ({}, [True, False, False]),
         ({"every": [1, 2]}, [True, True, False]),
+        ({"every": "epoch"}, [True, True, False]),
+        ({"every": "epoch", "at_end": True}, [True, True, True]),
         ({"every": 3, "max_rounds": 1}, [True, True, False]),  # in the second epoch of two steps
         ({"data": make_windows(8)}, [False, False, False]),  # but in the pass
     ],
@@ -221,7 +233,7 @@ def test_steps_after_the_last_round_of_an_epoch_sum_no_more():
 
 
 def test_another_model_starts_afresh():
-    callback = ReallocationCallback(LikelihoodObjective(solver="auction"), verbose=0)
+    callback = ReallocationCallback(LikelihoodObjective(solver="auction"), verbose=0, at_end=True)
     make_model().fit(make_windows(), callbacks=[callback], verbose=0)
     assert callback.prices is not None
     first = callback.history
@@ -238,7 +250,7 @@ def test_another_model_starts_afresh():
 def test_a_round_where_one_word_occurs_changes_nothing():
     model = LightRNNModel(1, embedding_dim=4, units=4)
     model.compile("sgd")
-    callback = ReallocationCallback(verbose=0)
+    callback = ReallocationCallback(verbose=0, at_end=True)
     model.fit(np.zeros((8, 4), "int32"), callbacks=[callback], verbose=0)
     assert [record["moved"] for record in callback.history] == [0.0]
 
@@ -266,10 +278,12 @@ def test_a_broken_fit_leaves_no_observer_to_the_next():
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             model.fit(
-                make_windows(), callbacks=[ReallocationCallback(verbose=0), Interrupt()], verbose=0
+                make_windows(),
+                callbacks=[ReallocationCallback(verbose=0, at_end=True), Interrupt()],
+                verbose=0,
             )
         assert len(model.softmax.observers) == 1
-    callback = ReallocationCallback(verbose=0)
+    callback = ReallocationCallback(verbose=0, at_end=True)
     model.fit(make_windows(), callbacks=[callback], verbose=0)
     assert callback.history
     assert model.softmax.observers == []
@@ -278,7 +292,7 @@ def test_a_broken_fit_leaves_no_observer_to_the_next():
 
 def test_a_plain_fit_after_a_broken_one_sums_no_more():
     model = make_model()
-    callback = ReallocationCallback(verbose=0)
+    callback = ReallocationCallback(verbose=0, at_end=True)
 
     class Interrupt(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -318,7 +332,9 @@ def test_early_stopping_restores_weights_and_table(is_first):
 
 def test_weights_loaded_in_the_course_of_a_run_leave_its_rounds_alone(tmp_path):
     model = make_model()
-    callback = ReallocationCallback(LikelihoodObjective("exact"), every="epoch", verbose=0)
+    callback = ReallocationCallback(
+        LikelihoodObjective("exact"), every="epoch", verbose=0, at_end=True
+    )
 
     class GoBack(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -334,7 +350,7 @@ def test_weights_loaded_in_the_course_of_a_run_leave_its_rounds_alone(tmp_path):
 def test_steps_are_counted_and_not_updates():
     model = make_model()
     model.compile(keras.optimizers.Adam(gradient_accumulation_steps=2))
-    callback = ReallocationCallback(every=4, verbose=0)
+    callback = ReallocationCallback(every=4, verbose=0, at_end=True)
     model.fit(make_windows(), batch_size=8, epochs=2, callbacks=[callback], verbose=0)
     assert len(callback.history) == 4  # in 16 steps
 
@@ -368,7 +384,7 @@ def test_steps_and_rounds_are_counted_for_each_model():
 def test_steps_of_an_epoch_that_executions_do_not_divide(steps_per_execution):
     model = make_model()
     model.compile("adam", steps_per_execution=steps_per_execution)
-    callback = ReallocationCallback(every=5, verbose=0)
+    callback = ReallocationCallback(every=5, verbose=0, at_end=True)
     model.fit(make_windows(32), batch_size=8, epochs=5, callbacks=[callback], verbose=0)
     assert callback.num_steps == 20
     assert len(callback.history) == 4
@@ -379,7 +395,7 @@ def test_a_train_step_of_the_users_own_comes_back():
     calls = []
     own = lambda data: calls.append(1) or type(model).train_step(model, data)  # noqa: E731
     model.train_step = own
-    callback = ReallocationCallback(verbose=0)
+    callback = ReallocationCallback(verbose=0, at_end=True)
     model.fit(make_windows(16), callbacks=[callback], verbose=0)
     assert calls
     assert len(callback.history) == 1
@@ -391,7 +407,7 @@ def test_a_train_step_of_the_users_own_comes_back():
 
 def test_prints_one_line_a_round(capsys):
     model = make_model()
-    callback = ReallocationCallback("likelihood", every="epoch")
+    callback = ReallocationCallback("likelihood", every="epoch", at_end=True)
     model.fit(make_windows(16), epochs=2, callbacks=[callback], verbose=0)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert len(lines) == 2
@@ -416,7 +432,7 @@ def test_works_on_a_functional_model():
     model = keras.Model(words, TwoComponentSoftmax(table)(x, words[:, 1:]))
     model.compile("adam", loss=NegativeLogLikelihood())
     windows = make_windows()
-    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0, at_end=True)
     model.fit(windows, windows[:, 1:], callbacks=[callback], verbose=0)
     assert callback.history[0]["moved"] > 0
     assert table.allocation != Allocation.random(VOCABULARY_SIZE, seed=0)
@@ -449,7 +465,7 @@ def test_a_round_needs_statistics():
 
 def test_similarity_carries_output_vectors_too():
     model = make_model()
-    callback = ReallocationCallback("similarity", max_rounds=1, verbose=0)
+    callback = ReallocationCallback("similarity", max_rounds=1, verbose=0, at_end=True)
     before = {}
 
     class Before(keras.callbacks.Callback):
@@ -486,7 +502,7 @@ def test_a_pass_over_data_sums_what_the_network_does_after_the_epoch():
             seen["half_steps"] = keras.ops.convert_to_numpy(half_steps)
             return super().propose(sums, weights, allocation, prices)
 
-    callback = ReallocationCallback(Objective("exact"), data=windows, verbose=0)
+    callback = ReallocationCallback(Objective("exact"), data=windows, verbose=0, at_end=True)
     model.fit(windows, validation_data=(windows[:8],), callbacks=[callback], verbose=0)
     targets = windows[:, 1:]
     np.testing.assert_array_equal(
@@ -508,3 +524,77 @@ def test_rounds_by_steps_are_in_the_logs_of_their_epoch():
     history = model.fit(make_windows(), epochs=3, callbacks=[callback], verbose=0).history
     assert len(callback.history) == 1  # after step 3 of 6, in the second epoch
     assert history["reallocation_cost"] == [callback.history[0]["cost"]]
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+def test_no_round_where_training_is_being_stopped(at_end, capsys):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    callback = ReallocationCallback(at_end=at_end)
+    make_model().fit(make_windows(), epochs=3, callbacks=[Stop(), callback], verbose=0)
+    assert len(callback.history) == at_end
+    assert ("no training follows" in capsys.readouterr().out) != at_end
+
+
+def test_carried_vectors_obey_their_constraint():
+    table = WordTable(Allocation.random(VOCABULARY_SIZE, 5, 5, seed=0))
+    constraint = keras.constraints.UnitNorm(axis=1)
+    words = keras.Input((None,), dtype="int32")
+    embedding = TwoComponentEmbedding(table, 4, embeddings_constraint=constraint)
+    x = keras.layers.GRU(4, return_sequences=True)(embedding(words))
+    model = keras.Model(words, TwoComponentSoftmax(table)(x, words[:, 1:]))
+    model.compile("adam", loss=NegativeLogLikelihood())
+    windows = make_windows()
+    callback = ReallocationCallback(verbose=0, at_end=True)
+    model.fit(windows, windows[:, 1:], callbacks=[callback], verbose=0)
+    assert callback.history[0]["moved"] > 0
+    lengths = np.linalg.norm(keras.ops.convert_to_numpy(embedding.row_embeddings), axis=1)
+    assert lengths == pytest.approx(1, abs=1e-5)
+
+
+def test_several_callbacks_leave_the_step_as_it_was():
+    model = make_model()
+    for _ in range(2):
+        callbacks = [
+            ReallocationCallback(objective, every=[1, 2], verbose=0)
+            for objective in ("similarity", "likelihood")
+        ]
+        model.fit(make_windows(), epochs=3, callbacks=callbacks, verbose=0)
+        assert [len(callback.history) for callback in callbacks] == [2, 2]
+        assert "train_step" not in vars(model)
+        assert model.softmax.observers == []
+
+
+@pytest.mark.parametrize("weights", [None, np.ones((8, 4), "float32")])
+def test_a_pass_over_arrays(weights):
+    table = WordTable(Allocation.random(VOCABULARY_SIZE, 5, 5, seed=0))
+    words = keras.Input((None,), dtype="int32")
+    x = TwoComponentEmbedding(table, 4)(words)
+    x = keras.layers.GRU(4, return_sequences=True)(x)
+    model = keras.Model(words, TwoComponentSoftmax(table)(x, words[:, 1:]))
+    model.compile("adam", loss=NegativeLogLikelihood())
+    windows = make_windows(8)[:, :5]
+    targets = windows[:, 1:]
+    data = (windows, targets) if weights is None else (windows, targets, 2 * weights)
+    counts = []
+
+    class Objective(LikelihoodObjective):
+        def propose(self, sums, *args):
+            counts.append(sums["counts"])
+            return super().propose(sums, *args)
+
+    callback = ReallocationCallback(Objective("exact"), data=data, verbose=0, at_end=True)
+    model.fit(windows, targets, callbacks=[callback], verbose=0)
+    expected = np.bincount(targets.ravel(), minlength=VOCABULARY_SIZE)
+    assert counts[0].tolist() == ((1 if weights is None else 2) * expected).tolist()
+
+
+def test_a_pass_over_arrays_of_a_stateful_model():
+    model = LightRNNModel(VOCABULARY_SIZE, 4, 4, stateful=True)
+    model.compile("adam")
+    windows = make_windows(8)
+    callback = ReallocationCallback("likelihood", data=windows, verbose=0)
+    model.fit(windows, batch_size=4, epochs=2, callbacks=[callback], verbose=0)
+    assert len(callback.history) == 1

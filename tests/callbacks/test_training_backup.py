@@ -177,7 +177,7 @@ def test_keras_backup_before_the_round_is_refused(tmp_path):
 def test_checkpoints_made_during_fit_load_without_the_callback(tmp_path):
     model = make_model()
     checkpoint = keras.callbacks.ModelCheckpoint(str(tmp_path / "model.keras"))
-    reallocation = ReallocationCallback(every="epoch", verbose=0)
+    reallocation = ReallocationCallback(every="epoch", verbose=0, at_end=True)
     fit(model, reallocation, checkpoint)
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.word_table.allocation == model.word_table.allocation

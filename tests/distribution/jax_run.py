@@ -31,7 +31,9 @@ def train(distribution: Any) -> dict[str, np.ndarray]:
     )
     model.assign_word_counts(1 + np.arange(V))
     model.compile(keras.optimizers.Adam(0.02))
-    reallocation = ReallocationCallback(LikelihoodObjective("exact"), every="epoch", verbose=0)
+    reallocation = ReallocationCallback(
+        LikelihoodObjective("exact"), every="epoch", verbose=0, at_end=True
+    )
     arguments = {"batch_size": 8, "verbose": 0}
     history = model.fit(
         windows,

@@ -83,6 +83,14 @@ def check_refusals(messages):
     assert "batch_size=3 for 2 replicas" in batch_size
 
 
+def check_others(results):
+    import training_run
+
+    low_precision = training_run.train_in_low_precision(None)
+    assert results.pop("low_precision") == pytest.approx(low_precision, rel=0.02)
+    assert results.pop("uneven") == pytest.approx(training_run.train_unevenly(None), rel=1e-5)
+
+
 def check_equal(received, expected, cases):
     expected = {name: x for name, x in expected.items() if name.split("/")[0] in cases}
     assert received.keys() == expected.keys()
@@ -100,6 +108,7 @@ def test_mirrored_replicas_equal_one_device(start, expected):
     (results,) = start("mirrored", cases, [{}])
     check_refusals(results.pop("refusals"))
     assert results.pop("failure") == "ValueError('no solution today')"
+    check_others(results)
     check_equal(results, expected, cases)
 
 
@@ -113,6 +122,7 @@ def test_two_workers_equal_one_process(start, expected, case):
     chief, other = start("workers", [case], configurations)
     for results in (chief, other):
         check_refusals(results.pop("refusals"))
+        check_others(results)
     assert chief.pop("failure") == "ValueError('no solution today')"
     assert "The chief of the workers has failed: ValueError(" in str(other.pop("failure"))
     # The chief alone has solved.

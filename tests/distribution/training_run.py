@@ -97,7 +97,9 @@ def train(prepare: Any, strategy: Any) -> dict[str, np.ndarray]:
         strategy.scope() if strategy else contextlib.nullcontext()
     )
     solver = CountingSolver()
-    reallocation = ReallocationCallback(LikelihoodObjective(solver), every="epoch", verbose=0)
+    reallocation = ReallocationCallback(
+        LikelihoodObjective(solver), every="epoch", verbose=0, at_end=True
+    )
     recorder = SumsRecorder(reallocation)
     history = model.fit(
         data, epochs=2, callbacks=[recorder, reallocation], verbose=0, **arguments
@@ -113,6 +115,37 @@ def train(prepare: Any, strategy: Any) -> dict[str, np.ndarray]:
     for index, weight in enumerate(weights):
         results[f"weight_{index}_{weight.name}"] = keras.ops.convert_to_numpy(weight)
     return {name: np.asarray(values) for name, values in results.items()}
+
+
+def train_in_low_precision(strategy: Any) -> list[float]:
+    """Return the losses of a stateful model with rounds, which rounding must not tell apart."""
+    keras.utils.set_random_seed(3)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = LightRNNModel(V, 6, 6, stateful=True, dtype="mixed_float16")
+        model.compile(keras.optimizers.Adam(0.02))
+    callback = ReallocationCallback("likelihood", every=[1, 2], verbose=0)
+    windows = token_windows(make_words(BATCH_SIZE * 5 * 4), BATCH_SIZE, 5)
+    losses = model.fit(windows, epochs=4, callbacks=[callback], verbose=0).history["loss"]
+    assert len(callback.history) == 2
+    return losses
+
+
+def train_unevenly(strategy: Any) -> list[float]:
+    """Return what comes of first batches that two replicas cannot share evenly."""
+    keras.utils.set_random_seed(3)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = LightRNNModel(V, 6, 6)
+        model.compile(keras.optimizers.Adam(0.02))
+    windows = make_words(15 * 6).reshape(15, 6)
+    some = windows[:3]
+    arguments = {"validation_data": (some,), "shuffle": False, "verbose": 0}
+    history = model.fit(windows, batch_size=5, epochs=2, **arguments).history
+    return [
+        *history["loss"],
+        *history["val_loss"],
+        *model.evaluate(some, verbose=0),
+        *model.predict(some, verbose=0).ravel(),
+    ]
 
 
 PREPARE = {"model": prepare_model, "layers": prepare_layers}
@@ -170,5 +203,7 @@ if __name__ == "__main__":
         path,
         failure=describe_failure_of_chief(strategy),
         refusals=describe_refusals(strategy),
+        low_precision=train_in_low_precision(strategy),
+        uneven=train_unevenly(strategy),
         **compute_results(strategy, cases),
     )

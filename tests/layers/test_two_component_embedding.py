@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lightrnn import Allocation, WordTable
-from keras_lightrnn.layers import TwoComponentEmbedding
+from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 
 V, R, C, D = 11, 3, 4, 5
 
@@ -138,3 +138,30 @@ def test_interleave_needs_windows(shape):
         make()(keras.KerasTensor(shape, "int32"))
     with pytest.raises(ValueError, match=r"windows.*at least two words"):
         make()(np.zeros(shape, "int32"))
+
+
+@pytest.mark.parametrize("seed", [3, None, "generator"])
+def test_weights_of_a_seeded_initializer_differ_and_repeat(seed):
+    def make():
+        keras.utils.set_random_seed(0)
+        value = keras.random.SeedGenerator(3) if seed == "generator" else seed
+        initializer = keras.initializers.RandomUniform(seed=value)
+        embedding = TwoComponentEmbedding(49, 7, word_dim=7, embeddings_initializer=initializer)
+        softmax = TwoComponentSoftmax(49, kernel_initializer=initializer)
+        embedding.build((None, None))
+        softmax.build((None, None, 7))
+        return [
+            keras.ops.convert_to_numpy(weight)
+            for weight in (
+                embedding.row_embeddings,
+                embedding.column_embeddings,
+                embedding.word_embeddings[:7],
+                softmax.row_kernel,
+                softmax.column_kernel,
+            )
+        ]
+
+    weights = make()
+    for one, two in ((0, 1), (0, 2), (1, 2), (3, 4)):
+        assert not np.array_equal(weights[one], weights[two])
+    assert all(map(np.array_equal, weights, make()))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_lightrnn import LightRNNModel
 from keras_lightrnn.metrics import Perplexity
 
 
@@ -117,3 +118,13 @@ def test_low_precision_predictions_are_counted_in_float32():
     metric.update_state(None, tf.fill((3,), tf.constant(-1.0, tf.bfloat16)))
     assert {str(v.dtype) for v in metric.variables} == {"float32"}
     assert float(metric.words) == 1003
+
+
+def test_callbacks_know_that_less_is_better():
+    model = LightRNNModel(20, 4, 4)
+    model.compile("adam")
+    windows = np.random.default_rng(0).integers(20, size=(8, 5))
+    stopping = keras.callbacks.EarlyStopping("val_perplexity", patience=3)
+    arguments = {"validation_data": (windows,), "callbacks": [stopping], "verbose": 0}
+    model.fit(windows, epochs=2, **arguments)
+    assert stopping.best == min(model.history.history["val_perplexity"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
@@ -19,3 +20,12 @@ def test_nothing_given_counts_once():
     weights = np.asarray(compute_word_weights(np.zeros((2, 3), "int32"), None))
     assert weights.dtype == np.float32
     assert weights.tolist() == [[1.0] * 3] * 2
+
+
+def test_weights_with_an_axis_of_one_and_others():
+    words = np.zeros((3, 3))
+    weights = np.arange(9.0).reshape(3, 3)
+    received = compute_word_weights(words, weights[..., None])
+    assert np.array_equal(keras.ops.convert_to_numpy(received), weights)
+    with pytest.raises(ValueError, match=r"one weight for each word.*\(3, 3, 3\).*\(3, 3\)"):
+        compute_word_weights(words, np.ones((3, 3, 3)))
