@@ -39,7 +39,8 @@ class TrainingBackup(keras.callbacks.Callback):
 
     What the data are must be the same: contiguous windows always come in one order; for an order
     drawn anew for each epoch use `token_windows(..., seed=0, initial_epoch=backup.epoch)`. Keras's
-    own shuffling of arrays starts over, so shuffle them not at all, or not by `fit`. Callbacks that
+    own shuffling of arrays starts over, so shuffle them not at all, or not by `fit`, and on PyTorch
+    its dropout draws from PyTorch's generator, which is not saved. Callbacks that
     decide from earlier epochs (`EarlyStopping`, `ReduceLROnPlateau`) start over too, and the
     `logs` of an epoch taken up in its middle are those of its rest.
 
