@@ -110,8 +110,9 @@ def test_tables(arguments):
 )
 def test_streams(arguments):
     windows = call(contiguous_windows, *arguments)
-    if windows is not None:
-        window, targets, weight = windows[-1]
+    batch = None if windows is None else call(windows.__getitem__, -1)
+    if batch is not None:
+        window, targets, weight = batch
         assert window.shape[1] == targets.shape[1] + 1 == weight.shape[1] + 1
 
 

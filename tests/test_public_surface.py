@@ -137,7 +137,7 @@ MAY_IMPORT = {
         "word_table",
     },
     "reallocation": {"allocation", "assignment", "checks", "clustering"},
-    "serving": {"allocation", "data", "files", "models", "ops"},
+    "serving": {"allocation", "checks", "data", "files", "models", "ops"},
     "visualization": {"allocation", "checks", "files"},
 }
 
