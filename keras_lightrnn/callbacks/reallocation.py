@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from scipy import sparse
 
 from keras_lightrnn import reallocation
 from keras_lightrnn.allocation import Allocation
+from keras_lightrnn.callbacks.carried_vectors import compute_changes
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
 from keras_lightrnn.callbacks.round_schedule import RoundSchedule
 from keras_lightrnn.callbacks.round_state import RoundState, ShownStep
@@ -366,20 +366,10 @@ class ReallocationCallback(keras.callbacks.Callback):
             row_kernel, row_bias, column_kernel, column_bias = _list_output_weights(self._softmax)
             by_row += [row_kernel, row_bias]
             by_column += [column_kernel, column_bias]
-        changes = []
-        for variables, old_groups, new_groups in (
-            (by_row, old.rows, new.rows),
-            (by_column, old.columns, new.columns),
-        ):
-            for variable in variables:
-                if variable is None:
-                    continue
-                for weight in (variable, *_find_slots(self.model.optimizer, variable)):
-                    values = ops.convert_to_numpy(weight)
-                    values = carry_vectors(values, old_groups, new_groups, counts)
-                    if weight is variable and variable.constraint is not None:
-                        values = variable.constraint(ops.convert_to_tensor(values))
-                    changes.append((weight, values))
+        changes = [
+            *compute_changes(by_row, self.model.optimizer, old.rows, new.rows, counts),
+            *compute_changes(by_column, self.model.optimizer, old.columns, new.columns, counts),
+        ]
         for weight, values in changes:
             weight.assign(values)
         table.assign(new)
@@ -395,43 +385,3 @@ def _read_output_weights(softmax: Any) -> OutputWeights:
         for weight in _list_output_weights(softmax)
     ]
     return OutputWeights(*arrays)
-
-
-def carry_vectors(
-    vectors: np.ndarray, old_groups: np.ndarray, new_groups: np.ndarray, counts: np.ndarray
-) -> np.ndarray:
-    """Return shared vectors for new groups: means of what their words had, weighted by counts.
-
-    Args:
-        vectors: `(R, D)`, one vector a group, or `(R,)`, one number.
-        old_groups: `(V,)`, the group of each word until now.
-        new_groups: `(V,)`, its group from now on.
-        counts: `(V,)`, occurrences of each word.
-
-    Returns:
-        Of the shape and type of `vectors`. A group none of whose words occurs keeps its vector.
-
-    Example:
-
-    >>> vectors = np.array([[0.0], [4.0]])
-    >>> carry_vectors(vectors, [0, 0, 1], [0, 1, 1], counts=[1, 1, 3]).ravel().tolist()
-    [0.0, 3.0]
-    """
-    size = len(vectors)
-    flow = sparse.csr_matrix((counts, (new_groups, old_groups)), shape=(size, size))
-    totals = np.asarray(flow.sum(axis=1)).ravel()
-    flat = vectors.reshape(size, -1)
-    means = (flow @ flat.astype(np.float64)) / np.maximum(totals, 1e-30)[:, None]
-    return np.where(totals[:, None] > 0, means, flat).astype(vectors.dtype).reshape(vectors.shape)
-
-
-def _find_slots(optimizer: Any, variable: Any) -> list[Any]:
-    """Return the optimizer's variables that shadow a weight: moments and the like."""
-    if optimizer is None:
-        return []
-    prefix = variable.path.replace("/", "_") + "_"
-    return [
-        slot
-        for slot in optimizer.variables
-        if slot.name.startswith(prefix) and slot.shape == variable.shape
-    ]

@@ -8,7 +8,7 @@ import pytest
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
 from keras_lightrnn.callbacks import ReallocationCallback
-from keras_lightrnn.callbacks.reallocation import carry_vectors
+from keras_lightrnn.callbacks.carried_vectors import carry_vectors
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.reallocation import LikelihoodObjective
