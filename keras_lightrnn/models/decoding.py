@@ -27,7 +27,8 @@ _MANY_BATCHES = 64
 def score(model: LightRNNModel, words: Any, batch_size: int) -> np.ndarray:
     check_size("batch_size", batch_size)
     words, is_batch = _prepare(model, words, "words", at_least=2)
-    run, run_whole = (model.compile_inference(f) for f in (score_windows, _score_fused))
+    run = model.compile_inference(score_windows)
+    run_whole = model.compile_inference(_score_fused, any_size=False)
     if not model.is_fused or len(words) < _MANY_BATCHES * batch_size:
         run_whole = run
     log_probs = []

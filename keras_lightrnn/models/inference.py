@@ -8,12 +8,16 @@ from typing import Any
 import keras
 
 
-def compile_inference(model: keras.Model, function: Callable[..., Any]) -> Callable[..., Any]:
+def compile_inference(
+    model: keras.Model, function: Callable[..., Any], any_size: bool = True
+) -> Callable[..., Any]:
     """Compile a function that reads (never writes) the model's variables.
 
     Args:
         model: The model, built, whose variables `function` reads.
-        function: From tensors to tensors.
+        function: From tensors, or lists of them, to tensors.
+        any_size: Boolean, whether TensorFlow traces it once for all lengths of the first axis, and
+            of every axis of integers, or anew for each shape.
 
     Returns:
         A function of the same arguments. It sees later changes of the variables.
@@ -22,7 +26,20 @@ def compile_inference(model: keras.Model, function: Callable[..., Any]) -> Calla
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, autograph=False, reduce_retracing=True)
+        def describe(x: Any) -> tf.TensorSpec:
+            sizes = [None] * x.shape.rank
+            return tf.TensorSpec(sizes if x.dtype.is_integer else [None, *x.shape[1:]], x.dtype)
+
+        compiled: Any = None
+
+        def run(*args: Any) -> Any:
+            nonlocal compiled
+            if compiled is None:
+                signature = keras.tree.map_structure(describe, args) if any_size else None
+                compiled = tf.function(function, signature, autograph=False)
+            return compiled(*args)
+
+        return run
     if backend == "jax":
         import jax
 

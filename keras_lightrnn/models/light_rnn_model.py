@@ -398,7 +398,9 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         """
         return decoding.generate(self, prefix, length, temperature, top_k, top_p, seed)
 
-    def compile_inference(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile_inference(
+        self, function: Callable[..., Any], any_size: bool = True
+    ) -> Callable[..., Any]:
         """Return a function of this model compiled for inference, kept from call to call."""
         name = function.__name__
         if name not in self._inference:
@@ -406,7 +408,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             def bound(*args: Any) -> Any:
                 return function(self, *args)
 
-            self._inference[name] = compile_inference(self, bound)
+            self._inference[name] = compile_inference(self, bound, any_size)
         return self._inference[name]
 
     @classmethod

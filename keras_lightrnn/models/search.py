@@ -29,9 +29,9 @@ class Search:
 
     Args:
         model: The model.
-        states: By layer, its states `(B, H)` after a column half-step.
         row_log_probs: `(B, R)`, of the next word's row.
-        row_offsets: `(R,)` or `None`, see `TwoComponentSoftmax.compute_row_offsets`.
+        states: By layer, its states `(B, H)` after a column half-step.
+        row_offsets: List of what `TwoComponentSoftmax.compute_row_offsets` returned, or empty.
     """
 
     def __init__(
@@ -196,7 +196,8 @@ def _read_prefixes(model: LightRNNModel, prefixes: Any) -> tuple[Any, Any, Any]:
     if model.mask_zero:
         set_mask(half_steps, ops.repeat(ops.not_equal(prefixes, 0), 2, axis=1)[:, 1:])
     _, states = model.run_recurrence(half_steps, training=False)
-    return _predict_rows(model, states, model.softmax.compute_row_offsets())
+    offsets = model.softmax.compute_row_offsets()
+    return _predict_rows(model, states, [] if offsets is None else [offsets])
 
 
 def _read_words(
@@ -213,7 +214,7 @@ def _read_words(
 
 
 def _predict_rows(model: LightRNNModel, states: Any, row_offsets: Any) -> tuple[Any, Any, Any]:
-    logits = model.softmax.compute_row_logits(_get_hidden(states), row_offsets)  # (B, R)
+    logits = model.softmax.compute_row_logits(_get_hidden(states), *row_offsets)  # (B, R)
     return ops.log_softmax(logits), states, row_offsets
 
 

@@ -138,7 +138,33 @@ def test_search_sees_an_assigned_word_bias(model, distribution):
 def test_a_search_goes_by_the_row_offsets_of_its_start(model, monkeypatch):
     found = Search.read(model, np.int32([PREFIX])).follow(np.int32([3]))
     monkeypatch.setattr(model.softmax, "compute_row_offsets", None)
-    assert found.follow(np.int32([7])).row_offsets is not None
+    [offsets] = found.follow(np.int32([7])).row_offsets
+    assert offsets.shape == (20,)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("arguments", [{}, {"word_bias": "trainable", "mask_zero": True}])
+def test_one_trace_serves_for_all_sizes(arguments, monkeypatch, rng):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("TensorFlow traces")
+    model = LightRNNModel(V, 4, 4, num_layers=2, **arguments)
+    model.build((None, None))
+    traces = []
+    for name in ("_read_prefixes", "_read_words", "_expand_rows"):
+        function = getattr(search, name)
+
+        def spy(*args, function=function):
+            traces.append(function.__name__)
+            return function(*args)
+
+        spy.__name__ = name
+        monkeypatch.setattr(search, name, spy)
+    for batch_size, length in ((1, 3), (2, 4), (5, 1), (1, 1)):
+        prefixes = rng.integers(V, size=(batch_size, length))
+        for k in (1, V):
+            model.next_words(prefixes, k)
+        model.generate(prefixes, 3, temperature=0.5, seed=0)
+    assert sorted(traces) == ["_expand_rows", "_read_prefixes", "_read_words"]
 
 
 def count_expanded(monkeypatch):
