@@ -32,6 +32,9 @@ class Search:
         row_log_probs: `(B, R)`, of the next word's row.
         states: By layer, its states `(B, H)` after a column half-step.
         row_offsets: List of what `TwoComponentSoftmax.compute_row_offsets` returned, or empty.
+
+    Raises:
+        ValueError: if the model computes no numbers.
     """
 
     def __init__(
@@ -40,6 +43,12 @@ class Search:
         self.model = model
         self.states, self.row_offsets = states, row_offsets
         self.row_log_probs = ops.convert_to_numpy(row_log_probs).astype(np.float64)  # (B, R)
+        if np.isnan(self.row_log_probs).any():
+            raise ValueError(
+                "Next words are looked for by their probabilities. Received: a model that computes "
+                "NaN. Its training has diverged: load weights from before, and train with a lower "
+                "learning rate or with `global_clipnorm`."
+            )
 
     @classmethod
     def read(cls, model: LightRNNModel, prefixes: np.ndarray) -> Search:

@@ -333,3 +333,12 @@ def test_the_best_continuations_of_a_batch_are_those_of_each(model, rng):
 def test_errors(model, method, arguments, error, message):
     with pytest.raises(error, match=message):
         getattr(model, method)(**arguments)
+
+
+@pytest.mark.parametrize("method", ["next_words", "word_log_probs", "generate"])
+def test_a_model_that_has_diverged(method):
+    model = LightRNNModel(V, 4, 4)
+    model.build((None, None))
+    model.softmax.row_kernel.assign(np.full((7, 4), np.nan))
+    with pytest.raises(ValueError, match="computes NaN"):
+        getattr(model, method)([1, 2])
