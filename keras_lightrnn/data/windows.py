@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_lightrnn.checks import check_not_negative, check_size
+from keras_lightrnn.data.epochs import Epochs, make_dataset
 from keras_lightrnn.data.permutation import make_permutation
 from keras_lightrnn.data.token_shards import TokenShards
 
@@ -356,74 +356,23 @@ def token_windows(
         seed = random.randrange(1 << 31)  # which `keras.utils.set_random_seed` determines
     order_seed = seed if shuffle else None
 
+    sizes = (words, batch_size, sequence_length)
     shared = {"num_processes": num_processes, "process_id": process_id}
     if contiguous:
-        batches = contiguous_windows(words, batch_size, sequence_length, **shared)
+        batches = contiguous_windows(*sizes, **shared)
     elif end_id is not None:
-        batches = _sentence_windows(
-            words, batch_size, sequence_length, end_id, order_seed, **shared
-        )
+        batches = _sentence_windows(*sizes, end_id, order_seed, **shared)
 
-    def read(epoch: int) -> Sequence[_Batch]:
+    def read_epoch(epoch: int) -> Sequence[_Batch]:
         if order_seed is None:
             return batches
         if end_id is not None:
             return _shuffle_batches(batches, order_seed, epoch)
-        return shuffled_windows(
-            words, batch_size, sequence_length, seed=order_seed, epoch=epoch, **shared
-        )
+        return shuffled_windows(*sizes, seed=order_seed, epoch=epoch, **shared)
 
     _check_range(words, vocabulary_size)
-    is_even = contiguous or end_id is None
-    return _to_dataset(read, initial_epoch, batch_size, sequence_length if is_even else None)
-
-
-def _to_dataset(
-    read: Callable[[int], Sequence[_Batch]],
-    epoch: int,
-    batch_size: int,
-    sequence_length: int | None,
-) -> tf.data.Dataset:
-    """Make a data set of the batches of one epoch after the other, from `epoch` on."""
-    # Imported here so that the arithmetic above is usable without TensorFlow.
-    import tensorflow as tf
-
-    read = functools.lru_cache(maxsize=2)(read)
-    num_batches = len(read(epoch))
-
-    def begin() -> np.int64:
-        return np.int64(epoch)
-
-    def end(number: np.int64) -> np.int64:
-        nonlocal epoch
-        epoch = int(number) + 1
-        return number
-
-    def load(number: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        window, targets, weight = tf.numpy_function(
-            lambda number, index: read(int(number))[int(index)],
-            [number, index],
-            (tf.int32, tf.int32, tf.float32),
-        )
-        window.set_shape((batch_size, None if sequence_length is None else sequence_length + 1))
-        targets.set_shape((batch_size, sequence_length))
-        weight.set_shape((batch_size, sequence_length))
-        return number, index, window, targets, weight
-
-    def load_epoch(_: tf.Tensor) -> tf.data.Dataset:
-        number = tf.numpy_function(begin, [], tf.int64)
-        return tf.data.Dataset.range(num_batches).map(lambda index: load(number, index))
-
-    def deliver(number: tf.Tensor, index: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        # An epoch ends when its last batch is taken, not when it is made in advance: Keras
-        # looks at a first batch to build a model.
-        is_last = tf.equal(index, num_batches - 1)
-        tf.cond(is_last, lambda: tf.numpy_function(end, [number], tf.int64), lambda: number)
-        return batch
-
-    dataset = tf.data.Dataset.range(1).flat_map(load_epoch)
-    dataset = dataset.prefetch(tf.data.AUTOTUNE).map(deliver)
-    return dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+    length = sequence_length if contiguous or end_id is None else None
+    return make_dataset(Epochs(read_epoch, initial_epoch), batch_size, length)
 
 
 def _join(words: Any) -> Any:
