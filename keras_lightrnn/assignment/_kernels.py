@@ -33,6 +33,9 @@ FLOOR_SCANS = 128
 
 FREE = -1  # the owner of a cell that nobody holds
 
+# Places in `Bidders.counters`.
+BIDS, SCANS, LOOKS, SCANS_SINCE_FLOORS = range(4)
+
 _INFINITY = np.inf
 
 
@@ -77,8 +80,9 @@ class Bidders(NamedTuple):
         benefits: `(V, CANDIDATES)` float32, what the word gains there.
         outside: `(V,)`, a bound on its profit in any other cell.
         bids: `(V,)`, how often it has bid in this round.
-        counters: `(4,)`, how many bids, scans of a word, and looks at a price there were, and
-            how many scans since the floors were raised.
+        counters: `(4,)`, how many bids, scans of a word, and looks at a price there were
+            (`BIDS`, `SCANS`, `LOOKS`), and how many scans since the floors were raised
+            (`SCANS_SINCE_FLOORS`).
     """
 
     cells: np.ndarray
@@ -302,8 +306,8 @@ def scan_words(block_rows, row_benefits, column_benefits, cells, bidders, offers
         num_looks = scan_many_words(
             block_rows, row_benefits, column_benefits, cells, bidders, offers, num_threads
         )
-    bidders.counters[1] += offers.words.size
-    bidders.counters[2] += num_looks
+    bidders.counters[SCANS] += offers.words.size
+    bidders.counters[LOOKS] += num_looks
 
 
 @numba.njit(cache=True)
@@ -340,7 +344,7 @@ def _accept_offer(
         queue[num_queued] = word
         return num_queued + 1, num_stale
     bidders.bids[word] += 1
-    bidders.counters[0] += 1
+    bidders.counters[BIDS] += 1
     flat_prices[cell] = price
     owner = owners[cell]
     owners[cell] = word
@@ -428,9 +432,9 @@ def settle_batch(
     Returns how many words are stale.
     """
     batch = _take(offers, 0, num_batch)
-    bidders.counters[3] += num_batch
-    if bidders.counters[3] * FLOOR_SCANS >= cells.owners.size:
-        bidders.counters[3] = 0
+    bidders.counters[SCANS_SINCE_FLOORS] += num_batch
+    if bidders.counters[SCANS_SINCE_FLOORS] * FLOOR_SCANS >= cells.owners.size:
+        bidders.counters[SCANS_SINCE_FLOORS] = 0
         raise_floors(cells)
     scan_words(block_rows, row_benefits, column_benefits, cells, bidders, batch, num_threads)
     num_queued, num_stale = _accept_offers(

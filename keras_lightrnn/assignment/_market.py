@@ -122,8 +122,12 @@ class Market:
             best[group.words] = profit
             dual += group.num_cells * profit
         run.offer_bound(self.mean_cost - float(dual) / self.scale - self.slack)
-        names = ("num_bids", "num_scans", "num_looks")
-        run.statistics = dict(zip(names, self.bidders.counters[:3].tolist(), strict=True))
+        counters = self.bidders.counters
+        run.statistics = {
+            "num_bids": int(counters[_kernels.BIDS]),
+            "num_scans": int(counters[_kernels.SCANS]),
+            "num_looks": int(counters[_kernels.LOOKS]),
+        }
 
     def run_round(self, epsilon: float, num_left: int) -> None:
         """Assign all words so that none could profit by more than epsilon elsewhere.
@@ -254,7 +258,7 @@ class Market:
         outbid = outbid[outbid >= 0]
         self.bidders.cells[outbid] = -1
         owners[chosen] = group.owner
-        self.bidders.counters[0] += num_missing
+        self.bidders.counters[_kernels.BIDS] += num_missing
         _kernels.compute_floors(self.cells)
         self.stale[: outbid.size] = outbid
         return int(outbid.size)
