@@ -230,13 +230,13 @@ class ReallocationCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # The last execution of several steps may have fewer, which Keras does not say.
-        steps = min(batch + 1, self.params.get("steps") or math.inf)
+        steps = min(batch + 1, self._get_param("steps"))
         before, step = self.num_steps, self.num_steps_before + int(steps)
         if step <= before:  # of a run that is taken up within the epoch, and had this step
             return
         self.num_steps = step
         is_due = self.schedule.is_due_after_step(before, step, len(self.history))
-        is_last_step = self.params.get("steps") == steps and self._is_last_epoch()
+        is_last_step = self._get_param("steps") == steps and self._is_last_epoch()
         if is_due and not self._is_in_vain(is_last_step):
             self.reallocation_round()
             if self._stop_summing_if_over():
@@ -258,9 +258,13 @@ class ReallocationCallback(keras.callbacks.Callback):
         if self._stop_summing_if_over():
             self.model.make_train_function(force=True)
 
+    def _get_param(self, name: str) -> float:
+        """Return what `fit` told its callbacks, or infinity where it could not say."""
+        return (self.params or {}).get(name) or math.inf
+
     def _is_last_epoch(self) -> bool:
         """Return whether the epoch that runs is the last of this `fit`."""
-        return (self.num_epochs or 0) + 1 >= self.params.get("epochs", math.inf)
+        return (self.num_epochs or 0) + 1 >= self._get_param("epochs")
 
     def _is_in_vain(self, is_last: bool) -> bool:
         """Return whether no training would follow a round that is due; say so."""
