@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 
 _TOKEN_BYTES = 6
@@ -45,11 +47,14 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[str]:
             "Choose another path."
         )
     temporary = _name_temporary(path)
+    mode = stat.S_IMODE(os.stat(path).st_mode) if is_there else None
     try:
+        if mode is not None:  # nobody may read it meanwhile who may not read it in the end
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, mode | stat.S_IRUSR | stat.S_IWUSR))
         yield temporary
-        if is_there:
-            shutil.copymode(path, temporary)
         _flush(temporary)
+        if mode is not None:
+            os.chmod(temporary, mode)
         os.replace(temporary, path)
         _flush_directory(os.path.dirname(temporary))
     finally:
@@ -120,8 +125,11 @@ def remove_temporaries(path: str | os.PathLike[str]) -> None:
     directory, name = os.path.split(os.path.realpath(path))
     end = _end_temporary(name)
     for found in os.listdir(directory) if os.path.isdir(directory) else ():
-        if found.startswith(".") and found[1 + 2 * _TOKEN_BYTES :] == end:
-            os.remove(os.path.join(directory, found))
+        temporary = os.path.join(directory, found)
+        is_one = found.startswith(".") and found[1 + 2 * _TOKEN_BYTES :] == end
+        if is_one and os.path.isfile(temporary):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(temporary)
 
 
 def _name_temporary(path: str | os.PathLike[str]) -> str:
@@ -132,7 +140,8 @@ def _name_temporary(path: str | os.PathLike[str]) -> str:
 
 
 def _end_temporary(name: str) -> str:
-    return f".tmp.{name[-_END_LENGTH:]}"
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]  # of names that end alike
+    return f".{digest}.tmp.{name[-_END_LENGTH:]}"
 
 
 def _flush_directory(path: str) -> None:

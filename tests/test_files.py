@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 
@@ -136,23 +137,47 @@ def test_writers_at_one_time_do_not_meet(path):
 
 
 def test_temporaries_of_killed_processes_are_removed(path):
-    others = [".0.tmp.model.weights.h5", "model.weights.h5", ".0123456789ab.tmp.other.h5"]
-    for name in [*others, ".0123456789ab.tmp.model.weights.h5"]:
-        (path.parent / name).write_bytes(b"half")
-    remove_temporaries(path)
-    assert sorted(os.listdir(path.parent)) == sorted(others)
+    other = path.with_name("other-" + path.name)
+    long = [path.with_name(f"rate-{rate}" + 50 * "-" + path.name) for rate in (1, 2)]
+    with contextlib.ExitStack() as stack:
+        names = [stack.enter_context(replace_file(p)) for p in (path, other, *long)]
+        for name in names:
+            with open(name, "wb") as file:
+                file.write(b"half")
+        remove_temporaries(path)
+        remove_temporaries(long[0])
+        assert [os.path.exists(name) for name in names] == [False, True, False, True]
+        for name in (names[0], names[2]):
+            os.mkdir(name)
+        remove_temporaries(path)  # which are no files
+        for name in (names[0], names[2]):
+            os.rmdir(name)
+            with open(name, "wb"):
+                pass
     remove_temporaries(path.parent / "missing" / "a")
 
 
-def test_permissions_and_long_names_are_kept(tmp_path):
+@pytest.mark.parametrize("mode", [0o600, 0o444])
+def test_permissions_and_long_names_are_kept(tmp_path, mode):
     path = tmp_path / ("é" * 120 + ".npz")
     for content in (b"old", b"new"):
         with replace_file(path) as temporary, open(temporary, "wb") as file:
+            if content == b"new":
+                assert os.stat(temporary).st_mode & 0o077 == mode & 0o077
+                assert os.stat(temporary).st_mode & 0o600 == 0o600, "or only root could write it"
             file.write(content)
-        if content == b"old":
-            path.chmod(0o600)
+        path.chmod(mode)
     assert path.read_bytes() == b"new"
-    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.stat().st_mode & 0o777 == mode
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_an_earlier_file_may_be_gone_meanwhile(path):
+    with replace_file(path) as temporary:
+        path.unlink()
+        with open(temporary, "wb") as file:
+            file.write(b"new")
+    assert path.read_bytes() == b"new"
 
 
 def test_what_is_no_file_is_not_replaced(tmp_path):

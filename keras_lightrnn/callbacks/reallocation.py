@@ -66,7 +66,8 @@ class ReallocationCallback(keras.callbacks.Callback):
         verbose: 0 for silence, 1 for a line a round.
         at_end: Boolean, whether there is a round even if no training follows in this `fit`: after
             its last epoch, or when training is being stopped. Only for training that goes on in
-            another `fit`: the model that this one leaves is worse than its last epoch was.
+            another `fit`: the model that this one leaves is worse than its last epoch was. (Of
+            a single epoch of data of unknown length no callback knows the last step.)
 
     Attributes:
         history: A dictionary a round, with what the line says.
@@ -74,6 +75,9 @@ class ReallocationCallback(keras.callbacks.Callback):
         num_epochs: Epochs whose round, if one was due, is done; `None` before the first.
         num_steps: Train steps of the model with this callback, in all epochs and every `fit`. Of
             data of unknown length the last of several `steps_per_execution` counts in full.
+
+    A `fit` that ends by an exception leaves the sums on. The next `fit` of a `LightRNNModel` ends
+    them; of other models, the next with this callback.
 
     Given to another model, it starts afresh. History, prices, steps and schedule are part of what
     `TrainingBackup` and Keras's `BackupAndRestore` save.
@@ -145,6 +149,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._softmax: TwoComponentSoftmax | None = None
         self._is_training = False
         self.num_steps = 0
+        self._num_steps_of_epoch = 0  # of the last one
         # When the epoch that runs began.
         self.num_steps_before = self._num_rounds_before = 0
 
@@ -236,8 +241,7 @@ class ReallocationCallback(keras.callbacks.Callback):
             return
         self.num_steps = step
         is_due = self.schedule.is_due_after_step(before, step, len(self.history))
-        is_last_step = self._get_param("steps") == steps and self._is_last_epoch()
-        if is_due and not self._is_in_vain(is_last_step):
+        if is_due and not self._is_in_vain(self._is_last_step(steps)):
             self.reallocation_round()
             if self._stop_summing_if_over():
                 self.model.make_train_function(force=True)
@@ -254,6 +258,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         if self._state is not None and not self.schedule.counts_steps:
             self._state.statistics.reset()  # a round after an epoch sees the states of that epoch
         self.num_epochs = number
+        self._num_steps_of_epoch = self.num_steps - self.num_steps_before
         self.num_steps_before = self.num_steps
         if self._stop_summing_if_over():
             self.model.make_train_function(force=True)
@@ -261,6 +266,13 @@ class ReallocationCallback(keras.callbacks.Callback):
     def _get_param(self, name: str) -> float:
         """Return what `fit` told its callbacks, or infinity where it could not say."""
         return (self.params or {}).get(name) or math.inf
+
+    def _is_last_step(self, step_of_epoch: float) -> bool:
+        """Return whether no step follows this one; of unknown data, by the epoch before."""
+        num_steps = self._get_param("steps")
+        if math.isinf(num_steps):
+            num_steps = self._num_steps_of_epoch
+        return step_of_epoch == num_steps and self._is_last_epoch()
 
     def _is_last_epoch(self) -> bool:
         """Return whether the epoch that runs is the last of this `fit`."""
@@ -300,9 +312,10 @@ class ReallocationCallback(keras.callbacks.Callback):
         if self.data is None and not self._state.is_summing:
             raise ValueError(
                 "A reallocation round needs statistics, which are collected as long as there is a "
-                "round to come. Received: a callback whose schedule, every="
-                f"{self.schedule.every}, max_rounds={self.schedule.max_rounds}, is over. Give it "
-                "the rounds that you want."
+                "round to come. Received: a callback without one in this `fit`: every="
+                f"{self.schedule.every}, max_rounds={self.schedule.max_rounds}, at_end="
+                f"{self.at_end}. Give it the rounds that you want; `at_end=True` sums in the last "
+                "epoch too."
             )
         start = time.perf_counter()
         model = self.model  # on JAX, to ask for it brings its state back from the device
@@ -352,7 +365,8 @@ class ReallocationCallback(keras.callbacks.Callback):
         shown_step = ShownStep.use(self.model, "test_step")
         self.model.test_function = None
         try:
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.data)
+            data = self.data if isinstance(self.data, tuple) else (self.data,)
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
             self.model.evaluate(x, y, sample_weight=sample_weight, verbose=0)
         finally:
             state.is_summing = False

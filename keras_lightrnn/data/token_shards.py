@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import os
@@ -70,8 +69,9 @@ class TokenShards:
     """
 
     __slots__ = (
-        "_get_shard",
+        "_maps",
         "_num_shards",
+        "_root",
         "directory",
         "dtype",
         "shard_size",
@@ -84,6 +84,7 @@ class TokenShards:
         self, directory: str | os.PathLike[str], vocabulary: Vocabulary | int | None = None
     ) -> None:
         self.directory = os.fspath(directory)
+        self._root = os.path.abspath(directory)  # whatever the working directory is later on
         index = _read_index(self.directory)
         self.size: int = index["num_words"]
         self.shard_size: int = index["shard_size"]
@@ -93,9 +94,9 @@ class TokenShards:
         if vocabulary is not None:
             self._check_vocabulary(vocabulary)
         self._num_shards = -(-self.size // self.shard_size)
-        self._get_shard = functools.lru_cache(_MOST_MAPS)(self._map)
+        self._maps: dict[int, np.ndarray] = {}
         for number in range(self._num_shards):
-            self._map(number)  # which checks it
+            self._get_shard(number)  # which checks it
 
     @classmethod
     def write(
@@ -169,9 +170,14 @@ class TokenShards:
         return self.size
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Return the whole stream in memory, as NumPy asks for it."""
-        ids = self[:]
-        return ids.astype(dtype or self.dtype, copy=bool(copy))
+        """Return the whole stream as an array, which is in memory if it is in several files."""
+        ids, dtype = self[:], np.dtype(dtype or self.dtype)
+        if copy is False and (self._num_shards > 1 or dtype != ids.dtype):
+            raise ValueError(
+                "A stream in several files, or as another type, is copied. Received: copy=False "
+                f"for {self!r}. Use `np.asarray(shards)`."
+            )
+        return ids.astype(dtype, copy=bool(copy))
 
     def __getitem__(self, index: Any) -> Any:
         """Read words as of an array: an integer, a slice, or an array of integers."""
@@ -205,8 +211,7 @@ class TokenShards:
         return count_ids(self.blocks(), self.vocabulary_size)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Another process, which may work elsewhere, maps the files itself.
-        return TokenShards, (os.path.abspath(self.directory),)
+        return TokenShards, (self._root,)  # another process maps the files itself
 
     def __repr__(self) -> str:
         return (
@@ -225,14 +230,16 @@ class TokenShards:
         return ids
 
     def _slice(self, start: int, stop: int) -> np.ndarray:
-        pieces = []
-        for number in range(start // self.shard_size, -(-stop // self.shard_size)):
+        numbers = range(start // self.shard_size, -(-stop // self.shard_size))
+        ids = np.empty(stop - start if len(numbers) != 1 else 0, self.dtype)
+        for number in numbers:
             first = number * self.shard_size
-            pieces.append(self._get_shard(number)[max(0, start - first) : stop - first])
-            self._check_ids(pieces[-1], number)
-        if len(pieces) == 1:
-            return pieces[0]  # not copied
-        return np.concatenate([np.empty(0, self.dtype), *pieces])
+            piece = self._get_shard(number)[max(0, start - first) : stop - first]
+            self._check_ids(piece, number)
+            if len(numbers) == 1:
+                return piece  # not copied
+            ids[max(0, first - start) :][: piece.size] = piece
+        return ids
 
     def _check_ids(self, ids: np.ndarray, number: int) -> None:
         # What was written was in range: this finds damaged files, while a step would not.
@@ -255,12 +262,23 @@ class TokenShards:
                 f"fingerprint {of_stream}. Load that vocabulary, or write the stream again."
             )
 
+    def _get_shard(self, number: int) -> np.ndarray:
+        shard = self._maps.get(number)
+        if shard is None:
+            for oldest in list(self._maps)[: len(self._maps) + 1 - _MOST_MAPS]:
+                self._maps.pop(oldest, None)  # another thread may have done so
+            shard = self._maps[number] = self._map(number)
+        return shard
+
     def _map(self, number: int) -> np.ndarray:
         num_words = min(self.shard_size, self.size - number * self.shard_size)
-        path = os.path.join(self.directory, _name_shard(number))
+        path = os.path.join(self._root, _name_shard(number))
+        remedy = "Remove the directory and write it again."
         try:
             shard = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (EOFError, FileNotFoundError, ValueError) as error:
+        except FileNotFoundError as error:
+            problem, remedy = str(error), "Bring the file back, or write the directory again."
+        except (EOFError, ValueError) as error:
             problem = str(error)
         else:
             if shard.shape == (num_words,) and shard.dtype == self.dtype:
@@ -268,8 +286,8 @@ class TokenShards:
             problem = f"it holds shape {shard.shape} of {shard.dtype}"
         raise ValueError(
             f"A shard must be a `.npy` file of {num_words} ids of {self.dtype}, as "
-            f"{os.path.join(self.directory, _INDEX)!r} says. Received: path={path!r}: {problem}. "
-            "Remove the directory and write it again."
+            f"{os.path.join(self._root, _INDEX)!r} says. Received: path={path!r}: {problem}. "
+            f"{remedy}"
         )
 
 

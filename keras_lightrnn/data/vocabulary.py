@@ -163,7 +163,7 @@ class Vocabulary:
             if len(counter) > max_entries:
                 for word in special:
                     special[word] += counter.pop(word, 0)
-                if len(counter) > max_entries // 2:
+                if len(counter) > max_entries:
                     special[unknown] += _forget_rare(counter, max_entries // 2)
         if num_lines == 0:
             raise ValueError(

@@ -27,6 +27,6 @@ def clone_initializer(initializer: Any, number: int = 0) -> Any:
     seed = config.get("seed")
     if isinstance(seed, dict):  # a `SeedGenerator`, which draws anew unless it is copied
         return initializer
-    if seed is not None:
+    if isinstance(seed, int):
         config["seed"] = seed + number
     return type(initializer).from_config(config)

@@ -42,7 +42,7 @@ def score(model: LightRNNModel, words: Any, batch_size: int) -> np.ndarray:
 
 def word_log_probs(model: LightRNNModel, prefix: Any) -> np.ndarray:
     prefix, is_batch = _prepare(model, prefix, "prefix")
-    log_probs = np.concatenate([search.all_words() for search in _read(model, prefix)])
+    log_probs = np.stack([each for search in _read(model, prefix) for each in search.all_words()])
     return log_probs if is_batch else log_probs[0]
 
 
@@ -112,8 +112,8 @@ def _continue(
             choices = search.nuclei(top_p)
             truncate = None  # they are the nuclei of all words already
         else:
-            log_probs = search.all_words()
-            choices = ((np.arange(log_probs.shape[1]), of_text) for of_text in log_probs)
+            words = np.arange(search.model.word_table.vocabulary_size)
+            choices = ((words, log_probs) for log_probs in search.all_words())
         chosen = [
             _choose(generator, words, log_probs, temperature, truncate)
             for words, log_probs in choices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -43,12 +44,7 @@ class Search:
         self.model = model
         self.states, self.row_offsets = states, row_offsets
         self.row_log_probs = ops.convert_to_numpy(row_log_probs).astype(np.float64)  # (B, R)
-        if np.isnan(self.row_log_probs).any():
-            raise ValueError(
-                "Next words are looked for by their probabilities. Received: a model that computes "
-                "NaN. Its training has diverged: load weights from before, and train with a lower "
-                "learning rate or with `global_clipnorm`."
-            )
+        _check_numbers(self.row_log_probs)
 
     @classmethod
     def read(cls, model: LightRNNModel, prefixes: np.ndarray) -> Search:
@@ -80,6 +76,7 @@ class Search:
             padded = np.pad(some, [(0, 0), (0, size - num_rows)])
             results = run(ops.convert_to_tensor(padded), self.states)
             of_rows, columns = (ops.convert_to_numpy(x)[:num_rows] for x in results)
+            _check_numbers(columns)
             words.append(of_rows)
             log_probs.append(self.row_log_probs[tuple(some)][:, None] + columns)
         return np.concatenate(words), np.concatenate(log_probs)
@@ -101,25 +98,26 @@ class Search:
             texts, places = np.nonzero(falling[:, here] > least[:, None])
             if not len(texts):
                 break
-            words, log_probs = self.expand(texts, order[:, here][texts, places])
-            for text, first, last in _find_runs(texts):
-                best[text] = _keep_best(*best[text], words[first:last], log_probs[first:last], k)
-                if len(best[text][0]) == k:
-                    least[text] = best[text][1][-1]
+            rows = order[:, here][texts, places]
+            for at in range(0, len(texts), _SIZES[-1]):  # no more is held at a time
+                some = texts[at : at + _SIZES[-1]]
+                found = self.expand(some, rows[at : at + _SIZES[-1]])
+                for text, first, last in _find_runs(some):
+                    more_words, more_log_probs = (x[first:last] for x in found)
+                    best[text] = _keep_best(*best[text], more_words, more_log_probs, k)
+                    if len(best[text][0]) == k:
+                        least[text] = best[text][1][-1]
             start, size = start + size, 4 * size
         words, log_probs = (np.stack(parts) for parts in zip(*best, strict=True))
         return words, log_probs
 
-    def all_words(self) -> np.ndarray:
-        """Return the log-probabilities of all words, `(B, V)`."""
+    def all_words(self) -> Iterator[np.ndarray]:
+        """Yield the log-probabilities of all words, `(V,)`, of one text after the other."""
         num_texts, num_rows = self.row_log_probs.shape
-        rows = np.arange(num_rows)
         cells = self.model.word_table.allocation.cells
-        log_probs = [
-            self.expand(np.full(num_rows, text), rows)[1].ravel()[cells]
-            for text in range(num_texts)
-        ]
-        return np.stack(log_probs)
+        for text in range(num_texts):
+            _, log_probs = self.expand(np.full(num_rows, text), np.arange(num_rows))
+            yield log_probs.ravel()[cells]
 
     def sample_rows(
         self, generator: np.random.Generator, temperature: float
@@ -168,9 +166,13 @@ class Search:
                     kept[text] = words[words >= 0], log_probs[words >= 0]
         return [kept[text] for text in range(len(bounds))]
 
-    def nuclei(self, top_p: float) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return, of each text, at least the fewest words that reach `top_p`, best first."""
-        return [self._find_nucleus(text, top_p) for text in range(len(self.row_log_probs))]
+    def nuclei(self, top_p: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield, of one text after the other, at least the fewest words that reach `top_p`.
+
+        Words and log-probabilities, best first.
+        """
+        for text in range(len(self.row_log_probs)):
+            yield self._find_nucleus(text, top_p)
 
     def _find_nucleus(self, text: int, top_p: float) -> tuple[np.ndarray, np.ndarray]:
         row_log_probs = self.row_log_probs[text]
@@ -251,6 +253,15 @@ def _get_hidden(states: Any) -> Any:
 
 
 # Small things.
+
+
+def _check_numbers(log_probs: np.ndarray) -> None:
+    if np.isnan(log_probs).any():
+        raise ValueError(
+            "Next words are looked for by their probabilities. Received: a model that computes "
+            "NaN. Its training has diverged: load weights from before, and train with a lower "
+            "learning rate or with `global_clipnorm`."
+        )
 
 
 def _find_runs(values: np.ndarray) -> list[tuple[int, int, int]]:

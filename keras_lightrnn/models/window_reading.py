@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lightrnn.checks import check_size
 from keras_lightrnn.models.carried_state import CarriedState, StateReset
 from keras_lightrnn.models.window_checks import check_source, complete_arrays, is_array
 from keras_lightrnn.run_state import find_run_states
@@ -107,6 +108,7 @@ class WindowReading:
         if batch_size is None:
             batch_size = 32 if self.carried_state is None else self.carried_state.batch_size
             arguments["batch_size"] = batch_size
+        check_size("batch_size", batch_size)
         split = arguments.get("validation_split") or 0.0
         num_trained = math.floor(num_windows * (1 - split))  # as Keras splits
         self._check_batches((num_trained, num_windows - num_trained), batch_size)
@@ -123,7 +125,10 @@ class WindowReading:
             return
         size = self.word_table.vocabulary_size
         arrays = complete_arrays("validation_data", size, *parts)
-        batch_size = arguments.get("validation_batch_size") or arguments.get("batch_size") or 32
+        batch_size = arguments.get("validation_batch_size") or arguments.get("batch_size")
+        if batch_size is None:
+            batch_size = 32 if self.carried_state is None else self.carried_state.batch_size
+            arguments["validation_batch_size"] = batch_size
         self._check_batches((0, len(arrays[0])), batch_size)
         arguments["validation_data"] = arrays
 

@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
 from keras_lightrnn.callbacks import ReallocationCallback
@@ -264,7 +265,7 @@ def test_a_round_by_hand_needs_sums_too():
             if epoch == 1:
                 callback.reallocation_round()
 
-    with pytest.raises(ValueError, match=r"schedule, every=\[1\], .*is over"):
+    with pytest.raises(ValueError, match=r"without one in this `fit`: every=\[1\]"):
         model.fit(make_windows(), epochs=2, callbacks=[Ask(), callback], verbose=0)
 
 
@@ -597,4 +598,46 @@ def test_a_pass_over_arrays_of_a_stateful_model():
     windows = make_windows(8)
     callback = ReallocationCallback("likelihood", data=windows, verbose=0)
     model.fit(windows, batch_size=4, epochs=2, callbacks=[callback], verbose=0)
+    assert len(callback.history) == 1
+
+
+def test_a_pass_over_a_list_of_windows():
+    windows = make_windows(8)
+    callback = ReallocationCallback("likelihood", data=windows.tolist(), verbose=0)
+    make_model().fit(windows, epochs=2, callbacks=[callback], verbose=0)
+    assert len(callback.history) == 1
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 3])
+def test_no_round_after_the_last_step_of_data_of_unknown_length(steps_per_execution):
+    windows = make_windows(16).reshape(4, 4, 7)
+    data = tf.data.Dataset.from_generator(
+        lambda: ((window,) for window in windows),
+        output_signature=(tf.TensorSpec((4, 7), tf.int32),),
+    )
+    model = make_model()
+    model.compile("adam", steps_per_execution=steps_per_execution)
+    callback = ReallocationCallback("likelihood", every=2, verbose=0)
+    rounds = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            rounds.append(len(callback.history))
+
+    model.fit(data, epochs=3, callbacks=[callback, Watch()], verbose=0)
+    assert rounds == [2, 4, 5]
+
+
+def test_a_round_by_hand_in_the_last_epoch_says_what_is_missing():
+    callback = ReallocationCallback("likelihood", every=[9], verbose=0)
+
+    class ByHand(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                callback.reallocation_round()
+
+    with pytest.raises(ValueError, match=r"in this `fit`.*at_end=False.*`at_end=True` sums"):
+        make_model().fit(make_windows(), epochs=2, callbacks=[ByHand(), callback], verbose=0)
+    callback.at_end = True
+    make_model().fit(make_windows(), epochs=2, callbacks=[ByHand(), callback], verbose=0)
     assert len(callback.history) == 1

@@ -1,7 +1,9 @@
+import gc
 import json
 import os
 import pickle
 import tempfile
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -312,7 +314,10 @@ def test_more_shards_than_files_may_be_open(tmp_path, words, monkeypatch):
     try:
         num_open = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc") else 100
         resource.setrlimit(resource.RLIMIT_NOFILE, (num_open + 30, hard))
-        assert TokenShards(tmp_path / "many", VOCABULARY)[::-1].tolist() == words[::-1].tolist()
+        many = TokenShards(tmp_path / "many", VOCABULARY)
+        assert many[::-1].tolist() == words[::-1].tolist()
+        assert many[3:-2].tolist() == words[3:-2].tolist()
+        assert many.count_words().tolist() == np.bincount(words, minlength=10).tolist()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert shards[:].tolist() == words.tolist()
@@ -344,6 +349,29 @@ def test_no_positions_are_no_words(shards):
 
 def test_another_directory_to_work_in(shards, tmp_path, words, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data = pickle.dumps(TokenShards("train"))
+    relative = TokenShards("train")
     monkeypatch.chdir("/")
-    assert pickle.loads(data)[:].tolist() == words.tolist()
+    relative._maps.clear()
+    for some in (relative, pickle.loads(pickle.dumps(relative))):
+        assert some[:].tolist() == words.tolist()
+        assert repr(some).startswith("TokenShards(")
+
+
+def test_a_copy_that_is_not_wanted_is_refused(shards, tmp_path, words):
+    with pytest.raises(ValueError, match="copy=False"):
+        shards.__array__(copy=False)
+    one = TokenShards.write(tmp_path / "one", words, VOCABULARY)
+    assert one.__array__(copy=False).tolist() == words.tolist()
+    with pytest.raises(ValueError, match="copy=False"):
+        one.__array__(np.int64, copy=False)
+
+
+def test_maps_are_freed_with_the_shards(shards):
+    gc.disable()
+    try:
+        alone = TokenShards(shards.directory)
+        kept = weakref.ref(alone._get_shard(0))
+        del alone
+        assert kept() is None
+    finally:
+        gc.enable()

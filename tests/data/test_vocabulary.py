@@ -204,6 +204,11 @@ def test_load_takes_a_byte_order_mark(tmp_path):
     assert Vocabulary.load(path).words == ("the", "<eos>", "<unk>")
 
 
+def test_as_many_words_as_may_be_held_are_counted_beside_the_special_ones():
+    lines = ["a b c <unk> <eos>", "a b <unk>"]
+    assert Vocabulary.from_lines(lines, max_entries=3) == Vocabulary.from_lines(lines)
+
+
 def test_special_words_are_never_forgotten():
     lines = ["a b c d e f", "a <eos> g h <unk> i"]
     vocabulary = Vocabulary.from_lines(lines, max_entries=3)

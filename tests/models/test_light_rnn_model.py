@@ -417,3 +417,16 @@ def test_wrong_ids_in_a_compiled_step_are_loud():
     assert np.isfinite(log_probs[0]).all()
     # The word itself, and what is predicted from it.
     assert np.isfinite(log_probs[1]).tolist() == [True, False, False]
+
+
+def test_a_stateful_model_reads_arrays_in_batches_of_its_own_size(rng):
+    model = LightRNNModel(11, 4, 4, stateful=True)
+    model.compile("adam")
+    windows = rng.integers(11, size=(8, 5))
+    dataset = tf.data.Dataset.from_tensor_slices((windows,)).batch(4, drop_remainder=True)
+    history = model.fit(dataset, validation_data=(windows,), verbose=0).history
+    evaluated = model.evaluate(windows, verbose=0)
+    assert evaluated[0] == pytest.approx(history["val_loss"][0], rel=1e-6)
+    assert model.predict(windows, verbose=0).shape == (8, 4)
+    with pytest.raises(ValueError, match=r"batch_size.*0"):
+        model.evaluate(windows, batch_size=0, verbose=0)
