@@ -150,6 +150,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._is_training = False
         self.num_steps = 0
         self._num_steps_of_epoch = 0  # of the last one
+        self._first_step = 0  # of the execution that runs
         # When the epoch that runs began.
         self.num_steps_before = self._num_rounds_before = 0
 
@@ -233,9 +234,14 @@ class ReallocationCallback(keras.callbacks.Callback):
         # A run that is taken up may have had its last round; nothing is compiled yet.
         self._stop_summing_if_over()
 
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._first_step = batch
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # The last execution of several steps may have fewer, which Keras does not say.
-        steps = min(batch + 1, self._get_param("steps"))
+        # Of an execution of several steps Keras 3.8 names the first one, later ones the last.
+        end = self._first_step + getattr(self._model, "steps_per_execution", 1)
+        # The last execution may have fewer, which Keras does not say.
+        steps = min(max(batch + 1, end), self._get_param("steps"))
         before, step = self.num_steps, self.num_steps_before + int(steps)
         if step <= before:  # of a run that is taken up within the epoch, and had this step
             return
