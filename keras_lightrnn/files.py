@@ -40,14 +40,13 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[str]:
     ['a.txt'] whole
     """
     path = os.path.realpath(path)
-    is_there = os.path.exists(path)
-    if is_there and not os.path.isfile(path):
+    mode = stat.S_IMODE(os.stat(path).st_mode) if os.path.exists(path) else None
+    if mode is not None and not os.path.isfile(path):
         raise FileExistsError(
             f"What is written must be a file. Received: path={path!r}, which is there and is none. "
             "Choose another path."
         )
     temporary = _name_temporary(path)
-    mode = stat.S_IMODE(os.stat(path).st_mode) if is_there else None
     try:
         if mode is not None:  # nobody may read it meanwhile who may not read it in the end
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, mode | stat.S_IRUSR | stat.S_IWUSR))

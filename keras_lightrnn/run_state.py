@@ -58,3 +58,9 @@ class RunState(keras.layers.Layer):
 def find_run_states(model: keras.Model) -> list[RunState]:
     """Return the states of runs that are part of a model now."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, RunState)]
+
+
+def end_broken_runs(model: keras.Model) -> None:
+    """Have every state of a run clear away what a broken `fit` has left."""
+    for state in find_run_states(model):
+        state.end_broken_run()

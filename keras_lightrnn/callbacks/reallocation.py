@@ -19,7 +19,7 @@ from keras_lightrnn.callbacks.round_state import RoundState, ShownStep
 from keras_lightrnn.distribution import is_chief, run_on_chief, strategy_scope
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.reallocation import OutputWeights
-from keras_lightrnn.run_state import find_run_states
+from keras_lightrnn.run_state import end_broken_runs
 from keras_lightrnn.word_table import WordTable
 
 
@@ -167,8 +167,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         self.num_steps_before = self.num_steps
 
     def _attach(self) -> None:
-        for state in find_run_states(self.model):
-            state.end_broken_run()
+        end_broken_runs(self.model)
         layers = list(self.model._flatten_layers())
         softmaxes = [layer for layer in layers if isinstance(layer, TwoComponentSoftmax)]
         tables = {id(layer): layer for layer in layers if isinstance(layer, WordTable)}

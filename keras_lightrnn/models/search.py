@@ -68,9 +68,10 @@ class Search:
             rows: `(n,)`, of each the row that is looked at.
         """
         run = self.model.compile_inference(_expand_rows)
+        places = np.stack([texts, rows]).astype(np.int32)  # (2, n)
         words, log_probs = [], []
         for start in range(0, len(rows), _SIZES[-1]):
-            some = np.stack([texts, rows]).astype(np.int32)[:, start : start + _SIZES[-1]]
+            some = places[:, start : start + _SIZES[-1]]
             num_rows = some.shape[1]
             size = next(size for size in _SIZES if size >= num_rows)
             padded = np.pad(some, [(0, 0), (0, size - num_rows)])
@@ -177,15 +178,13 @@ class Search:
     def _find_nucleus(self, text: int, top_p: float) -> tuple[np.ndarray, np.ndarray]:
         row_log_probs = self.row_log_probs[text]
         order = np.argsort(-row_log_probs, kind="stable")
+        all_words = self.model.word_table.vocabulary_size
         words, log_probs = np.empty(0, np.int32), np.empty(0)
         start, size = 0, _FIRST_ROWS
         while start < len(order):
             rows = order[start : start + size]
-            more_words, more_log_probs = self.expand(np.full_like(rows, text), rows)
-            is_word = more_words >= 0
-            words = np.concatenate([words, more_words[is_word]])
-            log_probs = np.concatenate([log_probs, more_log_probs[is_word]])
-            words, log_probs = _sort(words, log_probs)
+            found = self.expand(np.full_like(rows, text), rows)
+            words, log_probs = _keep_best(words, log_probs, *found, all_words)
             start, size = start + size, 4 * size
             # Words above every row to come are in their final order.
             bound = row_log_probs[order[start]] if start < len(order) else -np.inf

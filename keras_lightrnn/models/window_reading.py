@@ -13,7 +13,7 @@ from keras import ops
 from keras_lightrnn.checks import check_size
 from keras_lightrnn.models.carried_state import CarriedState, StateReset
 from keras_lightrnn.models.window_checks import check_source, complete_arrays, is_array
-from keras_lightrnn.run_state import find_run_states
+from keras_lightrnn.run_state import end_broken_runs
 from keras_lightrnn.word_table import WordTable
 
 
@@ -55,8 +55,7 @@ class WindowReading:
                 f"word_bias={self.word_bias!r}, and no counts. Call "
                 "`model.assign_word_counts(counts)` before `fit`."
             )
-        for state in find_run_states(self):  # type: ignore[arg-type]
-            state.end_broken_run()
+        end_broken_runs(self)  # type: ignore[arg-type]
         return self._run("fit", args, kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -106,8 +105,7 @@ class WindowReading:
         num_windows, length = arrays[0].shape
         batch_size = arguments.get("batch_size")
         if batch_size is None:
-            batch_size = 32 if self.carried_state is None else self.carried_state.batch_size
-            arguments["batch_size"] = batch_size
+            batch_size = arguments["batch_size"] = self._default_batch_size
         check_size("batch_size", batch_size)
         split = arguments.get("validation_split") or 0.0
         num_trained = math.floor(num_windows * (1 - split))  # as Keras splits
@@ -127,10 +125,13 @@ class WindowReading:
         arrays = complete_arrays("validation_data", size, *parts)
         batch_size = arguments.get("validation_batch_size") or arguments.get("batch_size")
         if batch_size is None:
-            batch_size = 32 if self.carried_state is None else self.carried_state.batch_size
-            arguments["validation_batch_size"] = batch_size
+            batch_size = arguments["validation_batch_size"] = self._default_batch_size
         self._check_batches((0, len(arrays[0])), batch_size)
         arguments["validation_data"] = arrays
+
+    @property
+    def _default_batch_size(self) -> int:
+        return 32 if self.carried_state is None else self.carried_state.batch_size
 
     def _add_state_reset(self, callbacks: Any) -> Any:
         """Return callbacks, in any form that `fit` takes, with a `StateReset` among them."""
