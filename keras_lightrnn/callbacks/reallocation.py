@@ -13,6 +13,7 @@ from keras import ops
 from keras_lightrnn import reallocation
 from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.callbacks.carried_vectors import compute_changes
+from keras_lightrnn.callbacks.executions import count_steps
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
 from keras_lightrnn.callbacks.round_schedule import RoundSchedule
 from keras_lightrnn.callbacks.round_state import RoundState, ShownStep
@@ -237,11 +238,8 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._first_step = batch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # Of an execution of several steps Keras 3.8 names the first one, later ones the last.
-        end = self._first_step + getattr(self._model, "steps_per_execution", 1)
-        # The last execution may have fewer, which Keras does not say.
-        steps = min(max(batch + 1, end), self._get_param("steps"))
-        before, step = self.num_steps, self.num_steps_before + int(steps)
+        steps = count_steps(self, self._first_step, batch)
+        before, step = self.num_steps, self.num_steps_before + steps
         if step <= before:  # of a run that is taken up within the epoch, and had this step
             return
         self.num_steps = step

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_lightrnn.callbacks.executions import count_steps
 from keras_lightrnn.checks import check_size
 from keras_lightrnn.distribution import (
     count_replicas,
@@ -82,6 +83,7 @@ class TrainingBackup(keras.callbacks.Callback):
         self.every_steps = None if every_steps is None else check_size("every_steps", every_steps)
         self._epoch = 0
         self._steps = 0  # of this epoch
+        self._first_step = 0  # of the execution that runs
         self._is_passing_over = False
         self._is_in_step = False
         # Steps to pass over and the state after them, of a run that is taken up.
@@ -121,12 +123,12 @@ class TrainingBackup(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._is_in_step = True
+        self._first_step = batch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        before, self._steps = self._steps, batch + 1
+        before, self._steps = self._steps, count_steps(self, self._first_step, batch)
         if self.every_steps is None or self._is_passing_over:
             return
-        # One execution may be several steps.
         if before // self.every_steps < self._steps // self.every_steps:
             self._save(is_within_epoch=True)
 

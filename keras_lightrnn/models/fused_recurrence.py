@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from keras_lightrnn.ops import gru, look_up_word_vectors, lstm, mark_invalid_ids
+from keras_lightrnn.ops import gru, look_up_word_vectors, lstm, mark_invalid_ids, rnn
 from keras_lightrnn.ops.masks import set_mask
 
 if TYPE_CHECKING:
     from keras_lightrnn.models.light_rnn_model import LightRNNModel
 
 RECURRENCE_PATHS = ("auto", "fused", "keras")
+_RECURRENCES = {"lstm": lstm, "gru": gru, "rnn": rnn}
 # Smaller ones are not divided: a product reads its whole matrix, however few rows it is for.
 _LEAST_BATCH = 16
 
@@ -30,18 +31,17 @@ def is_fused(recurrence_path: str, recurrence: str) -> bool:
             f"{recurrence_path!r}."
         )
     backend = keras.backend.backend()
-    is_possible = backend in ("tensorflow", "jax") and recurrence in ("lstm", "gru")
+    is_possible = backend in ("tensorflow", "jax")
     if recurrence_path == "fused" and not is_possible:
         raise ValueError(
-            'recurrence_path="fused" needs an LSTM or a GRU on the TensorFlow or the JAX backend. '
-            f"Received: recurrence={recurrence!r}, backend {backend!r}. Leave it at "
-            '"auto", which takes the Keras layers there.'
+            'recurrence_path="fused" needs the TensorFlow or the JAX backend. Received: backend '
+            f'{backend!r}. Leave it at "auto", which takes the Keras layers there.'
         )
-    if recurrence_path == "auto" and backend == "tensorflow":
+    if recurrence_path == "auto" and backend == "tensorflow" and recurrence in ("lstm", "gru"):
         import tensorflow as tf
 
         # There the Keras layers run on cuDNN.
-        return is_possible and not tf.config.list_physical_devices("GPU")
+        return not tf.config.list_physical_devices("GPU")
     return is_possible and recurrence_path != "keras"
 
 
@@ -88,7 +88,7 @@ def run_fused(
         cell, dtype = layer.cell, layer.compute_dtype
         weights = [ops.cast(kernel, dtype) for kernel in (cell.kernel, cell.recurrent_kernel)]
         weights.append(ops.cast(cell.bias, "float32"))
-        run = lstm if model.recurrence == "lstm" else gru
+        run = _RECURRENCES[model.recurrence]
         x, last = run(x, weights, first, time_first_mask, indices, added, num_parts)
         x, indices, added = ops.cast(x, dtype), None, (None, None)
         new_states.append(last)

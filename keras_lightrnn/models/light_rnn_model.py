@@ -62,7 +62,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         num_word_vectors: Integer, how many words have them, the first ones: the most frequent
             where ids go by falling frequency. `None` for all.
         recurrence_path: What runs the recurrence in `fit`, `evaluate`, and `score` of many
-            batches. `"keras"`: the Keras layers. `"fused"`: the package's own LSTM or GRU on the
+            batches. `"keras"`: the Keras layers. `"fused"`: the package's own recurrences on the
             same weights, see `keras_lightrnn.ops.lstm`; TensorFlow and JAX only. `"auto"`
             (default): on TensorFlow the faster one of the device, which is `"fused"` wherever
             no cuDNN serves the Keras layers; on JAX always `"fused"`. Values and gradients are

@@ -10,13 +10,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lightrnn.models.half_step import multiply_states, run_half_step
 from keras_lightrnn.ops import interleave_components
 from keras_lightrnn.ops.masks import set_mask
 
 if TYPE_CHECKING:
     from keras_lightrnn.models.light_rnn_model import LightRNNModel
 
-# One compiled function serves for so many rows of all texts together.
+# JAX compiles a function for so many rows of all texts together; no more are expanded at a time.
 _SIZES = (1, 4, 16, 64, 256)
 # Rows of a text that a search for the best words expands first: of one text, which waits for each
 # call, and of several, for which what is expanded in vain counts.
@@ -32,6 +33,7 @@ class Search:
         model: The model.
         row_log_probs: `(B, R)`, of the next word's row.
         states: By layer, its states `(B, H)` after a column half-step.
+        products: What `multiply_states` returned of them.
         row_offsets: List of what `TwoComponentSoftmax.compute_row_offsets` returned, or empty.
 
     Raises:
@@ -39,10 +41,15 @@ class Search:
     """
 
     def __init__(
-        self, model: LightRNNModel, row_log_probs: Any, states: Any, row_offsets: Any
+        self,
+        model: LightRNNModel,
+        row_log_probs: Any,
+        states: Any,
+        products: Any,
+        row_offsets: Any,
     ) -> None:
         self.model = model
-        self.states, self.row_offsets = states, row_offsets
+        self.states, self.products, self.row_offsets = states, products, row_offsets
         self.row_log_probs = ops.convert_to_numpy(row_log_probs).astype(np.float64)  # (B, R)
         _check_numbers(self.row_log_probs)
 
@@ -55,7 +62,8 @@ class Search:
     def follow(self, words: np.ndarray) -> Search:
         """Return the search after one more word of each text, `(B,)`."""
         run = self.model.compile_inference(_read_words)
-        results = run(ops.convert_to_tensor(words), self.states, self.row_offsets)
+        words = ops.convert_to_tensor(words)
+        results = run(words, self.states, self.products, self.row_offsets)
         return Search(self.model, *results)
 
     def expand(self, texts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -67,20 +75,23 @@ class Search:
             texts: `(n,)` indices of texts.
             rows: `(n,)`, of each the row that is looked at.
         """
+        words, column_log_probs = self._expand(texts, rows)
+        return words, self.row_log_probs[texts, rows, None] + column_log_probs
+
+    def _expand(self, texts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the words in rows, and the log-probabilities of columns given rows."""
         run = self.model.compile_inference(_expand_rows)
         places = np.stack([texts, rows]).astype(np.int32)  # (2, n)
-        words, log_probs = [], []
+        parts = []
         for start in range(0, len(rows), _SIZES[-1]):
             some = places[:, start : start + _SIZES[-1]]
-            num_rows = some.shape[1]
-            size = next(size for size in _SIZES if size >= num_rows)
-            padded = np.pad(some, [(0, 0), (0, size - num_rows)])
-            results = run(ops.convert_to_tensor(padded), self.states)
-            of_rows, columns = (ops.convert_to_numpy(x)[:num_rows] for x in results)
-            _check_numbers(columns)
-            words.append(of_rows)
-            log_probs.append(self.row_log_probs[tuple(some)][:, None] + columns)
-        return np.concatenate(words), np.concatenate(log_probs)
+            results = run(_pad(some), self.states, self.products)
+            parts.append([ops.convert_to_numpy(x)[: some.shape[1]] for x in results])
+            _check_numbers(parts[-1][1])
+        if len(parts) == 1:
+            return tuple(parts[0])
+        words, column_log_probs = map(np.concatenate, zip(*parts, strict=True))
+        return words, column_log_probs
 
     def best_words(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words of each text and their log-probabilities, `(B, k)` each.
@@ -91,26 +102,20 @@ class Search:
         num_texts, num_rows = self.row_log_probs.shape
         order = np.argsort(-self.row_log_probs, axis=1, kind="stable")
         falling = np.take_along_axis(self.row_log_probs, order, axis=1)
-        best = [(np.empty(0, np.int32), np.empty(0))] * num_texts
-        least = np.full(num_texts, -np.inf)  # of the best `k`
+        best = _BestWords(num_texts, k)
         start, size = 0, _FIRST_ROWS if num_texts == 1 else _FIRST_ROWS_OF_SEVERAL
         while start < num_rows:
             here = slice(start, start + size)
-            texts, places = np.nonzero(falling[:, here] > least[:, None])
+            texts, places = np.nonzero(falling[:, here] > best.log_probs[:, -1:])
             if not len(texts):
                 break
             rows = order[:, here][texts, places]
             for at in range(0, len(texts), _SIZES[-1]):  # no more is held at a time
-                some = texts[at : at + _SIZES[-1]]
-                found = self.expand(some, rows[at : at + _SIZES[-1]])
-                for text, first, last in _find_runs(some):
-                    more_words, more_log_probs = (x[first:last] for x in found)
-                    best[text] = _keep_best(*best[text], more_words, more_log_probs, k)
-                    if len(best[text][0]) == k:
-                        least[text] = best[text][1][-1]
+                some = slice(at, at + _SIZES[-1])
+                row_log_probs = self.row_log_probs[texts[some], rows[some]]
+                best.add(texts[some], row_log_probs, *self._expand(texts[some], rows[some]))
             start, size = start + size, 4 * size
-        words, log_probs = (np.stack(parts) for parts in zip(*best, strict=True))
-        return words, log_probs
+        return best.words, best.log_probs
 
     def all_words(self) -> Iterator[np.ndarray]:
         """Yield the log-probabilities of all words, `(V,)`, of one text after the other."""
@@ -178,13 +183,16 @@ class Search:
     def _find_nucleus(self, text: int, top_p: float) -> tuple[np.ndarray, np.ndarray]:
         row_log_probs = self.row_log_probs[text]
         order = np.argsort(-row_log_probs, kind="stable")
-        all_words = self.model.word_table.vocabulary_size
         words, log_probs = np.empty(0, np.int32), np.empty(0)
         start, size = 0, _FIRST_ROWS
         while start < len(order):
             rows = order[start : start + size]
-            found = self.expand(np.full_like(rows, text), rows)
-            words, log_probs = _keep_best(words, log_probs, *found, all_words)
+            more_words, more_log_probs = self.expand(np.full_like(rows, text), rows)
+            is_word = more_words >= 0
+            words = np.concatenate([words, more_words[is_word]])
+            log_probs = np.concatenate([log_probs, more_log_probs[is_word]])
+            falling = np.lexsort((words, -log_probs))
+            words, log_probs = words[falling], log_probs[falling]
             start, size = start + size, 4 * size
             # Words above every row to come are in their final order.
             bound = row_log_probs[order[start]] if start < len(order) else -np.inf
@@ -195,10 +203,62 @@ class Search:
         return words, log_probs
 
 
+class _BestWords:
+    """The `k` likeliest of the words that were added, of each text; the lesser id first if equal.
+
+    Attributes:
+        words: `(B, k)`, -1 as long as there are fewer.
+        log_probs: `(B, k)`, falling.
+    """
+
+    def __init__(self, num_texts: int, k: int) -> None:
+        self.words = np.full((num_texts, k), -1, np.int32)
+        self.log_probs = np.full((num_texts, k), -np.inf)
+
+    def add(
+        self,
+        texts: np.ndarray,
+        row_log_probs: np.ndarray,
+        words: np.ndarray,
+        column_log_probs: np.ndarray,
+    ) -> None:
+        """Add the words of rows.
+
+        Args:
+            texts: `(n,)`, the text that each row follows.
+            row_log_probs: `(n,)` float64.
+            words: `(n, C)`, -1 where a cell is empty.
+            column_log_probs: `(n, C)` float32, given the row; the least where a cell is empty.
+        """
+        num_texts, k = self.words.shape
+        bounds = self.log_probs[:, -1].copy()
+        if k < words.shape[1]:
+            # What is below the `k`-th of one row is not among the best.
+            kth = np.partition(column_log_probs, -k, axis=1)[:, -k]
+            np.maximum.at(bounds, texts, row_log_probs + kth)
+        # In float32, of which there are many: one number below what the bound is rounded to.
+        least = np.nextafter(
+            (bounds[texts] - row_log_probs).astype(np.float32), np.float32(-np.inf)
+        )
+        places = np.nonzero((column_log_probs >= least[:, None]) & (words >= 0))
+        log_probs = row_log_probs[places[0]] + column_log_probs[places]
+        known = np.nonzero(self.words >= 0)
+        texts = np.concatenate([known[0], texts[places[0]]])
+        words = np.concatenate([self.words[known], words[places]])
+        log_probs = np.concatenate([self.log_probs[known], log_probs])
+        order = np.lexsort((words, -log_probs, texts))
+        texts = texts[order]
+        ranks = np.arange(len(texts)) - np.searchsorted(texts, np.arange(num_texts))[texts]
+        is_best = ranks < k
+        here = texts[is_best], ranks[is_best]
+        self.words[here] = words[order][is_best]
+        self.log_probs[here] = log_probs[order][is_best]
+
+
 # Compiled functions of a model and tensors.
 
 
-def _read_prefixes(model: LightRNNModel, prefixes: Any) -> tuple[Any, Any, Any]:
+def _read_prefixes(model: LightRNNModel, prefixes: Any) -> tuple[Any, Any, Any, Any]:
     rows, columns = model.embedding.embed_components(prefixes)  # (B, N, D) each
     half_steps = ops.concatenate(
         [interleave_components(rows, columns), columns[:, -1:]], axis=1
@@ -211,10 +271,11 @@ def _read_prefixes(model: LightRNNModel, prefixes: Any) -> tuple[Any, Any, Any]:
 
 
 def _read_words(
-    model: LightRNNModel, words: Any, states: Any, row_offsets: Any
-) -> tuple[Any, Any, Any]:
+    model: LightRNNModel, words: Any, states: Any, products: Any, row_offsets: Any
+) -> tuple[Any, Any, Any, Any]:
     rows, columns = model.embedding.embed_components(words)  # (B, D) each
-    new_states = _run_half_step(model, columns, _run_half_step(model, rows, states))
+    new_states = run_half_step(model, rows, states, products)
+    new_states = run_half_step(model, columns, new_states, multiply_states(model, new_states))
     if model.mask_zero:
         is_word = ops.not_equal(words, 0)[:, None]
         new_states = keras.tree.map_structure(
@@ -223,27 +284,20 @@ def _read_words(
     return _predict_rows(model, new_states, row_offsets)
 
 
-def _predict_rows(model: LightRNNModel, states: Any, row_offsets: Any) -> tuple[Any, Any, Any]:
+def _predict_rows(model: LightRNNModel, states: Any, row_offsets: Any) -> tuple[Any, Any, Any, Any]:
     logits = model.softmax.compute_row_logits(_get_hidden(states), *row_offsets)  # (B, R)
-    return ops.log_softmax(logits), states, row_offsets
+    return ops.log_softmax(logits), states, multiply_states(model, states), row_offsets
 
 
-def _expand_rows(model: LightRNNModel, places: Any, states: Any) -> tuple[Any, Any]:
+def _expand_rows(model: LightRNNModel, places: Any, states: Any, products: Any) -> tuple[Any, Any]:
     texts, rows = places[0], places[1]  # (n,) each
     vectors = ops.take(model.embedding.row_embeddings, rows, axis=0)  # (n, D)
-    states = [[ops.take(state, texts, axis=0) for state in layer] for layer in states]
-    states = _run_half_step(model, ops.cast(vectors, model.compute_dtype), states)
+    states, products = keras.tree.map_structure(
+        lambda x: ops.take(x, texts, axis=0), (states, products)
+    )
+    states = run_half_step(model, vectors, states, products)
     logits = model.softmax.compute_column_logits(_get_hidden(states), rows)  # (n, C)
     return ops.take(model.word_table.words, rows, axis=0), ops.log_softmax(logits)
-
-
-def _run_half_step(model: LightRNNModel, vectors: Any, states: Any) -> list[list[Any]]:
-    """Return the states after one half-step, in half the time of a loop over one."""
-    new_states = []
-    for layer, of_layer in zip(model.recurrent_layers, states, strict=True):
-        vectors, new = layer.cell(vectors, list(of_layer), training=False)
-        new_states.append(list(new))
-    return new_states
 
 
 def _get_hidden(states: Any) -> Any:
@@ -263,33 +317,13 @@ def _check_numbers(log_probs: np.ndarray) -> None:
         )
 
 
-def _find_runs(values: np.ndarray) -> list[tuple[int, int, int]]:
-    """Return the value, first place and end of each run of equal values."""
-    starts = [0, *(np.flatnonzero(np.diff(values)) + 1)]
-    return list(zip(values[starts], starts, [*starts[1:], len(values)], strict=True))
-
-
-def _keep_best(
-    words: np.ndarray,
-    log_probs: np.ndarray,
-    more_words: np.ndarray,
-    more_log_probs: np.ndarray,
-    k: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best `k` of what was kept and of more, best first."""
-    is_word = more_words >= 0
-    words = np.concatenate([words, more_words[is_word]])
-    log_probs = np.concatenate([log_probs, more_log_probs[is_word]])
-    if len(words) > k:
-        is_among = log_probs >= np.partition(log_probs, -k)[-k]
-        words, log_probs = words[is_among], log_probs[is_among]
-    words, log_probs = _sort(words, log_probs)
-    return words[:k], log_probs[:k]
-
-
-def _sort(words: np.ndarray, log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.lexsort((words, -log_probs))  # equal log-probabilities: the lesser id first
-    return words[order], log_probs[order]
+def _pad(places: np.ndarray) -> Any:
+    """Return places `(2, n)` as a tensor, of one of a few sizes where each is compiled."""
+    num_rows = places.shape[1]
+    if keras.backend.backend() == "jax":
+        size = next(size for size in _SIZES if size >= num_rows)
+        places = np.pad(places, [(0, 0), (0, size - num_rows)])
+    return ops.convert_to_tensor(places)
 
 
 def sample(generator: np.random.Generator, weights: np.ndarray) -> int:

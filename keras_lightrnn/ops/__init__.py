@@ -13,7 +13,7 @@ from keras_lightrnn.ops.log_probs import (
     invert_cells,
 )
 from keras_lightrnn.ops.look_up import look_up_word_vectors
-from keras_lightrnn.ops.recurrence import gru, lstm
+from keras_lightrnn.ops.recurrence import gru, lstm, rnn, run_step
 from keras_lightrnn.ops.word_ids import cast_word_ids, mark_invalid_ids
 
 __all__ = [
@@ -30,5 +30,7 @@ __all__ = [
     "look_up_word_vectors",
     "lstm",
     "mark_invalid_ids",
+    "rnn",
+    "run_step",
     "split_half_steps",
 ]

@@ -1,4 +1,4 @@
-"""LSTM and GRU on the weights of the Keras layers, with gradients written by hand.
+"""LSTM, GRU and simple RNN on the weights of the Keras layers, with gradients written by hand.
 
 `keras.layers.LSTM` differentiates a loop, which forms the weight gradient by one small product
 a step. Here the backward loop only carries the gradient of the state through time; the weight
@@ -108,6 +108,70 @@ def gru(
     return _run(x, all_weights, states, mask, indices, added, num_parts, "gru")
 
 
+def rnn(
+    x: Any,
+    weights: Sequence[Any],
+    states: Sequence[Any],
+    mask: Any = None,
+    indices: Any = None,
+    added: Sequence[Any] = (None, None),
+    num_parts: int = 1,
+) -> tuple[Any, list[Any]]:
+    """Run a simple RNN over a sequence, or over vectors of a table in the order of `indices`.
+
+    As `lstm`, with the equations of `keras.layers.SimpleRNN`.
+
+    Args:
+        x: `(L, B, D)`, time first; with `indices`, a table of vectors `(K, D)`.
+        weights: `kernel` `(D, H)`, `recurrent_kernel` `(H, H)` and `bias` `(H,)`.
+        states: Hidden state before the first step, `(B, H)`, in a list.
+        mask: `(L, B)` boolean, false where the state is carried over; or `None`.
+        indices: `(L, B)` int32, see `lstm`.
+        added: `(L, B, K)` and `(K, H)`, see `lstm`.
+        num_parts: Integer, see `lstm`.
+
+    Returns:
+        Hidden states `(L, B, H)`, and the last one `(B, H)` in a list, float32.
+        Differentiable once, by everything but `mask` and `indices`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> weights = [np.eye(2, dtype="float32"), np.eye(2, dtype="float32"), np.zeros(2)]
+    >>> hidden, [h] = rnn(np.zeros((3, 1, 2), "float32"), weights, [np.ones((1, 2))])
+    >>> [round(float(x), 3) for x in np.asarray(hidden)[:, 0, 0]]
+    [0.762, 0.642, 0.566]
+    """
+    kernel, recurrent_kernel, bias = weights
+    all_weights = [kernel, bias, recurrent_kernel, None]
+    return _run(x, all_weights, states, mask, indices, added, num_parts, "rnn")
+
+
+def run_step(recurrence: str, x: Any, r: Any, states: Sequence[Any]) -> list[Any]:
+    """Run one step of which both products are known. On every Keras backend.
+
+    Args:
+        recurrence: `"lstm"`, `"gru"` or `"rnn"`.
+        x: Inputs times the kernel plus its bias, `(B, 4H)`; of a GRU `(B, 3H)`, of a simple
+            recurrence `(B, H)`.
+        r: Hidden state times the recurrent kernel plus, of a GRU, its bias; likewise.
+        states: Before the step, `(B, H)` each.
+
+    Returns:
+        The states after it.
+
+    Example:
+
+    >>> import numpy as np
+    >>> [h] = run_step("rnn", np.float32([[1]]), np.float32([[-1]]), [np.float32([[5]])])
+    >>> float(h[0, 0])
+    0.0
+    """
+    units = states[0].shape[-1]
+    x, r = (_split_gates(y, y.shape[-1] // units) for y in (x, r))
+    return _RECURRENCES[recurrence].step(x, r, list(states))[1]
+
+
 def _run(
     x: Any,
     weights: list[Any],
@@ -145,7 +209,7 @@ class _Recurrence(NamedTuple):
     Attributes:
         step: `(x, r, states) -> (gates, new states, residuals)`, `x` being the inputs and `r`
             the hidden state times the recurrent kernel plus the recurrent bias. All three of
-            `x`, `r` and gates are `(4, B, H)`; a GRU has three gates.
+            `x`, `r` and gates are `(4, B, H)`; a GRU has three gates, a simple recurrence one.
         step_gradient: `(list of gates, states, residuals, gradients of the new states) ->
             (dx, dr, gradients of the states)`, the last without what comes through `r`;
             `dx` and `dr` are `(B, 4H)`.
@@ -160,7 +224,7 @@ class _Recurrence(NamedTuple):
 def _lstm_step(x: Any, r: Any, states: list[Any]) -> tuple[Any, list[Any], list[Any]]:
     _, memory = states
     # All gates at once: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2.
-    scale = np.array([0.5, 0.5, 1, 0.5], "float32")[:, None, None]
+    scale = ops.convert_to_tensor(np.array([0.5, 0.5, 1, 0.5], "float32")[:, None, None])
     gates = scale * ops.tanh(scale * (x + r)) + (1 - scale)  # (4, B, H)
     i, f, c, o = gates[0], gates[1], gates[2], gates[3]
     new_memory = f * memory + i * c
@@ -208,9 +272,23 @@ def _gru_step_gradient(
     return dx, dr, [d_hidden * update]
 
 
+def _rnn_step(x: Any, r: Any, states: list[Any]) -> tuple[Any, list[Any], list[Any]]:
+    hidden = ops.tanh(x + r)  # (1, B, H)
+    return hidden, [hidden[0]], []
+
+
+def _rnn_step_gradient(
+    gates: Any, states: list[Any], residuals: list[Any], gradients: list[Any]
+) -> tuple[Any, Any, list[Any]]:
+    (hidden,), (d_hidden,) = gates, gradients
+    dx = d_hidden * (1 - hidden * hidden)
+    return dx, dx, [ops.zeros_like(d_hidden)]
+
+
 _RECURRENCES = {
     "lstm": _Recurrence(_lstm_step, _lstm_step_gradient, num_residuals=0),
     "gru": _Recurrence(_gru_step, _gru_step_gradient, num_residuals=1),
+    "rnn": _Recurrence(_rnn_step, _rnn_step_gradient, num_residuals=0),
 }
 
 
@@ -237,7 +315,7 @@ def _forward(inputs: list[Any], recurrence: str) -> tuple[list[Any], list[Any]]:
         r = multiply(states[0], recurrent_kernel)
         if recurrent_bias is not None:
             r = r + ops.cast(recurrent_bias, "float32")
-        r = ops.transpose(ops.reshape(r, (-1, num_gates, units)), (1, 0, 2))  # (4, B, H)
+        r = _split_gates(r, num_gates)
         gates, new_states, residuals = _RECURRENCES[recurrence].step(x, r, states)
         if is_word:
             new_states = _select(is_word[0], new_states, states)
@@ -248,6 +326,12 @@ def _forward(inputs: list[Any], recurrence: str) -> tuple[list[Any], list[Any]]:
     shapes = [(num_gates, *states[0].shape)] + [states[0].shape] * num_outputs
     last, outputs = scan(step, states, sequences, shapes, overwrite=True)
     return [outputs[1], *last], outputs
+
+
+def _split_gates(products: Any, num_gates: int) -> Any:
+    """Return what `(B, 4H)` holds by gates, `(4, B, H)`."""
+    units = products.shape[-1] // num_gates
+    return ops.transpose(ops.reshape(products, (-1, num_gates, units)), (1, 0, 2))
 
 
 def _project(x: Any, kernel: Any, bias: Any, num_gates: int) -> Any:

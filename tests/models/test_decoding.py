@@ -169,10 +169,10 @@ def test_one_trace_serves_for_all_sizes(arguments, monkeypatch, rng):
 
 def count_expanded(monkeypatch):
     """Return a list that grows by how many rows each search looks at."""
-    counts, expand = [], Search.expand
+    counts, expand = [], Search._expand
     monkeypatch.setattr(
         Search,
-        "expand",
+        "_expand",
         lambda self, texts, rows: counts.append(len(rows)) or expand(self, texts, rows),
     )
     return counts
@@ -193,7 +193,7 @@ def test_a_search_looks_at_few_rows(monkeypatch):
     assert num_expanded == [16, 8]
 
 
-@pytest.mark.parametrize("recurrence", ["lstm", "gru"])
+@pytest.mark.parametrize("recurrence", ["lstm", "gru", "rnn"])
 def test_searches_pass_over_padding_as_scores_do(recurrence):
     keras.utils.set_random_seed(0)
     model = LightRNNModel(11, 5, 6, num_layers=2, recurrence=recurrence, mask_zero=True)

@@ -6,12 +6,13 @@ import pytest
 import tensorflow as tf
 from oracle import STEPS
 
-from keras_lightrnn.ops import gru, lstm
+from keras_lightrnn.ops import gru, lstm, rnn, run_step
 
-LAYERS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
+FUNCTIONS = {"lstm": lstm, "gru": gru, "rnn": rnn}
+LAYERS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "rnn": keras.layers.SimpleRNN}
 # L, B, D, H: odd ones, and the least.
 SHAPES = [(7, 3, 5, 6), (1, 1, 2, 3), (4, 5, 1, 1)]
-every_cell = pytest.mark.parametrize("name", ["lstm", "gru"])
+every_cell = pytest.mark.parametrize("name", list(FUNCTIONS))
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
@@ -25,8 +26,8 @@ class Problem:
         def draw(*shape):
             return rng.normal(size=shape).astype("float32")
 
-        num_gates = {"lstm": 4, "gru": 3}[name]
-        biases = (num_gates * units,) if name == "lstm" else (2, num_gates * units)
+        num_gates = {"lstm": 4, "gru": 3, "rnn": 1}[name]
+        biases = (2, num_gates * units) if name == "gru" else (num_gates * units,)
         self.weights = [
             0.5 * draw(size, num_gates * units),
             0.5 * draw(units, num_gates * units),
@@ -48,8 +49,7 @@ class Problem:
         """Return outputs `(B, L, H)` and last states of the package's recurrence."""
         mask = None if self.mask is None else tf.constant(self.mask.T)
         weights = [kernel, recurrent_kernel, bias]
-        function = {"lstm": lstm, "gru": gru}[self.name]
-        hidden, last = function(tf.transpose(x, (1, 0, 2)), weights, states, mask)
+        hidden, last = FUNCTIONS[self.name](tf.transpose(x, (1, 0, 2)), weights, states, mask)
         return [tf.transpose(hidden, (1, 0, 2)), *last]
 
     def run_keras(self, x, kernel, recurrent_kernel, bias, *states):
@@ -129,10 +129,22 @@ def test_equals_the_oracle_and_its_differences(rng, name, masked):
 
 
 @every_cell
+def test_a_step_of_known_products_is_a_step(rng, name):
+    problem = Problem(rng, name, (1, 3, 4, 5))
+    kernel, recurrent_kernel, bias = problem.weights
+    bias, recurrent_bias = bias if name == "gru" else (bias, 0)
+    x = problem.x[:, 0] @ kernel + bias
+    r = problem.states[0] @ recurrent_kernel + recurrent_bias
+    _, *expected = problem.run(*problem.arguments())
+    for received, state in zip(run_step(name, x, r, problem.states), expected, strict=True):
+        assert np.asarray(received) == pytest.approx(np.asarray(state), rel=1e-5, abs=1e-6)
+
+
+@every_cell
 @pytest.mark.parametrize("num_vectors", [1, 3, 40])
 def test_vectors_of_a_table_are_the_sequence_that_indices_make_of_them(rng, name, num_vectors):
     problem = Problem(rng, name, (6, 3, 4, 5))
-    function = {"lstm": lstm, "gru": gru}[name]
+    function = FUNCTIONS[name]
     table = tf.constant(rng.normal(size=(num_vectors, 4)).astype("float32"))
     indices = rng.integers(num_vectors, size=(6, 3)).astype("int32")
     results = []
@@ -155,7 +167,7 @@ def test_vectors_of_a_table_are_the_sequence_that_indices_make_of_them(rng, name
 def test_what_is_added_is_a_part_of_the_inputs(rng, name):
     """With the added vectors beside the inputs and one kernel above the other it is the same."""
     problem = Problem(rng, name, (6, 3, 4, 5))
-    function = {"lstm": lstm, "gru": gru}[name]
+    function = FUNCTIONS[name]
     table, vectors, kernel = (
         tf.constant(rng.normal(size=shape).astype("float32"))
         for shape in ((7, 4), (6, 3, 2), (2, problem.weights[0].shape[1]))
@@ -186,7 +198,7 @@ def test_what_is_added_is_a_part_of_the_inputs(rng, name):
 @pytest.mark.parametrize("is_table", [False, True], ids=["sequence", "table"])
 def test_parts_of_a_batch_are_together_the_whole(rng, name, batch_size, is_table):
     problem = Problem(rng, name, (6, batch_size, 4, 5), masked=True)
-    function = {"lstm": lstm, "gru": gru}[name]
+    function = FUNCTIONS[name]
     x, indices = problem.x.transpose(1, 0, 2), None
     if is_table:
         x, indices = problem.x[0], rng.integers(6, size=(6, batch_size)).astype("int32")
