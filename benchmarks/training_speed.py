@@ -6,8 +6,7 @@ the peak memory of the process. Every contestant has a process of its own; they 
 steps each, for `--rounds` rounds, and medians over all steps are printed. Nothing else should run
 beside.
 
-- lightrnn: `LightRNNModel` as it comes, and in a step that XLA compiles as a whole; both also
-  while a `ReallocationCallback` collects its statistics.
+- lightrnn: `LightRNNModel` as it comes, and in a step that XLA compiles as a whole.
 - keras half-steps: the same model on `keras.layers.LSTM`, with XLA off and on, and unrolled.
 - keras full, keras sampled: `Embedding` and `LSTM` over words, then all `V` logits, or
   `tf.nn.sampled_softmax_loss` with 1,024 samples.
@@ -17,12 +16,15 @@ beside.
 `rate` is the arithmetic of the LightRNN step (three products for each one of the forward pass;
 what is computed twice counts once) a second, as a share of the machine's matrix-product rate,
 which takes its turn as well. Contestants whose estimated memory is above `--max-gigabytes` are
-left out. `--sweep` prints the cost of a word against the vocabulary.
+left out. `--sweep` prints the cost of a word against the vocabulary. `--statistics` prints what the
+sums of a `ReallocationCallback` cost a step: that is less than two processes differ by, so steps
+with and without them take turns in one.
 
     python benchmarks/training_speed.py                      # the four sizes
     python benchmarks/training_speed.py --sizes 64,35,512,65000 --rounds 5
     python benchmarks/training_speed.py --quick              # under a minute, small
     python benchmarks/training_speed.py --sweep 10000 100000 1000000 10000000
+    python benchmarks/training_speed.py --statistics --sizes 32,35,256,10000 --rounds 200
 """
 
 from __future__ import annotations
@@ -215,10 +217,6 @@ def make_matmul(size: Sequence[int]) -> Step:
 CONTESTANTS: dict[str, Callable[[Sequence[int]], Step]] = {
     "lightrnn": lambda size: make_light_rnn(size, "auto", False),
     "lightrnn, XLA": lambda size: make_light_rnn(size, "auto", True),
-    "lightrnn + statistics": lambda size: make_light_rnn(size, "auto", False, has_statistics=True),
-    "lightrnn + statistics, XLA": lambda size: make_light_rnn(
-        size, "auto", True, has_statistics=True
-    ),
     "keras half-steps": lambda size: make_light_rnn(size, "keras", False),
     "keras half-steps, XLA": lambda size: make_light_rnn(size, "keras", True),
     "keras half-steps, unrolled": lambda size: make_light_rnn(size, "keras", False, unroll=True),
@@ -337,6 +335,35 @@ def print_sweep(vocabulary_sizes: Sequence[int], rounds: int, steps: int) -> Non
         )
 
 
+def measure_statistics(size: str, jit_compile: bool, rounds: int) -> tuple[float, float]:
+    """Return the median seconds of a step, and of what sums for reallocation add to it."""
+    steps = [
+        make_light_rnn(parse_size(size), "auto", jit_compile, has_statistics=has_statistics)
+        for has_statistics in (False, True)
+    ]
+    seconds = []
+    for _ in range(rounds + 3):
+        row = []
+        for step in steps:
+            start = time.perf_counter()
+            step()
+            row.append(time.perf_counter() - start)
+        seconds.append(row)
+    plain, summing = np.transpose(seconds[3:])
+    return float(np.median(plain)), float(np.median(summing - plain))
+
+
+def print_statistics(sizes: Sequence[str], rounds: int) -> None:
+    print("| B,T,H,V | XLA | ms a step | sums, % |\n|---|---|---|---|")
+    for size in sizes:
+        for jit_compile in (False, True):
+            plain, added = measure_statistics(size, jit_compile, rounds)
+            name = "whole step" if jit_compile else "parts"
+            print(
+                f"| {size} | {name} | {1e3 * plain:.1f} | {100 * added / plain:.1f} |", flush=True
+            )
+
+
 def parse_size(size: str) -> list[int]:
     return [int(number) for number in size.split(",")]
 
@@ -350,6 +377,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-gigabytes", type=float, default=5.0)
     parser.add_argument("--quick", action="store_true", help="one small size, the fast ones")
     parser.add_argument("--sweep", type=int, nargs="+", metavar="V")
+    parser.add_argument("--statistics", action="store_true", help="what sums cost a step")
     parser.add_argument("--worker", choices=ALL, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.worker:
@@ -357,6 +385,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if arguments.sweep:
         print_sweep(arguments.sweep, arguments.rounds, arguments.steps)
+        return
+    if arguments.statistics:
+        print_statistics(arguments.sizes, arguments.rounds)
         return
     sizes, names = arguments.sizes, arguments.contestants
     if arguments.quick:

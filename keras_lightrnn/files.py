@@ -20,11 +20,11 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[str]:
     """Give the name of a temporary file that takes the place of `path` once it is written.
 
     The temporary file lies beside `path` (of a symbolic link, beside what it points to, which is
-    replaced) and ends as `path` does. After the block it is brought to the disk, given the
-    permissions of an earlier file, and renamed, which no crash can leave half done. When the block
-    raises, it is removed, and an earlier file stays as it was. Every call has a temporary name of
-    its own: of several writers the last one wins. A process that is killed leaves its file behind;
-    see `remove_temporaries`.
+    replaced) and ends as `path` does; folders above it are made where they are missing. After the
+    block it is brought to the disk, given the permissions of an earlier file, and renamed, which no
+    crash can leave half done. When the block raises, it is removed, and an earlier file stays as it
+    was. Every call has a temporary name of its own: of several writers the last one wins. A process
+    that is killed leaves its file behind; see `remove_temporaries`.
 
     Raises:
         FileExistsError: if there is something else than a file at `path`.
@@ -46,6 +46,7 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[str]:
             f"What is written must be a file. Received: path={path!r}, which is there and is none. "
             "Choose another path."
         )
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = _name_temporary(path)
     try:
         if mode is not None:  # nobody may read it meanwhile who may not read it in the end

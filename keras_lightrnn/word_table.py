@@ -81,6 +81,7 @@ class WordTable(keras.layers.Layer):
                 "words",
             )
         self._untrack_variable(self.words)
+        self._refusal: ValueError | None = None  # of the cells that a file holds
         self.built = True
 
     @property
@@ -157,15 +158,22 @@ class WordTable(keras.layers.Layer):
 
     def load_own_variables(self, store: Any) -> None:
         if "0" not in store.keys():  # noqa: SIM118, it is no dictionary
+            if self._refusal is not None:
+                # Keras comes again for each layer that shares a table, and shows the last error.
+                raise self._refusal
             raise ValueError(
                 "A table must be loaded from a file that holds one. Received: no cells for "
                 f"{self.name!r}. The file is of a model whose layers share a table, and this one, "
                 "made by `from_config`, `model_from_json` or `clone_model`, has one for each "
                 "layer. Save and load the whole model as a `.keras` file."
             )
-        # Checked before it is assigned, so that a damaged file leaves the table as it was.
-        allocation = Allocation(np.asarray(store["0"]), self.num_rows, self.num_columns)
-        self.assign(allocation)
+        try:
+            # Checked before it is assigned, so that a damaged file leaves the table as it was.
+            self.assign(Allocation(np.asarray(store["0"]), self.num_rows, self.num_columns))
+        except ValueError as error:
+            self._refusal = error
+            raise
+        self._refusal = None
 
 
 def get_word_table(word_table: Any) -> WordTable:

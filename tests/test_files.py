@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from keras_lightrnn.files import make_directory, remove_temporaries, replace_file
+from keras_lightrnn.files import make_directory, remove_temporaries, replace_file, write_file
 
 
 @pytest.fixture
@@ -93,13 +93,19 @@ def test_a_directory_of_others_is_not_replaced(tmp_path):
     assert os.listdir(tmp_path / "directory") == []
 
 
-def test_a_folder_that_does_not_exist(tmp_path):
-    with (
-        pytest.raises(FileNotFoundError, match="missing"),
-        replace_file(tmp_path / "missing" / "a") as temporary,
-        open(temporary, "wb"),
-    ):
-        pass
+def test_folders_that_are_missing_are_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "of" / "link" / "a")
+    for path in (tmp_path / "missing" / "folder" / "a", "relative/a", "a", "link"):
+        write_file(path, b"new")
+        assert (tmp_path / path).read_bytes() == b"new"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_folder_that_is_a_file_is_named(path):
+    with pytest.raises(OSError, match=r"model\.weights\.h5'$"):
+        write_file(path / "a", b"new")
+    assert path.read_bytes() == b"earlier"
 
 
 def test_what_a_link_points_to_is_replaced(tmp_path):

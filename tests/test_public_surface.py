@@ -65,6 +65,8 @@ SURFACE = {
         "look_up_word_vectors",
         "lstm",
         "mark_invalid_ids",
+        "rnn",
+        "run_step",
         "split_half_steps",
     ],
     "keras_lightrnn.reallocation": [

@@ -46,6 +46,15 @@ def test_a_model_that_has_two_tables_for_one_says_so(tmp_path):
         other.load_weights(tmp_path / "a.weights.h5")
 
 
+def test_weights_of_another_vocabulary_say_so(tmp_path):
+    models = [LightRNNModel(size, 4, 4) for size in (40, 41)]  # tables of one shape
+    for model in models:
+        model.build((None, None))
+    models[0].save_weights(tmp_path / "a.weights.h5")
+    with pytest.raises(ValueError, match=r"vocabulary_size=41.*Received.*vocabulary_size=40"):
+        models[1].load_weights(tmp_path / "a.weights.h5")
+
+
 def test_what_makes_a_table():
     for source in (11, Allocation.by_frequency(11), get_word_table(11)):
         table = get_word_table(source)

@@ -15,6 +15,7 @@ from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.callbacks.carried_vectors import compute_changes
 from keras_lightrnn.callbacks.executions import count_steps
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
+from keras_lightrnn.callbacks.readiness import check_ready
 from keras_lightrnn.callbacks.round_schedule import RoundSchedule
 from keras_lightrnn.callbacks.round_state import RoundState, ShownStep
 from keras_lightrnn.distribution import is_chief, run_on_chief, strategy_scope
@@ -77,6 +78,8 @@ class ReallocationCallback(keras.callbacks.Callback):
         num_steps: Train steps of the model with this callback, in all epochs and every `fit`. Of
             data of unknown length the last of several `steps_per_execution` counts in full.
 
+    Words that move take their vectors along, those of layers that are not trainable too.
+
     A `fit` that ends by an exception leaves the sums on. The next `fit` of a `LightRNNModel` ends
     them; of other models, the next with this callback.
 
@@ -95,8 +98,9 @@ class ReallocationCallback(keras.callbacks.Callback):
     if the first epoch has a round. `history` has them all.
 
     Raises:
-        ValueError: in `fit`, if the model is not built or has no or several word tables, or the
-            sums are not finite.
+        ValueError: in `fit`, if the model is not built or not compiled, has no or several word
+            tables, or a `call` without `training`; or if the sums are not finite.
+        KeyboardInterrupt: if a round is interrupted; weights and table are as they were.
 
     Example:
 
@@ -139,6 +143,12 @@ class ReallocationCallback(keras.callbacks.Callback):
                 f'{every}, which counts steps. Give `every="epoch"` or a list of epochs, or no '
                 "`data`."
             )
+        if hasattr(data, "__next__"):
+            raise ValueError(
+                "`data` must be what can be read in every round. Received: data of type "
+                f"{type(data).__name__}, which can be read once. Give an array or a "
+                "`tf.data.Dataset`, such as `tf.data.Dataset.from_generator` makes."
+            )
         self.minimum_gain = minimum_gain
         self.data = data
         self.verbose = verbose
@@ -179,11 +189,14 @@ class ReallocationCallback(keras.callbacks.Callback):
                 f"{len(tables)} of the second. Give every layer the same `WordTable`; "
                 "`keras.models.clone_model` gives each copied layer a table of its own."
             )
-        if not softmaxes[0].built:
+        check_ready(self.model, "Reallocation", softmaxes[0])
+        if self.data is None and not getattr(self.model, "_call_has_training_arg", True):
             raise ValueError(
-                "Reallocation needs a model that is built. Received: a model without weights. Call "
-                "it on a batch, or `model.build`, before `fit`."
+                "Reallocation sums in train steps, which layers know by `training`. Received: a "
+                "model whose `call` has no such argument: Keras runs its layers as in inference. "
+                "Write `def call(self, inputs, training=None)`, or give `data` to sum over."
             )
+        self.objective.check(softmaxes[0].word_table.vocabulary_size)
         self._softmax = softmaxes[0]
         self._embeddings = [x for x in layers if isinstance(x, TwoComponentEmbedding)]
         table = self._softmax.word_table
@@ -332,6 +345,8 @@ class ReallocationCallback(keras.callbacks.Callback):
         proposal = run_on_chief(
             model, lambda: self.objective.propose(sums, weights, old, self.prices)
         )
+        if proposal.status == "interrupted":  # a solver hands in the best that it has
+            raise KeyboardInterrupt("in a reallocation round; nothing was changed")
         is_gain = proposal.cost_before - proposal.cost > self.minimum_gain
         new = proposal.allocation if is_gain else old
         moved = old.count_moved(new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -77,15 +78,18 @@ class RoundSchedule:
     def is_due_after_epoch(self, epoch: int, num_rounds: int, logs: dict[str, Any]) -> bool:
         """Return whether a round follows epoch `epoch`, from 1, after so many rounds.
 
-        Raises:
-            ValueError: if `"plateau"` misses its `monitor` in the `logs`.
+        Where `"plateau"` misses its `monitor` in the `logs`, as in epochs that `validation_freq`
+        leaves out, it warns and there is none.
         """
         if self.every == "plateau":
             if self.monitor not in logs:
-                raise ValueError(
+                warnings.warn(
                     f"A round at a plateau needs {self.monitor!r} in the logs. Received: "
-                    f"{sorted(logs)}. Give `fit` validation data, or another `monitor`."
+                    f"{sorted(logs)}. There is none after this epoch. If it is never there, give "
+                    "`fit` validation data, or another `monitor`.",
+                    stacklevel=2,
                 )
+                return False
             value = float(logs[self.monitor])
             is_due = not value < self.best
             self.best = min(self.best, value)

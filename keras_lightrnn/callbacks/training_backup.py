@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_lightrnn.callbacks.executions import count_steps
+from keras_lightrnn.callbacks.readiness import check_ready
 from keras_lightrnn.checks import check_size
 from keras_lightrnn.distribution import (
     count_replicas,
@@ -24,7 +25,7 @@ from keras_lightrnn.files import remove_temporaries, replace_file
 from keras_lightrnn.linked_variable import DerivedVariable
 from keras_lightrnn.run_state import find_run_states
 
-_FORMAT = "keras_lightrnn.TrainingBackup.3"
+_FORMAT = "keras_lightrnn.TrainingBackup.4"
 
 
 class TrainingBackup(keras.callbacks.Callback):
@@ -41,7 +42,9 @@ class TrainingBackup(keras.callbacks.Callback):
     What the data are must be the same: contiguous windows always come in one order; for an order
     drawn anew for each epoch use `token_windows(..., seed=0, initial_epoch=backup.epoch)`. Keras's
     own shuffling of arrays starts over, so shuffle them not at all, or not by `fit`, and on PyTorch
-    its dropout draws from PyTorch's generator, which is not saved. Callbacks that
+    its dropout draws from PyTorch's generator, which is not saved. Data that go on from epoch to
+    epoch (`.repeat()` with `steps_per_epoch`) must be given from where the backup was made:
+    `data.skip(backup.epoch * steps_per_epoch)`. Callbacks that
     decide from earlier epochs (`EarlyStopping`, `ReduceLROnPlateau`) start over too, and the
     `logs` of an epoch taken up in its middle are those of its rest.
 
@@ -57,8 +60,9 @@ class TrainingBackup(keras.callbacks.Callback):
         epoch: Integer, the epoch (from 0) in which `fit` will start.
 
     Raises:
-        ValueError: in `fit`, if the file was not written by this callback, is damaged, or belongs
-            to another model; the model is as it was.
+        ValueError: in `fit`, if the model is not built or not compiled; or if the file was not
+            written by this callback, is damaged, or belongs to another model or run; the model is
+            as it was.
         OSError: if the file cannot be written; an earlier one is as it was.
 
     Example:
@@ -102,6 +106,7 @@ class TrainingBackup(keras.callbacks.Callback):
                 f"every_steps={self.every_steps}. Leave it out, and make the epochs shorter "
                 "(`steps_per_epoch`) if they are long."
             )
+        check_ready(self.model, "A training backup")
         self._resume = None
         self._is_passing_over = False
         if is_chief(self.model):
@@ -155,7 +160,7 @@ class TrainingBackup(keras.callbacks.Callback):
             "steps": self._steps if is_within_epoch else 0,
             "num_replicas": count_replicas(self.model),
             "weights": [_describe(weight) for weight in weights],
-            "run_states": self._name_run_states(),
+            "run_states": self._describe_run_states(),
             "optimizer": self._name_optimizer(),
         }
         with replace_file(self.path) as temporary, zipfile.ZipFile(temporary, "w") as file:
@@ -180,8 +185,14 @@ class TrainingBackup(keras.callbacks.Callback):
             weights += optimizer.variables
         return weights
 
-    def _name_run_states(self) -> list[str]:
-        return [type(layer).__name__ for layer in find_run_states(self.model)]
+    def _describe_run_states(self) -> list[Any]:
+        return [
+            [
+                type(layer).__name__,
+                {name: _describe(value) for name, value in layer.replica_variables.items()},
+            ]
+            for layer in find_run_states(self.model)
+        ]
 
     def _name_optimizer(self) -> str:
         optimizer = self.model.optimizer
@@ -195,8 +206,9 @@ class TrainingBackup(keras.callbacks.Callback):
                 header = json.loads(file.read("header.json"))
             except (KeyError, ValueError, zipfile.BadZipFile) as error:
                 raise _make_error(self.path, "has no header") from error
-        if header.get("format") != _FORMAT:
-            raise _make_error(self.path, f"is of format {header.get('format')!r}")
+        found = header.get("format") if isinstance(header, dict) else None
+        if found != _FORMAT:
+            raise _make_error(self.path, f"is of format {found!r}")
         return header
 
     def _restore(self) -> None:
@@ -219,12 +231,13 @@ class TrainingBackup(keras.callbacks.Callback):
                 f"was made with the optimizer {header['optimizer']} where this model has "
                 f"{self._name_optimizer()}",
             )
-        names = self._name_run_states()
-        if header["run_states"] != names:
+        run_states = self._describe_run_states()
+        if header["run_states"] != run_states:
             raise _make_error(
                 self.path,
-                f"holds the state of {header['run_states']} where this run has {names}: other "
-                "callbacks, or a model that is `stateful` or not",
+                f"holds the state of {header['run_states']} where this run has {run_states}: other "
+                "callbacks, another objective of reallocation, or a model that is `stateful`, or "
+                "not, or with another batch size",
             )
         steps, num_replicas = header["steps"], count_replicas(self.model)
         if steps and header["num_replicas"] != num_replicas:
@@ -262,9 +275,11 @@ class TrainingBackup(keras.callbacks.Callback):
         """Have the next steps of `fit` read their batches and do nothing else."""
         steps_per_execution = self.model.steps_per_execution
         num_there = self.params.get("steps")
-        # Steps are counted by whole executions, as Keras does, of which the last may be shorter.
-        if num_there is not None and num_steps >= num_there + steps_per_execution:
-            raise _make_short_error(num_steps, num_there)
+        if num_there is not None:
+            # Of data of unknown length the last execution counts in full.
+            executions, there = (-(-n // steps_per_execution) for n in (num_steps, num_there))
+            if executions > there:
+                raise _make_short_error(num_steps, num_there)
         train = self.model.train_function
         passed = 0
 

@@ -83,8 +83,9 @@ def make_dataset(epochs: Epochs, batch_size: int, sequence_length: int | None) -
         return tf.data.Dataset.range(epochs.num_batches).map(lambda index: load(number, index))
 
     def deliver(number: tf.Tensor, index: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        # An epoch ends when its last batch is taken, not when it is made in advance: Keras
-        # looks at a first batch to build a model.
+        # An epoch ends when its last batch is taken, not when it is made in advance: under a
+        # strategy Keras looks at a first batch to build a model, and begins again. It never asks
+        # for what follows the last batch, which would tell more.
         is_last = tf.equal(index, epochs.num_batches - 1)
         tf.cond(is_last, lambda: tf.numpy_function(finish, [number], tf.int64), lambda: number)
         return batch

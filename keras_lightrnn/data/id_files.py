@@ -1,4 +1,4 @@
-"""Streams of word ids, part by part: written to files, and counted."""
+"""Streams of word ids: written to files part by part, mapped into memory, and counted."""
 
 from __future__ import annotations
 
@@ -46,6 +46,38 @@ def write_ids(path: str | os.PathLike[str], parts: Iterable[np.ndarray], dtype: 
         file.seek(0)
         _write_header(file, dtype, num_ids)
     return num_ids
+
+
+def map_ids(
+    path: str | os.PathLike[str],
+    remedy: str,
+    dtype: np.dtype | str = "<i4",
+    num_ids: int | None = None,
+) -> np.ndarray:
+    """Map a file of `write_ids` into memory, to read.
+
+    Args:
+        path: Path of the file.
+        remedy: String, what to do about a file that is not whole, for the message.
+        dtype: The type of the ids in the file.
+        num_ids: Integer, how many ids it holds, or `None` if any number will do.
+
+    Raises:
+        ValueError: if there is no such file, it is damaged, or holds something else.
+    """
+    try:
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, EOFError, ValueError) as error:
+        problem = str(error)
+    else:
+        if ids.shape == (ids.size if num_ids is None else num_ids,) and ids.dtype == dtype:
+            return ids
+        problem = f"it holds shape {ids.shape} of {ids.dtype}"
+    number = "" if num_ids is None else f"{num_ids} "
+    raise ValueError(
+        f"A stream must be in a `.npy` file of {number}ids of {np.dtype(dtype)}. Received: "
+        f"path={os.fspath(path)!r}: {problem}. {remedy}"
+    )
 
 
 def count_ids(parts: Iterable[np.ndarray], vocabulary_size: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from keras_lightrnn.data.id_files import count_ids, write_ids
+from keras_lightrnn.data.id_files import count_ids, map_ids, write_ids
 from keras_lightrnn.data.vocabulary import Vocabulary
 
 _EXAMPLES_AT_ONCE = 1024
@@ -37,7 +37,8 @@ def tfds_lines(
 ) -> Iterator[str]:
     """Iterate over the lines of text of a TensorFlow data set, in order.
 
-    An example with several lines gives several lines; blank ones are left out.
+    An example with several lines gives several lines; blank ones are left out, and so is a byte
+    order mark at the beginning of an example.
 
     Args:
         name: Name of a data set with a text feature, such as `"lm1b"`, `"wiki40b/en"`,
@@ -54,7 +55,7 @@ def tfds_lines(
 
     Raises:
         ValueError: if there is no such split or text feature; while iterating, if an example is
-            not UTF-8.
+            not UTF-8, or the split has no word at all.
         FileNotFoundError: if the data set is not prepared and `download=False`.
         ConnectionError: if the download fails.
     """
@@ -98,7 +99,7 @@ def from_tfds(
         takes, and the vocabulary.
 
     Raises:
-        See `tfds_lines`; and ValueError if the split holds no text.
+        See `tfds_lines`; and ValueError if a file of `cache_dir` is damaged.
 
     Example:
 
@@ -126,7 +127,6 @@ def from_tfds(
         # A data set prepared anew under the same version may differ, as local ones do.
         [(key, info.num_examples, info.num_bytes) for key, info in builder.info.splits.items()],
     ]
-    os.makedirs(os.path.dirname(stem), exist_ok=True)
 
     is_counted_here = vocabulary is None
     if vocabulary is None:
@@ -142,12 +142,7 @@ def from_tfds(
     if not os.path.exists(path):
         lines = _iter_lines(builder, split, feature, lower)
         write_ids(path, map(vocabulary.encode_lines, _chunks(lines)))
-    ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    if ids.size == 0:
-        raise ValueError(
-            "A split must hold some text. Received: "
-            f"name={name!r}, split={split!r}, text_feature={feature!r}, without any word."
-        )
+    ids = map_ids(path, "Remove the file, which the next call writes again.")
     if is_counted_here:  # the file of words does not hold them
         parts = (ids[start : start + _IDS_AT_ONCE] for start in range(0, ids.size, _IDS_AT_ONCE))
         counted = count_ids(parts, len(vocabulary))
@@ -225,10 +220,11 @@ def _iter_lines(
     dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=read_config)
     dataset = dataset.map(lambda example: example[feature]).batch(_EXAMPLES_AT_ONCE)
     number = 0
+    has_words = False
     for batch in dataset.as_numpy_iterator():
         for data in batch:
             try:
-                text = data.decode("utf-8")
+                text = data.decode("utf-8-sig")
             except UnicodeDecodeError as error:
                 raise ValueError(
                     "Text must be UTF-8. Received: "
@@ -237,7 +233,14 @@ def _iter_lines(
             number += 1
             for line in (text.lower() if lower else text).split("\n"):
                 if line and not line.isspace():
+                    has_words = True
                     yield line
+    if not has_words:
+        raise ValueError(
+            "A split must hold some text. Received: "
+            f"{builder.info.full_name!r}, split={split!r}, text_feature={feature!r}, with {number} "
+            "examples, all of them blank. Choose another split or feature."
+        )
 
 
 def _choose_stem(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_lightrnn.checks import check_size, check_stream
-from keras_lightrnn.data.id_files import count_ids, write_ids
+from keras_lightrnn.data.id_files import count_ids, map_ids, write_ids
 from keras_lightrnn.data.vocabulary import Vocabulary
 from keras_lightrnn.files import make_directory
 
@@ -273,22 +273,9 @@ class TokenShards:
     def _map(self, number: int) -> np.ndarray:
         num_words = min(self.shard_size, self.size - number * self.shard_size)
         path = os.path.join(self._root, _name_shard(number))
-        remedy = "Remove the directory and write it again."
-        try:
-            shard = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError as error:
-            problem, remedy = str(error), "Bring the file back, or write the directory again."
-        except (EOFError, ValueError) as error:
-            problem = str(error)
-        else:
-            if shard.shape == (num_words,) and shard.dtype == self.dtype:
-                return shard.view(np.ndarray)  # indexing a `memmap` object is slow
-            problem = f"it holds shape {shard.shape} of {shard.dtype}"
-        raise ValueError(
-            f"A shard must be a `.npy` file of {num_words} ids of {self.dtype}, as "
-            f"{os.path.join(self._root, _INDEX)!r} says. Received: path={path!r}: {problem}. "
-            f"{remedy}"
-        )
+        remedy = "Bring the file back, or remove the directory and write it again."
+        shard = map_ids(path, remedy, self.dtype, num_words)
+        return shard.view(np.ndarray)  # indexing a `memmap` object is slow
 
 
 def _read_index(directory: str) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_lightrnn.checks import check_counts
+from keras_lightrnn.checks import check_counts, check_size
 from keras_lightrnn.files import replace_file
+
+_MARK = "\ufeff"
 
 
 class Vocabulary:
@@ -39,8 +41,9 @@ class Vocabulary:
 
     Raises:
         TypeError: if a word is not a string or the counts are not integers.
-        ValueError: if a word is empty, has white space in it or comes twice, if the unknown
-            or the end word is missing, or the counts do not fit the words.
+        ValueError: if a word is empty, has white space in it, comes twice or cannot be written
+            as UTF-8, if the first begins with a byte order mark, which a file may begin with, if
+            the unknown or the end word is missing, or the counts do not fit the words.
 
     Example:
 
@@ -82,12 +85,26 @@ class Vocabulary:
                     "A word must be a string that is not empty and has no white space in it. "
                     f"Received: words[{position}]={word!r}."
                 )
+            try:
+                word.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    "A word must be text that UTF-8 can hold. Received: "
+                    f"words[{position}]={word!r}, with half of a surrogate pair. Decode text with "
+                    "`errors='replace'`."
+                ) from error
             first = self._ids.setdefault(word, position)
             if first != position:
                 raise ValueError(
                     f"No word may come twice. Received: words[{first}] and words[{position}] are "
                     f"both {word!r}. Remove one of them."
                 )
+        if self._words and self._words[0].startswith(_MARK):
+            raise ValueError(
+                "The first word must not begin with a byte order mark, which would be taken for "
+                f"that of its file. Received: words[0]={self._words[0]!r}. Remove the mark from "
+                "the text, which `read_lines` or the encoding 'utf-8-sig' do at its beginning."
+            )
         for name, special in (("unknown", unknown), ("end", end)):
             if special not in self._ids:
                 raise ValueError(
@@ -139,20 +156,21 @@ class Vocabulary:
             A `Vocabulary` with counts.
 
         Raises:
-            ValueError: if there is no line, or a bound is too small to hold any word.
+            ValueError: if there is no line, or a bound is no integer or too small to hold any
+                word.
 
         Example:
 
         >>> Vocabulary.from_lines(["a b a c", "a b"], min_count=2).words
         ('a', '<eos>', 'b', '<unk>')
         """
-        for name, value, least in (
-            ("min_count", min_count, 1),
-            ("max_size", 3 if max_size is None else max_size, 3),
-            ("max_entries", max_entries, 3),
+        check_size("min_count", min_count)
+        for name, value in (
+            ("max_size", 3 if max_size is None else max_size),
+            ("max_entries", max_entries),
         ):
-            if value < least:
-                raise ValueError(f"`{name}` must be at least {least}. Received: {name}={value}.")
+            if check_size(name, value) < 3:
+                raise ValueError(f"`{name}` must be at least 3. Received: {name}={value}.")
 
         counter: collections.Counter[str] = collections.Counter()
         special = {unknown: 0, end: 0}

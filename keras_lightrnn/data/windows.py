@@ -302,7 +302,9 @@ def token_windows(
         initial_epoch: Integer, the epoch that the first iteration reads: seed and epoch
             determine the order. An iteration that reached its end is followed by the next
             epoch, so evaluate on a data set of its own. To resume, give what
-            `fit(initial_epoch=...)` is given.
+            `fit(initial_epoch=...)` is given. A strategy of `tf.distribute` reads up to five
+            batches ahead, and its `fit` looks at a first one: epochs of no more batches than
+            that end with this look, so that every `fit` passes over the order of one.
         num_processes: Integer `P`, how many processes share the stream; see
             `contiguous_windows`. All must use the same arguments but `process_id`.
         process_id: Integer in `[0, P)`, which of them this is.

@@ -24,9 +24,10 @@ def clone_initializer(initializer: Any, number: int = 0) -> Any:
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
     config = initializer.get_config()
-    seed = config.get("seed")
-    if isinstance(seed, dict):  # a `SeedGenerator`, which draws anew unless it is copied
+    # One without a seed draws nothing, and its config may not say all; one with a `SeedGenerator`,
+    # a dictionary here, draws anew unless it is copied.
+    if "seed" not in config or isinstance(config["seed"], dict):
         return initializer
-    if isinstance(seed, int):
-        config["seed"] = seed + number
+    if config["seed"] is not None:
+        config["seed"] += number
     return type(initializer).from_config(config)

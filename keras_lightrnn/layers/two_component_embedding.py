@@ -137,6 +137,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
 
     def call(self, words: Any) -> Any:
         words = cast_word_ids(words)
+        self._check_dense(words)
         self.compute_output_shape(words.shape)  # checks it
         rows, columns = self.embed_components(words)
         if self.combine == "interleave":
@@ -144,6 +145,15 @@ class TwoComponentEmbedding(keras.layers.Layer):
         if self.combine == "sum":
             return rows + columns
         return ops.concatenate([rows, columns], axis=-1)
+
+    def _check_dense(self, words: Any) -> None:
+        # By name: it is TensorFlow's, which may be absent.
+        if self.combine == "interleave" and type(words).__name__ == "RaggedTensor":
+            raise TypeError(
+                'With combine="interleave" the words must be windows (B, T + 1) of one length. '
+                "Received: a RaggedTensor. Cut text into windows with `token_windows`, or use "
+                'combine="sum" or "concat" for words on their own.'
+            )
 
     def embed_components(self, words: Any) -> tuple[Any, Any]:
         """Return the row vectors and the column vectors of words, `(..., D)` each.

@@ -68,13 +68,24 @@ class CarriedState(RunState):
 
 
 class StateReset(keras.callbacks.Callback):
-    """Starts every pass over a stream of text in the zero state."""
+    """Starts every pass over a stream of text in the zero state.
+
+    An evaluation or a prediction leaves the state as it was: training may be in the middle of an
+    epoch.
+    """
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.model.reset_states()
 
     def on_test_begin(self, logs: Any = None) -> None:
+        self._found = self.model.carried_state.read_run_state()
         self.model.reset_states()
 
+    def on_test_end(self, logs: Any = None) -> None:
+        self.model.carried_state.assign_run_state(self._found)
+
     def on_predict_begin(self, logs: Any = None) -> None:
-        self.model.reset_states()
+        self.on_test_begin()
+
+    def on_predict_end(self, logs: Any = None) -> None:
+        self.on_test_end()

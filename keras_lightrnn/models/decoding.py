@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.checks import check_size, is_size
+from keras_lightrnn.checks import check_not_negative, check_size, is_size
 from keras_lightrnn.models.fused_recurrence import run_fused
 from keras_lightrnn.models.search import Search, sample
 from keras_lightrnn.ops.word_ids import check_word_ids
@@ -68,14 +69,17 @@ def generate(
     top_p: float | None,
     seed: int | None,
 ) -> np.ndarray:
-    if not np.isfinite(temperature) or temperature < 0:
+    if not isinstance(temperature, Real) or not 0 <= temperature < np.inf:
         raise ValueError(
-            f"`temperature` must be finite and not negative. Received: temperature={temperature}."
+            "`temperature` must be a finite number that is not negative. Received: "
+            f"temperature={temperature!r}."
         )
     if top_k is not None:
         check_k("top_k", top_k, model.word_table.vocabulary_size)
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"`top_p` must lie in (0, 1]. Received: top_p={top_p}.")
+    if top_p is not None and not (isinstance(top_p, Real) and 0 < top_p <= 1):
+        raise ValueError(f"`top_p` must be a number in (0, 1]. Received: top_p={top_p!r}.")
+    if seed is not None:
+        check_not_negative("seed", seed)
     if temperature > 0:
         temperature = max(temperature, _LEAST_TEMPERATURE)
     length = check_size("length", length)

@@ -20,7 +20,7 @@ def multiply_states(model: LightRNNModel, states: Any) -> list[Any]:
         states: By layer, its states `(n, H)`.
 
     Returns:
-        By layer, `(n, 4H)`.
+        By layer, `(n, 4H)`; of a GRU `(n, 3H)`, of a simple recurrence `(n, H)`.
     """
     products = []
     for layer, of_layer in zip(model.recurrent_layers, states, strict=True):
@@ -51,6 +51,7 @@ def run_half_step(model: LightRNNModel, vectors: Any, states: Any, products: Any
 
 
 def _multiply(layer: Any, x: Any, kernel: Any) -> Any:
+    # Outside of XLA TensorFlow has no product of low precision with float32 sums.
     x, kernel = (ops.cast(y, layer.compute_dtype) for y in (x, kernel))
     return ops.cast(ops.matmul(x, kernel), "float32")
 

@@ -37,6 +37,8 @@ def compile_inference(
             if compiled is None:
                 signature = keras.tree.map_structure(describe, args) if any_size else None
                 compiled = tf.function(function, signature, autograph=False)
+                if any_size:  # to check arguments against the signature takes as long as some calls
+                    compiled = compiled.get_concrete_function()
             return compiled(*args)
 
         return run

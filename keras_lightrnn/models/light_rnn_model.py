@@ -125,6 +125,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         self.is_fused = is_fused(recurrence_path, recurrence)
         self._is_in_test_step = False
         super().__init__(**kwargs)
+        self.autocast = False  # word ids must never be rounded to a float type
         self.word_table = get_word_table(word_table)
         self.embedding_dim = embedding_dim
         self.units = units
@@ -175,7 +176,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             name="softmax",
         )
         self.carried_state: CarriedState | None = None
-        self._inference: dict[str, Callable[..., Any]] = {}
+        self._inference: dict[Any, Callable[..., Any]] = {}
 
     def build(self, input_shape: Any = None) -> None:
         with strategy_scope(self):
@@ -352,7 +353,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         return decoding.score(self, words, batch_size)
 
     def word_log_probs(self, prefix: Any) -> np.ndarray:
-        """Return the log-probabilities of all words to follow a prefix, `(V,)` or `(B, V)`.
+        """Return the log-probabilities of all words to follow a prefix, `(V,)` or `(B, V)` float64.
 
         This takes a half-step for every row; `next_words` finds the best ones with few.
         """
@@ -362,14 +363,16 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         """Return the `k` likeliest words to follow a prefix, exactly, and their log-probabilities.
 
         Rows are taken in falling order of probability until no further row can hold a better
-        word. A batch of prefixes takes a fifth of the time of its prefixes one by one.
+        word. Of a trained model, a batch of prefixes takes a fifth of the time of its prefixes one
+        by one.
 
         Args:
             prefix: Word ids `(N,)`, or prefixes of one length `(B, N)`, `N >= 1`.
             k: Integer in `[1, V]`.
 
         Returns:
-            Word ids and log-probabilities in nats, `(k,)` or `(B, k)` each, best first.
+            Word ids, int32, and log-probabilities in nats, float64, `(k,)` or `(B, k)` each, best
+            first; of equal words the lesser ids.
         """
         return decoding.next_words(self, prefix, k)
 
@@ -402,14 +405,14 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         self, function: Callable[..., Any], any_size: bool = True
     ) -> Callable[..., Any]:
         """Return a function of this model compiled for inference, kept from call to call."""
-        name = function.__name__
-        if name not in self._inference:
+        key = (function, any_size)
+        if key not in self._inference:
 
             def bound(*args: Any) -> Any:
                 return function(self, *args)
 
-            self._inference[name] = compile_inference(self, bound, any_size)
-        return self._inference[name]
+            self._inference[key] = compile_inference(self, bound, any_size)
+        return self._inference[key]
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> LightRNNModel:

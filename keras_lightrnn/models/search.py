@@ -27,6 +27,8 @@ _FIRST_ROWS, _FIRST_ROWS_OF_SEVERAL = 16, 4
 class Search:
     """The distributions after some texts: over rows at once, over words row by row.
 
+    Log-probabilities are float64: a float32 of a row and one of a column given the row, added.
+
     Make one with `Search.read`.
 
     Args:
@@ -62,8 +64,7 @@ class Search:
     def follow(self, words: np.ndarray) -> Search:
         """Return the search after one more word of each text, `(B,)`."""
         run = self.model.compile_inference(_read_words)
-        words = ops.convert_to_tensor(words)
-        results = run(words, self.states, self.products, self.row_offsets)
+        results = run(ops.convert_to_tensor(words), self.states, self.row_offsets)
         return Search(self.model, *results)
 
     def expand(self, texts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,52 +76,76 @@ class Search:
             texts: `(n,)` indices of texts.
             rows: `(n,)`, of each the row that is looked at.
         """
-        words, column_log_probs = self._expand(texts, rows)
-        return words, self.row_log_probs[texts, rows, None] + column_log_probs
+        words, log_probs = [], []
+        for here, of_rows, column_log_probs in self.read_columns(texts, rows):
+            words.append(of_rows)
+            log_probs.append(self.row_log_probs[texts[here], rows[here], None] + column_log_probs)
+        return np.concatenate(words), np.concatenate(log_probs)
 
-    def _expand(self, texts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the words in rows, and the log-probabilities of columns given rows."""
+    def read_columns(
+        self, texts: np.ndarray, rows: np.ndarray
+    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Yield, for some rows at a time, the words in them and their log-probabilities given them.
+
+        Args:
+            texts, rows: See `expand`.
+
+        Yields:
+            Where in `texts` and `rows` these are, `(n, C)` words, and `(n, C)` float32.
+        """
         run = self.model.compile_inference(_expand_rows)
         places = np.stack([texts, rows]).astype(np.int32)  # (2, n)
-        parts = []
         for start in range(0, len(rows), _SIZES[-1]):
-            some = places[:, start : start + _SIZES[-1]]
-            results = run(_pad(some), self.states, self.products)
-            parts.append([ops.convert_to_numpy(x)[: some.shape[1]] for x in results])
-            _check_numbers(parts[-1][1])
-        if len(parts) == 1:
-            return tuple(parts[0])
-        words, column_log_probs = map(np.concatenate, zip(*parts, strict=True))
-        return words, column_log_probs
+            here = slice(start, start + _SIZES[-1])
+            size = len(rows[here])
+            results = run(_pad(places[:, here]), self.states, self.products)
+            words, log_probs = (ops.convert_to_numpy(x)[:size] for x in results)
+            is_impossible = np.isneginf(self.row_log_probs[texts[here], rows[here]])
+            if is_impossible.any():  # whose words may all have a bias of minus infinity
+                log_probs = np.where(is_impossible[:, None], np.float32(0), log_probs)
+            _check_numbers(log_probs)
+            yield here, words, log_probs
 
     def best_words(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words of each text and their log-probabilities, `(B, k)` each.
 
-        A row is expanded if its own log-probability is above that of the last of the best `k` by
-        then: no word of it can be likelier than its row.
+        A row is expanded if its own log-probability is not below that of the last of the best `k`
+        by then: no word of it can be likelier than its row. Of equal words the lesser ids come
+        first.
         """
-        num_texts, num_rows = self.row_log_probs.shape
-        order = np.argsort(-self.row_log_probs, axis=1, kind="stable")
-        falling = np.take_along_axis(self.row_log_probs, order, axis=1)
-        best = _BestWords(num_texts, k)
-        start, size = 0, _FIRST_ROWS if num_texts == 1 else _FIRST_ROWS_OF_SEVERAL
-        while start < num_rows:
-            here = slice(start, start + size)
-            texts, places = np.nonzero(falling[:, here] > best.log_probs[:, -1:])
+        best = _BestWords(len(self.row_log_probs), k)
+        order, falling = self._sort_rows()
+        for here in self._grow():
+            texts, places = np.nonzero(falling[:, here] >= best.log_probs[:, -1:])
             if not len(texts):
                 break
             rows = order[:, here][texts, places]
-            for at in range(0, len(texts), _SIZES[-1]):  # no more is held at a time
-                some = slice(at, at + _SIZES[-1])
-                row_log_probs = self.row_log_probs[texts[some], rows[some]]
-                best.add(texts[some], row_log_probs, *self._expand(texts[some], rows[some]))
-            start, size = start + size, 4 * size
+            row_log_probs = self.row_log_probs[texts, rows]
+            for part, words, column_log_probs in self.read_columns(texts, rows):
+                best.add(texts[part], row_log_probs[part], words, column_log_probs)
         return best.words, best.log_probs
+
+    def _sort_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows in falling order and their log-probabilities, `(B, R)` each."""
+        order = np.argsort(-self.row_log_probs, axis=1, kind="stable")
+        return order, np.take_along_axis(self.row_log_probs, order, axis=1)
+
+    @property
+    def _num_first_rows(self) -> int:
+        """How many rows of a text to expand at first."""
+        return _FIRST_ROWS if len(self.row_log_probs) == 1 else _FIRST_ROWS_OF_SEVERAL
+
+    def _grow(self) -> Iterator[slice]:
+        """Yield parts of the rows, each four times as long as the one before."""
+        start, size = 0, self._num_first_rows
+        while start < self.row_log_probs.shape[1]:
+            yield slice(start, start + size)
+            start, size = start + size, 4 * size
 
     def all_words(self) -> Iterator[np.ndarray]:
         """Yield the log-probabilities of all words, `(V,)`, of one text after the other."""
         num_texts, num_rows = self.row_log_probs.shape
-        cells = self.model.word_table.allocation.cells
+        cells = ops.convert_to_numpy(self.model.word_table.cells)
         for text in range(num_texts):
             _, log_probs = self.expand(np.full(num_rows, text), np.arange(num_rows))
             yield log_probs.ravel()[cells]
@@ -142,7 +167,7 @@ class Search:
         order = np.argsort(-bounds, axis=1, kind="stable")
         # At temperature 1 a bound is the weight, and the first row is kept. Elsewhere the likeliest
         # of the others are expanded as well: they cost little more in one call.
-        num_others = 0 if temperature == 1 else _FIRST_ROWS - 1
+        num_others = 0 if temperature == 1 else self._num_first_rows - 1
         expanded: list[dict[int, tuple[np.ndarray, np.ndarray]]] = [{} for _ in bounds]
         kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         while len(kept) < len(bounds):
@@ -172,35 +197,37 @@ class Search:
                     kept[text] = words[words >= 0], log_probs[words >= 0]
         return [kept[text] for text in range(len(bounds))]
 
-    def nuclei(self, top_p: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield, of one text after the other, at least the fewest words that reach `top_p`.
+    def nuclei(self, top_p: float) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return, for each text, at least the fewest words that reach `top_p`.
 
-        Words and log-probabilities, best first.
+        Words and log-probabilities, best first; of equal words the lesser ids.
         """
-        for text in range(len(self.row_log_probs)):
-            yield self._find_nucleus(text, top_p)
-
-    def _find_nucleus(self, text: int, top_p: float) -> tuple[np.ndarray, np.ndarray]:
-        row_log_probs = self.row_log_probs[text]
-        order = np.argsort(-row_log_probs, kind="stable")
-        words, log_probs = np.empty(0, np.int32), np.empty(0)
-        start, size = 0, _FIRST_ROWS
-        while start < len(order):
-            rows = order[start : start + size]
-            more_words, more_log_probs = self.expand(np.full_like(rows, text), rows)
-            is_word = more_words >= 0
-            words = np.concatenate([words, more_words[is_word]])
-            log_probs = np.concatenate([log_probs, more_log_probs[is_word]])
-            falling = np.lexsort((words, -log_probs))
-            words, log_probs = words[falling], log_probs[falling]
-            start, size = start + size, 4 * size
-            # Words above every row to come are in their final order.
-            bound = row_log_probs[order[start]] if start < len(order) else -np.inf
-            sure = np.exp(log_probs[log_probs >= bound])
-            if sure.sum() >= top_p:
-                num_kept = int(np.searchsorted(np.cumsum(sure), top_p)) + 1
-                return words[:num_kept], log_probs[:num_kept]
-        return words, log_probs
+        num_texts, num_rows = self.row_log_probs.shape
+        order, falling = self._sort_rows()
+        found = [(np.empty(0, np.int32), np.empty(0))] * num_texts
+        is_found = np.zeros(num_texts, bool)
+        for here in self._grow():
+            # No text has a likelier word in the rows to come.
+            bounds = falling[:, here.stop] if here.stop < num_rows else np.full(num_texts, -np.inf)
+            waiting = np.flatnonzero(~is_found)
+            rows = order[waiting, here]  # (n, m)
+            at_once = max(_SIZES[-1] // rows.shape[1], 1)
+            for start in range(0, len(waiting), at_once):
+                some = slice(start, start + at_once)
+                texts, parts = waiting[some], rows[some]
+                expanded = self.expand(np.repeat(texts, parts.shape[1]), parts.ravel())
+                more = (x.reshape(len(texts), -1) for x in expanded)
+                for text, *of_text in zip(texts, *more, strict=True):
+                    words, log_probs = found[text] = _merge(found[text], of_text)
+                    # Words above every row to come are in their final order.
+                    reached = np.cumsum(np.exp(log_probs[log_probs > bounds[text]]))
+                    if len(reached) and reached[-1] >= top_p:
+                        num_kept = int(np.searchsorted(reached, top_p)) + 1
+                        found[text] = words[:num_kept], log_probs[:num_kept]
+                        is_found[text] = True
+            if is_found.all():
+                break
+        return found
 
 
 class _BestWords:
@@ -237,9 +264,10 @@ class _BestWords:
             kth = np.partition(column_log_probs, -k, axis=1)[:, -k]
             np.maximum.at(bounds, texts, row_log_probs + kth)
         # In float32, of which there are many: one number below what the bound is rounded to.
-        least = np.nextafter(
-            (bounds[texts] - row_log_probs).astype(np.float32), np.float32(-np.inf)
-        )
+        least = np.full(len(texts), -np.inf, np.float32)
+        is_bounded = bounds[texts] > -np.inf
+        least[is_bounded] = bounds[texts][is_bounded] - row_log_probs[is_bounded]
+        least = np.nextafter(least, np.float32(-np.inf))
         places = np.nonzero((column_log_probs >= least[:, None]) & (words >= 0))
         log_probs = row_log_probs[places[0]] + column_log_probs[places]
         known = np.nonzero(self.words >= 0)
@@ -271,11 +299,11 @@ def _read_prefixes(model: LightRNNModel, prefixes: Any) -> tuple[Any, Any, Any, 
 
 
 def _read_words(
-    model: LightRNNModel, words: Any, states: Any, products: Any, row_offsets: Any
+    model: LightRNNModel, words: Any, states: Any, row_offsets: Any
 ) -> tuple[Any, Any, Any, Any]:
     rows, columns = model.embedding.embed_components(words)  # (B, D) each
-    new_states = run_half_step(model, rows, states, products)
-    new_states = run_half_step(model, columns, new_states, multiply_states(model, new_states))
+    # By the cells that read prefixes, for the same rounding in low precision.
+    new_states = _run_cells(model, columns, _run_cells(model, rows, states))
     if model.mask_zero:
         is_word = ops.not_equal(words, 0)[:, None]
         new_states = keras.tree.map_structure(
@@ -300,6 +328,15 @@ def _expand_rows(model: LightRNNModel, places: Any, states: Any, products: Any) 
     return ops.take(model.word_table.words, rows, axis=0), ops.log_softmax(logits)
 
 
+def _run_cells(model: LightRNNModel, vectors: Any, states: Any) -> list[list[Any]]:
+    """Return the states after one half-step, in half the time of a loop over one."""
+    new_states = []
+    for layer, of_layer in zip(model.recurrent_layers, states, strict=True):
+        vectors, new = layer.cell(vectors, list(of_layer), training=False)
+        new_states.append(list(new))
+    return new_states
+
+
 def _get_hidden(states: Any) -> Any:
     """Return the hidden state of the last layer, `(n, H)`: it is the first of its states."""
     return states[-1][0]
@@ -315,6 +352,16 @@ def _check_numbers(log_probs: np.ndarray) -> None:
             "NaN. Its training has diverged: load weights from before, and train with a lower "
             "learning rate or with `global_clipnorm`."
         )
+
+
+def _merge(found: Any, more: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return words and log-probabilities of both, without empty cells, best first."""
+    is_word = more[0] >= 0
+    words, log_probs = (
+        np.concatenate([old, new[is_word]]) for old, new in zip(found, more, strict=True)
+    )
+    falling = np.lexsort((words, -log_probs))
+    return words[falling], log_probs[falling]
 
 
 def _pad(places: np.ndarray) -> Any:

@@ -12,8 +12,8 @@ from keras_lightrnn.ops.word_ids import check_word_ids
 # By name: they are TensorFlow's, which may be absent.
 _NOT_DENSE = ("RaggedTensor", "SparseTensor", "RaggedTensorSpec", "SparseTensorSpec")
 _CUT = (
-    "Cut text into windows with `token_windows`; pad short ones with word 0 and give the model "
-    "`mask_zero=True`."
+    "Cut text into windows with `token_windows`, which pads short ones and gives what it pads the "
+    "sample weight 0."
 )
 
 
@@ -82,9 +82,35 @@ def complete_arrays(
             f"the second on, {expected}. Received: targets of shape {tuple(np.shape(y))}. "
             "Leave the targets out, and keep the last word of each window."
         )
+    if y is not None and not np.array_equal(y, windows[:, 1:]):
+        raise ValueError(
+            f"The targets of windows `{name}` are their words from the second on. Received: other "
+            f"targets, in {np.count_nonzero(np.not_equal(y, windows[:, 1:]))} of {np.size(y)} "
+            "places. Leave the targets out; give words that are not to count the sample weight 0."
+        )
     if y is None and sample_weight is not None:
         y = windows[:, 1:]  # Keras drops weights where there are no targets
+    if sample_weight is not None:
+        sample_weight = _spread_weights(name, windows, sample_weight)
     return windows, y, sample_weight
+
+
+def _spread_weights(name: str, windows: np.ndarray, weights: Any) -> np.ndarray:
+    """Return the sample weights of windows as one for each target, `(N, T)`.
+
+    A step that has seen weights of one rank takes no other.
+    """
+    weights = ops.convert_to_numpy(weights) if ops.is_tensor(weights) else np.asarray(weights)
+    expected = (len(windows), windows.shape[1] - 1)
+    if weights.shape in (expected[:1], (*expected, 1)):
+        weights = weights.reshape(len(windows), -1)
+    if weights.shape not in (expected, (len(windows), 1)):
+        raise ValueError(
+            f"The sample weights of windows `{name}` of shape {windows.shape} must be one for each "
+            f"target, {expected}, or one for each window, {expected[:1]}. Received: sample weights "
+            f"of shape {weights.shape}. The targets are the words from the second on."
+        )
+    return np.broadcast_to(weights, expected)
 
 
 def check_source(name: str, source: Any) -> tuple[int | None, ...] | None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from keras import ops
 
-# A logit that leaves no probability in float32, finite so that no gradient becomes NaN.
+# A logit that leaves no probability in float32, finite so that no gradient becomes NaN. Logits of
+# words must stay far above it.
 EMPTY_CELL_LOGIT = -1e9
 
 

@@ -30,7 +30,10 @@ def cast_word_ids(words: Any) -> Any:
             f"Word ids must be integers. Received: word ids of dtype {dtype}. Encode text with "
             "`Vocabulary.encode`."
         )
-    return words if dtype in ("int32", "int64") else ops.cast(words, "int32")
+    if dtype in ("int32", "int64"):
+        return words
+    # What does not fit would become another word.
+    return ops.cast(words, "int64" if dtype in ("uint32", "uint64") else "int32")
 
 
 def check_word_ids(words: Any, vocabulary_size: int) -> None:

@@ -87,6 +87,9 @@ class ReallocationObjective(abc.ABC):
     sums: tuple[str, ...]
     carries_output: bool
 
+    def check(self, vocabulary_size: int) -> None:  # noqa: B027, most have nothing to check
+        """Raise `ValueError` if it is not made for so many words. Called before training."""
+
     @abc.abstractmethod
     def propose(
         self,

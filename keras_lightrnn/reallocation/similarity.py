@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
+from keras_lightrnn import assignment
 from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.checks import check_size
 from keras_lightrnn.clustering import (
@@ -111,7 +112,14 @@ class SimilarityObjective(ReallocationObjective):
         self.features = features
         self.num_features = num_features
         self.num_rounds = num_rounds
-        self.solver = solver
+        self.solver = None if solver is None else assignment.get(solver)
+
+    def check(self, vocabulary_size: int) -> None:
+        if self.features is not None and len(self.features) != vocabulary_size:
+            raise ValueError(
+                f"`features` must have a row for each of the {vocabulary_size} words. Received: "
+                f"features.shape={self.features.shape}."
+            )
 
     def propose(
         self,
@@ -131,7 +139,7 @@ class SimilarityObjective(ReallocationObjective):
         found = self._cluster(features, allocation, sums["counts"], is_poor)
         error = compute_cluster_error(features, found)
         if error >= error_before:
-            found, error = allocation, error_before
+            return Proposal(allocation, error_before / total, error_before / total, None, "kept")
         return Proposal(found, error_before / total, error / total, None, "clustered")
 
     def _cluster(
@@ -173,11 +181,7 @@ class SimilarityObjective(ReallocationObjective):
         learnt[seen] = scale_features(states, counts)
         if self.features is None:
             return learnt
-        if len(self.features) != len(learnt):
-            raise ValueError(
-                f"`features` must have a row for each of the {len(learnt)} words. Received: "
-                f"features.shape={self.features.shape}."
-            )
+        self.check(len(learnt))
         return np.concatenate([learnt, self.features], axis=1)
 
 

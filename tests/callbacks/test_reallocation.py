@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import signal
 
 import keras
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
+from keras_lightrnn.assignment import GreedySolver
 from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.callbacks.carried_vectors import carry_vectors
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
-from keras_lightrnn.reallocation import LikelihoodObjective
+from keras_lightrnn.reallocation import LikelihoodObjective, SimilarityObjective
 
 VOCABULARY_SIZE = 20
 
@@ -641,3 +643,71 @@ def test_a_round_by_hand_in_the_last_epoch_says_what_is_missing():
     callback.at_end = True
     make_model().fit(make_windows(), epochs=2, callbacks=[ByHand(), callback], verbose=0)
     assert len(callback.history) == 1
+
+
+class WithoutTraining(keras.Model):
+    """A model as many write it, to which Keras says nothing of training."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = WordTable(VOCABULARY_SIZE)
+        self.embedding = TwoComponentEmbedding(self.table, 6)
+        self.recurrent = keras.layers.GRU(6, return_sequences=True)
+        self.softmax = TwoComponentSoftmax(self.table)
+
+    def call(self, words):
+        return self.softmax(self.recurrent(self.embedding(words)), words[:, 1:])
+
+
+def test_a_model_that_is_told_nothing_of_training():
+    windows = make_windows()
+    model = WithoutTraining()
+    model(windows)
+    model.compile("adam", NegativeLogLikelihood())
+    with pytest.raises(ValueError, match=r"`training`.*no such argument.*training=None.*`data`"):
+        model.fit(windows, windows[:, 1:], callbacks=[ReallocationCallback()], verbose=0)
+    callback = ReallocationCallback(data=(windows, windows[:, 1:]), verbose=0)
+    model.fit(windows, windows[:, 1:], epochs=2, callbacks=[callback], verbose=0)
+    assert len(callback.history) == 1
+
+
+def test_a_model_that_is_not_compiled():
+    model = LightRNNModel(VOCABULARY_SIZE, 6, 6)
+    model.build((None, None))
+    with pytest.raises(ValueError, match=r"needs a model that is compiled.*training loop of your"):
+        ReallocationCallback().set_model(model)
+
+
+def test_data_that_can_be_read_once():
+    with pytest.raises(ValueError, match=r"`data`.*every round.*type generator.*read once"):
+        ReallocationCallback(data=(windows for windows in [make_windows()]))
+
+
+def test_objectives_are_checked_before_training():
+    with pytest.raises(ValueError, match="auctoin"):
+        SimilarityObjective(solver="auctoin")
+    objective = SimilarityObjective(np.zeros((VOCABULARY_SIZE + 1, 2)))
+    with pytest.raises(ValueError, match=rf"a row for each of the {VOCABULARY_SIZE} words"):
+        ReallocationCallback(objective).set_model(make_built())
+
+
+def make_built():
+    model = make_model()
+    model.build((None, None))
+    return model
+
+
+@pytest.mark.parametrize("objective", [LikelihoodObjective, SimilarityObjective])
+def test_an_interrupted_round_ends_training(objective):
+    class Interrupted(GreedySolver):
+        def improve(self, run):
+            signal.raise_signal(signal.SIGINT)
+            return super().improve(run)
+
+    model = make_built()
+    before = model.word_table.allocation
+    callback = ReallocationCallback(objective(solver=Interrupted()), verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(make_windows(), epochs=3, callbacks=[callback], verbose=0)
+    assert model.word_table.allocation == before
+    assert not callback.history

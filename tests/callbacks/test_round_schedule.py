@@ -55,6 +55,14 @@ def test_is_over_once_no_round_can_come(every, max_rounds, expected):
     assert [schedule.is_over(number, num_rounds=number) for number in range(4)] == expected
 
 
+def test_epochs_without_the_monitor_are_no_plateau():
+    schedule = RoundSchedule("plateau")
+    assert list_due_epochs(schedule, [3.0]) == []
+    with pytest.warns(UserWarning, match=r"'val_loss' in the logs.*\['loss'\].*after this epoch"):
+        assert not schedule.is_due_after_epoch(2, 0, {"loss": 4.0})
+    assert schedule.is_due_after_epoch(3, 0, {"val_loss": 3.0})
+
+
 def test_a_plateau_is_sought_anew_after_a_round():
     schedule = RoundSchedule("plateau")
     assert list_due_epochs(schedule, [3.0, 3.0]) == [2]
@@ -65,11 +73,6 @@ def test_a_plateau_is_sought_anew_after_a_round():
 
 def test_nan_is_a_plateau():
     assert list_due_epochs(RoundSchedule("plateau"), [5.0, float("nan"), 4.0]) == [2]
-
-
-def test_a_plateau_needs_its_monitor():
-    with pytest.raises(ValueError, match=r"'val_loss'.*validation data"):
-        RoundSchedule("plateau").is_due_after_epoch(1, 0, {"loss": 1.0})
 
 
 @pytest.mark.parametrize("every", [0, -3, 1.5, True, "week", [], [0], ["epoch"], None])

@@ -219,9 +219,10 @@ def test_a_full_disk_leaves_the_earlier_backup(tmp_path, monkeypatch):
     assert fit(make_model(), backup).epoch == [1]
 
 
-def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="missing"):
-        fit(make_model(), TrainingBackup(tmp_path / "missing" / "a.npz"))
+def test_a_folder_that_is_not_there_yet(tmp_path):
+    backup = TrainingBackup(tmp_path / "missing" / "a.npz")
+    break_off(make_model(), backup)
+    assert backup.epoch == 1
 
 
 def damage(path, kind):
@@ -299,6 +300,42 @@ def test_other_callbacks_than_the_backup_has_seen(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("kinds", "every_steps"),
+    [(("similarity", "likelihood"), None), (("likelihood", "similarity"), 2)],
+)
+def test_another_objective_than_the_backup_has_seen(tmp_path, kinds, every_steps):
+    backup = TrainingBackup(tmp_path / "a.npz", every_steps)
+    first, second = (ReallocationCallback(kind, every="epoch", verbose=0) for kind in kinds)
+    break_off(make_model(), first, backup)
+    model = make_model()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"another objective of reallocation.*Nothing was changed"):
+        fit(model, second, backup)
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
+
+
+def test_another_batch_size_of_a_stateful_model(tmp_path):
+    backup = TrainingBackup(tmp_path / "a.npz", every_steps=1)
+    break_off(make_model(stateful=True), backup)
+    other = LightRNNModel(20, 4, 4, stateful=True)
+    other.compile("adam")
+    other.build((2, 6))
+    windows = np.random.default_rng(0).integers(20, size=(8, 6))
+    before = other.get_weights()
+    with pytest.raises(ValueError, match=r"with another batch size.*Nothing was changed"):
+        other.fit(windows, batch_size=2, callbacks=[backup], verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(other.get_weights(), before, strict=True))
+
+
+def test_a_model_that_is_not_built(tmp_path):
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    batches = ((np.ones((2, 3)), np.ones((2, 1))) for _ in range(4))
+    with pytest.raises(ValueError, match="A training backup needs a model that is built"):
+        model.fit(batches, callbacks=[TrainingBackup(tmp_path / "a.npz")], verbose=0)
+
+
 def break_off_at_step_4(path):
     """Break a run off after all four steps of its epoch, which had a backup every two."""
     backup = TrainingBackup(path, every_steps=2)
@@ -342,6 +379,18 @@ def test_several_steps_an_execution(tmp_path):
     fit(other, backup, epochs=1, num_windows=32)
     for a, b in zip(other.get_weights(), expected.get_weights(), strict=True):
         assert np.array_equal(a, b)
+
+
+def test_fewer_executions_than_the_backup_has_seen(tmp_path):
+    model, other = make_model(), make_model()
+    model.steps_per_execution = other.steps_per_execution = 4
+    backup = TrainingBackup(tmp_path / "a.npz", every_steps=2)
+    crash = backup_run.Crash("epoch", 1, raise_crashed)
+    with pytest.raises(Crashed):
+        fit(model, backup, crash, num_windows=40)
+    # The third execution had two steps: in executions of four 8 are fewer.
+    with pytest.raises(ValueError, match=r"10 steps into an epoch.*an epoch of 8"):
+        fit(other, backup, num_windows=32)
 
 
 @pytest.mark.parametrize("every_steps", [0, -1, 1.5, True])

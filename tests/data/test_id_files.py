@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_lightrnn.data.id_files import write_ids
+from keras_lightrnn.data.id_files import map_ids, write_ids
 
 
 @pytest.mark.parametrize("dtype", ["<u2", "<i4"])
@@ -27,3 +27,24 @@ def test_failure_leaves_the_earlier_file(tmp_path):
         write_ids(path, parts())
     assert np.load(path).tolist() == [0, 1, 2]
     assert [entry.name for entry in tmp_path.iterdir()] == ["ids.npy"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "No such file"),
+        (b"", "No data left|EOF"),
+        (np.arange(3), r"it holds shape \(3,\) of int64"),
+        (np.zeros((3, 1), np.int32), r"it holds shape \(3, 1\) of int32"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, content, problem):
+    path = tmp_path / "ids.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    with pytest.raises(
+        ValueError, match=rf"of ids of int32.*ids\.npy'.*({problem}).*\. Write it\.$"
+    ):
+        map_ids(path, "Write it.")

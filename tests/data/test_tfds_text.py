@@ -12,14 +12,15 @@ LINES = ["The cat sat", "the dog sat", "the end", "a bird"]
 
 
 @pytest.fixture
-def mock_text():
-    """Let every data set consist of TEXTS; the list returned grows with every reading."""
+def mock_text(request):
+    """Let every data set consist of some texts; the list returned grows with every reading."""
     readings = []
+    texts = getattr(request, "param", TEXTS)
 
     def as_dataset(self, *args, **kwargs):
         readings.append(self.name)
         features = {
-            key: tf.constant(TEXTS) if key == "text" else tf.zeros(len(TEXTS), tf.int64)
+            key: tf.constant(texts) if key == "text" else tf.zeros(len(texts), tf.int64)
             for key in self.info.features
         }
         return tf.data.Dataset.from_tensor_slices(features)
@@ -153,3 +154,36 @@ def test_text_feature(tmp_path, mock_text):
 def test_options_of_counting_beside_a_vocabulary(tmp_path):
     with pytest.raises(ValueError, match="min_count=3"):
         from_tfds("lm1b", vocabulary=Vocabulary(["<eos>", "<unk>"]), min_count=3)
+
+
+@pytest.mark.parametrize("mock_text", [["\ufeffthe the the", "\ufeffcat \ufeffcat"]], indirect=True)
+def test_a_byte_order_mark_begins_no_text(tmp_path, mock_text):
+    lines = ["the the the", "cat \ufeffcat"]
+    assert list(tfds_lines("lm1b", data_dir=tmp_path)) == lines
+    for _ in range(2):  # the second time from files
+        ids, vocabulary = from_tfds("lm1b", data_dir=tmp_path, cache_dir=tmp_path)
+        assert vocabulary == Vocabulary.from_lines(lines)
+        assert np.array_equal(ids, vocabulary.encode_lines(lines))
+
+
+@pytest.mark.parametrize("mock_text", [["", " \n\t\n"]], indirect=True)
+@pytest.mark.parametrize("vocabulary", [None, Vocabulary(["<eos>", "<unk>"])])
+def test_a_split_without_text(tmp_path, mock_text, vocabulary):
+    cache_dir = tmp_path / "cache"
+    with pytest.raises(ValueError, match=r"'lm1b/.*split='train\[:2\]'.* 2 examples.*blank"):
+        from_tfds(
+            "lm1b", "train[:2]", vocabulary=vocabulary, data_dir=tmp_path, cache_dir=cache_dir
+        )
+    assert not [path for path in cache_dir.rglob("*") if path.is_file()]
+
+
+def test_a_damaged_stream_is_named(tmp_path, mock_text):
+    options = {"data_dir": tmp_path, "cache_dir": tmp_path / "cache"}
+    ids, _ = from_tfds("lm1b", **options)
+    expected = ids.tolist()
+    (path,) = (tmp_path / "cache").rglob("*.npy")
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=rf"ids of int32.*{path.name}.*Remove the file"):
+        from_tfds("lm1b", **options)
+    path.unlink()
+    assert from_tfds("lm1b", **options)[0].tolist() == expected

@@ -144,6 +144,9 @@ def test_load_names_a_missing_file(tmp_path):
         ([*SPECIAL, "a b"], {}, r"words\[2\]='a b'"),
         (["<eos>"], {}, "unknown='<unk>'"),
         (SPECIAL, {"unknown": "<eos>"}, "must differ"),
+        ([*SPECIAL, "a", "\ud800"], {}, r"UTF-8.*words\[3\]='\\ud800'"),
+        (["\ufeffthe", *SPECIAL], {}, r"byte order mark.*words\[0\]='\\ufeffthe'"),
+        (["\ufeff", *SPECIAL], {}, r"byte order mark.*words\[0\]='\\ufeff'"),
         (SPECIAL, {"counts": [1]}, r"each of 2 words.*counts.shape=\(1,\)"),
         (SPECIAL, {"counts": [1, -3]}, r"counts\[1\]=-3"),
     ],
@@ -176,10 +179,14 @@ def test_wrong_types():
 def test_wrong_values():
     with pytest.raises(ValueError, match="at least one line"):
         Vocabulary.from_lines(iter([]))
-    with pytest.raises(ValueError, match="min_count=0"):
-        Vocabulary.from_lines(["a"], min_count=0)
-    with pytest.raises(ValueError, match="max_size=2"):
-        Vocabulary.from_lines(["a"], max_size=2)
+    for name, values in {
+        "min_count": (0, float("nan"), 1.5, "5"),
+        "max_size": (2, 3.5, "5"),
+        "max_entries": (2, 3.5, None),
+    }.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"{name}={value!r}"):
+                Vocabulary.from_lines(["a"], **{name: value})
     with pytest.raises(ValueError, match=r"ids\[1\]=2"):
         Vocabulary(SPECIAL).decode([0, 2])
     with pytest.raises(ValueError, match=r"ids\[0\]=-1"):
@@ -214,3 +221,11 @@ def test_special_words_are_never_forgotten():
     vocabulary = Vocabulary.from_lines(lines, max_entries=3)
     counted = np.bincount(vocabulary.encode_lines(lines), minlength=len(vocabulary))
     assert vocabulary.counts.tolist() == counted.tolist()
+
+
+def test_a_byte_order_mark_that_is_no_first_one_is_kept(tmp_path):
+    vocabulary = Vocabulary([*SPECIAL, "\ufeff", "\ufeffthe", "the"])
+    vocabulary.save(tmp_path / "words.txt")
+    assert Vocabulary.load(tmp_path / "words.txt") == vocabulary
+    with pytest.raises(ValueError, match=r"byte order mark.*read_lines"):
+        Vocabulary.from_lines(["\ufeffthe \ufeffthe \ufeffthe cat"])

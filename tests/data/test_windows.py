@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import time
 
@@ -171,7 +172,8 @@ def test_a_peek_is_no_epoch():
     assert not np.array_equal(next(iter(dataset))[0], first)
 
 
-def test_fit_reads_epoch_after_epoch():
+@pytest.mark.parametrize("has_strategy", [False, True])
+def test_fit_reads_epoch_after_epoch(has_strategy):
     seen = []
 
     class Recorder(keras.Model):
@@ -186,13 +188,16 @@ def test_fit_reads_epoch_after_epoch():
             seen.append(data[0].numpy())
             return {"loss": 0.0}
 
-    model = Recorder()
-    model.compile(run_eagerly=True)
-    words = np.arange(100)
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    with strategy.scope() if has_strategy else contextlib.nullcontext():
+        model = Recorder()
+        model.compile(run_eagerly=True)
+    words = np.arange(2 * 5 * 6 + 1)  # of six batches, one more than a strategy reads ahead
     for resumed in (0, 2):
         del seen[:]
         dataset = token_windows(words, 2, 5, False, shuffle=True, seed=3, initial_epoch=resumed)
-        model.fit(dataset, initial_epoch=resumed, epochs=resumed + 2, shuffle=False, verbose=0)
+        for epoch in (resumed, resumed + 1):
+            model.fit(dataset, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0)
         expected = [
             window
             for epoch in (resumed, resumed + 1)

@@ -165,3 +165,31 @@ def test_weights_of_a_seeded_initializer_differ_and_repeat(seed):
     for one, two in ((0, 1), (0, 2), (1, 2), (3, 4)):
         assert not np.array_equal(weights[one], weights[two])
     assert all(map(np.array_equal, weights, make()))
+
+
+def test_an_initializer_of_the_users_own_is_taken_as_it_is():
+    class Fill(keras.initializers.Initializer):  # it has no `get_config`
+        def __init__(self, value):
+            self.value = value
+
+        def __call__(self, shape, dtype=None):
+            return keras.ops.full(shape, self.value, dtype)
+
+    layer = TwoComponentEmbedding(12, 4, embeddings_initializer=Fill(5.0))
+    layer.build((None, None))
+    assert (np.asarray(layer.row_embeddings) == 5).all()
+    assert (np.asarray(layer.column_embeddings) == 5).all()
+
+
+def test_ragged_words():
+    words = tf.ragged.constant([[1, 2, 3], [4, 5]])
+    with pytest.raises(TypeError, match=r"of one length. Received: a RaggedTensor.*token_windows"):
+        TwoComponentEmbedding(10, 3)(words)
+    layer = TwoComponentEmbedding(10, 3, combine="sum")
+    assert np.array_equal(layer(words)[1], layer(np.array([4, 5])))
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "uint64"])
+def test_large_unsigned_ids_become_no_other_word(dtype):
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+        TwoComponentEmbedding(10, 3, combine="sum")(np.array([2**32 - 9], dtype))

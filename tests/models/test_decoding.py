@@ -169,11 +169,11 @@ def test_one_trace_serves_for_all_sizes(arguments, monkeypatch, rng):
 
 def count_expanded(monkeypatch):
     """Return a list that grows by how many rows each search looks at."""
-    counts, expand = [], Search._expand
+    counts, read_columns = [], Search.read_columns
     monkeypatch.setattr(
         Search,
-        "_expand",
-        lambda self, texts, rows: counts.append(len(rows)) or expand(self, texts, rows),
+        "read_columns",
+        lambda self, texts, rows: counts.append(len(rows)) or read_columns(self, texts, rows),
     )
     return counts
 
@@ -346,3 +346,56 @@ def test_a_model_that_has_diverged(method):
             getattr(model, method)([1, 2])
         kernel.assign(before)
     assert getattr(model, method)([1, 2]) is not None
+
+
+# Equal and impossible words.
+
+
+@pytest.mark.parametrize("shape", [(100, 1), (100, 2)])
+def test_of_equal_words_the_lesser_ids_come_first(shape):
+    """Each row holds one word, which is as likely as its row; all rows are equal."""
+    cells = np.arange(100)[::-1] * shape[1]
+    model = LightRNNModel(Allocation(cells, *shape), embedding_dim=4, units=4)
+    model.build((None, None))
+    for weight in model.trainable_weights:
+        weight.assign(np.zeros(weight.shape))
+    assert model.next_words([1, 2], 3)[0].tolist() == [0, 1, 2]
+    assert model.next_words([[1, 2], [3, 4]], 3)[0].tolist() == 2 * [[0, 1, 2]]
+    for temperature in (1.0, 0.999):
+        sampled = model.generate(
+            50 * [[1, 2]], length=1, temperature=temperature, top_p=0.045, seed=0
+        )
+        assert set(sampled.ravel()) == set(range(5))
+
+
+def test_words_that_are_impossible_come_last():
+    model = LightRNNModel(V, embedding_dim=4, units=4, word_bias="trainable")
+    model.build((None, None))
+    rows = model.word_table.allocation.rows
+    row_bias, word_bias = np.zeros(model.word_table.num_rows), np.zeros(V)
+    row_bias[2], word_bias[rows == 3] = -np.inf, -np.inf
+    model.softmax.row_bias.assign(row_bias)
+    model.softmax.word_bias_values.assign(word_bias)
+    impossible = np.flatnonzero((rows == 2) | (rows == 3)).tolist()
+    assert np.flatnonzero(np.isneginf(model.word_log_probs([1, 2]))).tolist() == impossible
+    for prefix in ([1, 2], [[1, 2], [3, 4]]):
+        words, log_probs = model.next_words(prefix, V)
+        for some, values in zip(np.atleast_2d(words), np.atleast_2d(log_probs), strict=True):
+            assert some[-len(impossible) :].tolist() == impossible
+            assert sorted(some) == list(range(V))
+            assert np.isneginf(values[-len(impossible) :]).all()
+    for options in OPTIONS:
+        assert not set(model.generate([1, 2], 50, seed=0, **options)) & set(impossible)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_in_low_precision_words_are_followed_as_prefixes_are_read(policy):
+    keras.utils.set_random_seed(0)
+    model = LightRNNModel(V, embedding_dim=16, units=16, num_layers=2, dtype=policy)
+    model.build((None, None))
+    for weight in model.trainable_weights:
+        weight.assign(3 * weight)
+    prefix = list(PREFIX)
+    for word in model.generate(prefix, length=20, temperature=0):
+        assert word == model.next_words(prefix, 1)[0][0]
+        prefix.append(int(word))

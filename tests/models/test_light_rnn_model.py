@@ -309,6 +309,57 @@ def test_targets_that_are_not_those_of_the_windows(rng):
         with pytest.raises(ValueError, match=r"from the second on, \(4, 3\).*\(4, 4\)"):
             method(windows[:, :-1], windows[:, 1:], verbose=0)
 
+    targets = windows[:, 1:].copy()
+    targets[2, 3] += 1
+    with pytest.raises(ValueError, match=r"from the second on. Received: other.* 1 of 16 places"):
+        model.fit(windows, targets, verbose=0)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_ids_that_arrive_as_floats_are_not_rounded(policy):
+    model = LightRNNModel(5000, embedding_dim=4, units=4, dtype=policy)
+    windows = np.array([[257, 259, 4301, 4999]])
+    for words in (windows, tf.constant(windows, tf.float32)):
+        model(words)
+    expected = model.predict(windows, verbose=0)
+    assert np.array_equal(model.predict(windows.astype("float32"), verbose=0), expected)
+    data = tf.data.Dataset.from_tensors((tf.constant(windows, tf.float32),))
+    assert np.array_equal(model.predict(data, verbose=0), expected)
+
+
+def test_sample_weights_of_all_shapes_take_turns(rng):
+    model = make()
+    model.compile("sgd")
+    windows = rng.integers(11, size=(4, 5))
+    losses = [
+        model.evaluate(windows, sample_weight=weights, verbose=0)[0]
+        for weights in (np.ones((4, 4)), np.ones(4), np.ones((4, 1)), np.ones((4, 4, 1)))
+    ]
+    assert losses == pytest.approx([losses[0]] * 4)
+    with pytest.raises(ValueError, match=r"for each target, \(4, 4\).*\(4,\).*shape \(4, 5\)"):
+        model.evaluate(windows, sample_weight=np.ones((4, 5)), verbose=0)
+
+
+@pytest.mark.parametrize("method", ["evaluate", "predict"])
+def test_an_evaluation_within_an_epoch_leaves_the_state_alone(rng, method):
+    model = make(build=(2, 5), stateful=True)
+    model.compile("sgd")
+    windows, others = rng.integers(11, size=(2, 8, 5))
+    states = []
+
+    class Evaluation(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            states.append(model.carried_state.read_run_state())
+            getattr(model, method)(others, verbose=0)
+            states.append(model.carried_state.read_run_state())
+
+    model.fit(windows, batch_size=2, callbacks=[Evaluation()], verbose=0)
+    assert len(states) == 8
+    for before, after in zip(states[::2], states[1::2], strict=True):
+        for name, values in before.items():
+            assert values.any()
+            assert np.array_equal(values, after[name])
+
 
 def test_weighted_metrics_are_a_list():
     model = make(build=(2, 4))
