@@ -22,11 +22,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from language_model import add_training_arguments, make_allocation, make_windows, read_splits
 
-from keras_lightrnn import Allocation, LightRNNModel
+from keras_lightrnn import LightRNNModel
 from keras_lightrnn.assignment.solver import AssignmentSolver, SolverRun
 from keras_lightrnn.callbacks import ReallocationCallback
-from keras_lightrnn.data import Vocabulary, read_lines, token_windows
 from keras_lightrnn.reallocation import LikelihoodObjective
 
 
@@ -61,13 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="training text, and validation text if any: a sentence a line; plain or gz",
     )
     parser.add_argument("--output", required=True, metavar="FILE.npz")
-    parser.add_argument("--max-words", type=int, help="train on at most this many words")
-    parser.add_argument("--vocabulary-size", type=int, help="most words (default: all)")
-    parser.add_argument("--units", type=int, default=200, help="default: %(default)s")
-    parser.add_argument("--epochs", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=20, help="default: %(default)s")
-    parser.add_argument("--sequence-length", type=int, default=35, help="default: %(default)s")
-    parser.add_argument("--learning-rate", type=float, default=0.004, help="default: %(default)s")
+    add_training_arguments(parser)
+    parser.set_defaults(epochs=1)
     parser.add_argument(
         "--allocation",
         choices=("random", "cooccurrence"),
@@ -78,25 +73,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     keras.utils.set_random_seed(args.seed)
 
-    vocabulary = Vocabulary.from_lines(read_lines(args.text[0]), max_size=args.vocabulary_size)
-    size = len(vocabulary)
-    texts = [vocabulary.encode_lines(read_lines(path)) for path in args.text[:2]]
-    texts[0] = texts[0][: args.max_words]
-    print(f"{len(texts[0]):,} words of text, vocabulary of {size:,}", flush=True)
-
-    if args.allocation == "random":
-        allocation = Allocation.random(size, seed=args.seed)
-    else:
-        allocation = Allocation.from_cooccurrence(texts[0], size, seed=args.seed)
+    splits, size = read_splits(args)
+    allocation = make_allocation(args.allocation, splits[0], size, args.seed)
     model = LightRNNModel(allocation, embedding_dim=args.units, units=args.units, stateful=True)
     model.compile(keras.optimizers.Adam(args.learning_rate, global_clipnorm=1.0))
-    windows = [
-        token_windows(words, args.batch_size, args.sequence_length, vocabulary_size=size)
-        for words in texts
-    ]
+    train, *others = make_windows(splits, size, args)
     model.fit(
-        windows[0],
-        validation_data=windows[1] if len(windows) > 1 else None,
+        train,
+        validation_data=others[0] if others else None,
         epochs=args.epochs,
         callbacks=[
             ReallocationCallback(

@@ -36,8 +36,17 @@ from training_speed import make_windows
 
 from keras_lightrnn import LightRNNModel
 
-SIZES = ["64,35,512,65000", "128,35,512,250000", "512,64,1024,793000"]
+SIZES = [(64, 35, 512, 65_000), (128, 35, 512, 250_000), (512, 64, 1024, 793_000)]
 Step = Callable[[], Any]
+
+
+def parse_size(text: str) -> tuple[int, ...]:
+    numbers = text.split(",")
+    if len(numbers) != 4 or not all(number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(
+            f"a size must be four numbers, B,T,H,V. Received: {text}. Write it as in 8,5,16,300."
+        )
+    return tuple(int(number) for number in numbers)
 
 
 def make_light_rnn(size: Sequence[int], path: str, policy: str) -> Step:
@@ -162,14 +171,13 @@ def measure(size: Sequence[int], rounds: int, steps: int, max_gigabytes: float) 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="B,T,H,V")
+    parser.add_argument("--sizes", type=parse_size, nargs="+", default=SIZES, metavar="B,T,H,V")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="of each contestant in a round")
     parser.add_argument("--max-gigabytes", type=float, default=40.0, help="for the full softmax")
     arguments = parser.parse_args(argv)
     print(f"device: {jax.devices()[0].device_kind}, jax {jax.__version__}")
-    for text in arguments.sizes:
-        size = [int(number) for number in text.split(",")]
+    for size in arguments.sizes:
         results = measure(size, arguments.rounds, arguments.steps, arguments.max_gigabytes)
         print("\n### B={} T={} D=H={} V={:,}\n".format(*size))
         print("| | words/s | ms a step |\n|---|---|---|")

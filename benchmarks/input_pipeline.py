@@ -166,6 +166,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         words = read_stream(arguments.text, arguments.vocabulary_size)
     else:
         words = make_stream(arguments.num_words, arguments.vocabulary_size)
+    if arguments.directory:
+        os.makedirs(arguments.directory, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.directory) as parent:
         start = time.perf_counter()
         shards = TokenShards.write(

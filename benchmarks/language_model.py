@@ -17,23 +17,27 @@ from keras_lightrnn.data import Vocabulary, read_lines, token_windows
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", nargs=3, required=True, metavar=("TRAIN", "VALID", "TEST"))
-    parser.add_argument("--vocabulary-size", type=int, help="most words (default: all)")
-    parser.add_argument("--max-words", type=int, help="train on so many words at most")
+    add_training_arguments(parser)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--units", type=int, default=200)
     parser.add_argument("--num-layers", type=int, default=1)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--word-dim", type=int, default=0)
     parser.add_argument("--num-word-vectors", type=int)
-    parser.add_argument("--batch-size", type=int, default=20)
-    parser.add_argument("--sequence-length", type=int, default=35)
-    parser.add_argument("--learning-rate", type=float, default=0.004)
     parser.add_argument("--jit-compile", action="store_true", help="compile whole steps by XLA")
 
 
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--vocabulary-size", type=int, help="most words (default: all)")
+    parser.add_argument("--max-words", type=int, help="train on so many words at most")
+    parser.add_argument("--epochs", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--units", type=int, default=200, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--sequence-length", type=int, default=35, help="default: %(default)s")
+    parser.add_argument("--learning-rate", type=float, default=0.004, help="default: %(default)s")
+
+
 def read_splits(args: argparse.Namespace) -> tuple[list[np.ndarray], int]:
-    """Return the word ids of training, validation and test text, and the vocabulary size."""
+    """Return the word ids of the texts, training text first, and the vocabulary size."""
     vocabulary = Vocabulary.from_lines(read_lines(args.text[0]), max_size=args.vocabulary_size)
     splits = [vocabulary.encode_lines(read_lines(path)) for path in args.text]
     splits[0] = splits[0][: args.max_words]
@@ -55,6 +59,12 @@ def make_windows(splits: list[np.ndarray], size: int, args: argparse.Namespace) 
         token_windows(words, args.batch_size, args.sequence_length, vocabulary_size=size).map(weigh)
         for words in splits
     ]
+
+
+def make_allocation(first: str, train: np.ndarray, size: int, seed: int) -> Allocation:
+    if first == "cooccurrence":
+        return Allocation.from_cooccurrence(train, size, seed=seed)
+    return Allocation.random(size, seed=seed)
 
 
 def make_light_rnn(

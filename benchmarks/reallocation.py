@@ -29,6 +29,7 @@ from language_model import (
     add_arguments,
     compile_model,
     describe,
+    make_allocation,
     make_light_rnn,
     make_windows,
     read_splits,
@@ -57,12 +58,6 @@ def make_parser() -> argparse.ArgumentParser:
         "--equal-steps", action="store_true", help="leave out what rounds cost in time"
     )
     return parser
-
-
-def make_allocation(first: str, train: np.ndarray, size: int, seed: int) -> Allocation:
-    if first == "cooccurrence":
-        return Allocation.from_cooccurrence(train, size, seed=seed)
-    return Allocation.random(size, seed=seed)
 
 
 def make_callbacks(objective: str, args: argparse.Namespace, train: Any, size: int) -> list[Any]:

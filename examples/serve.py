@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -58,13 +59,14 @@ def make_parser() -> argparse.ArgumentParser:
 def describe_installation(output: Path, grpc_port: int, rest_port: int) -> str:
     path = output.resolve()
     name = path.name
+    variable, volume = (shlex.quote(x) for x in (f"MODEL_NAME={name}", f"{path}:/models/{name}"))
     return (
         f"\nNo `{SERVER}` is on the PATH, so nothing serves the model yet. Either\n"
         "- install the Debian package `tensorflow-model-server`, from the repository that\n"
         "  https://www.tensorflow.org/tfx/serving/setup describes, and run this again; or\n"
         "- with Docker, run\n"
-        f"    docker run -p {grpc_port}:8500 -p {rest_port}:8501 -e MODEL_NAME={name} \\\n"
-        f"        -v {path}:/models/{name} tensorflow/serving"
+        f"    docker run -p {grpc_port}:8500 -p {rest_port}:8501 -e {variable} \\\n"
+        f"        -v {volume} tensorflow/serving"
     )
 
 

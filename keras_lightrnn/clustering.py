@@ -79,6 +79,7 @@ def cluster_features(
     Raises:
         ValueError: if `features` is no matrix of numbers that float32 can square and add up, the
             table is too small, or `initial` is of other words or another table.
+        KeyboardInterrupt: if it is interrupted, also where a solver hands in its best so far.
 
     Example:
 
@@ -158,7 +159,10 @@ def _alternate(
         problem = assignment.AssignmentProblem.from_factors(
             factors, _with_square(row_vectors), factors, _with_square(column_vectors)
         )
-        allocation = solver.solve(problem, initial=allocation).allocation
+        solution = solver.solve(problem, initial=allocation)
+        if solution.status == "interrupted":
+            raise KeyboardInterrupt
+        allocation = solution.allocation
         row_vectors, column_vectors, error = _fit_vectors(features, allocation)
         gain = best_error - error
         if gain > 0:

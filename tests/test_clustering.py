@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from keras_lightrnn import clustering
+from keras_lightrnn import assignment, clustering
 from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.clustering import (
     _swap_in_pairs,
@@ -126,6 +127,22 @@ class TestClusterFeatures:
     def test_num_rounds_error(self):
         with pytest.raises(ValueError, match=r"`num_rounds` must be .* Received: num_rounds=0"):
             cluster_features(np.zeros((4, 1)), num_rounds=0)
+
+
+@pytest.mark.parametrize("auction_size", [100, 10])  # the solver given, and that of many words
+def test_an_interruption_ends_clustering(monkeypatch, rng, auction_size):
+    monkeypatch.setattr(clustering, "AUCTION_SIZE", auction_size)
+    solved = []
+
+    def improve(solver, run):
+        solved.append(solver)
+        signal.raise_signal(signal.SIGINT)
+
+    for kind in (assignment.AuctionSolver, assignment.GreedySolver):
+        monkeypatch.setattr(kind, "improve", improve)
+    with pytest.raises(KeyboardInterrupt):
+        cluster_features(rng.standard_normal((20, 3)), 4, 5)
+    assert len(solved) == 1
 
 
 def test_words_without_features_fill_what_is_left():

@@ -94,7 +94,8 @@ class Benefits:
         return self._features[words].astype(self._dtype, copy=False) @ self._vectors.T
 
     def _centre(self, words: Any) -> np.ndarray:
-        costs = self._features[words].astype(np.float64)
+        # Kernels are compiled for each order of the axes that they meet.
+        costs = self._features[words].astype(np.float64, order="C")
         costs -= costs.mean(axis=1, keepdims=True)
         costs *= -self._scale
         return costs

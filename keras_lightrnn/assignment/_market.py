@@ -67,8 +67,10 @@ class Market:
         self.column_side = Benefits(*problem.factors[2:], self.scale, keep)
         self.mean_cost = self.row_side.mean_cost + self.column_side.mean_cost
         rounding = self.row_side.compute_rounding() + self.column_side.compute_rounding()
-        # What float64 arithmetic may have lost is taken generously.
-        self.slack = rounding / self.scale + 1e-14 * problem.compute_magnitude() * num_words
+        # What float64 arithmetic and idle words may have lost is taken generously, and from the
+        # scale: of the least costs that there are, such a share would be nothing in float64.
+        lost = 1e-14 * num_words if problem.compute_magnitude() else 0.0
+        self.slack = (rounding + lost) / self.scale
         self.bidders = Bidders(
             run.allocation.cells.astype(np.int64),
             np.full((num_words, CANDIDATES), -1, np.int32),
@@ -316,5 +318,5 @@ def _make_idle(num_empty: int, words: Any = ()) -> Group:
 def _compute_scale(problem: AssignmentProblem) -> float:
     """Return a power of two that brings the largest cost near 1."""
     magnitude = problem.compute_magnitude()
-    # Costs that small are as near to 1 as float64 can bring them.
+    # The least costs stay below 1, and below 1e-316 all cells are alike.
     return 1.0 if magnitude == 0 else float(2.0 ** min(-np.frexp(magnitude)[1], 1000))

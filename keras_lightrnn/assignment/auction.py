@@ -49,7 +49,7 @@ class AuctionSolver(AssignmentSolver):
     The prices are a dual solution. Each round begins with a scan of all words that yields
     `dual_bound = -(sum of best profits + sum of prices)`, valid for every allocation; empty
     cells are counted as held by dummy words that cost nothing. Rounding of the float32
-    benefits is accounted for in the bound.
+    benefits is accounted for in the bound, and so is that costs below 1e-316 count as zero.
 
     Words that would bid each other up in steps of epsilon are kept from it: words with equal costs,
     if they are many, bid as one; a word that bids again and again takes greater steps. And the

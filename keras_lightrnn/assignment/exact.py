@@ -8,6 +8,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn.assignment.solver import AssignmentSolver, SolverRun
+from keras_lightrnn.checks import check_not_negative
 
 
 class ExactSolver(AssignmentSolver):
@@ -21,7 +22,8 @@ class ExactSolver(AssignmentSolver):
         max_matrix_bytes: Integer, the largest matrix to make, in bytes. Defaults to 2 GiB.
 
     Raises:
-        ValueError: from `solve`, if the matrix would be larger.
+        ValueError: if the size is no integer or negative; from `solve`, if the matrix would be
+            larger.
 
     Example:
 
@@ -34,7 +36,7 @@ class ExactSolver(AssignmentSolver):
 
     def __init__(self, max_matrix_bytes: int = 2**31) -> None:
         super().__init__()
-        self.max_matrix_bytes = max_matrix_bytes
+        self.max_matrix_bytes = check_not_negative("max_matrix_bytes", max_matrix_bytes)
 
     def improve(self, run: SolverRun) -> tuple[str, str]:
         problem = run.problem

@@ -271,7 +271,7 @@ class _Side:
     def compute_costs(self, words: Any, dtype: Any) -> np.ndarray:
         features = self.features if words is None else self.features[words]
         if self.vectors is None:
-            return features.astype(dtype)
+            return features.astype(dtype, order="C")  # as the products are
         costs = features.astype(dtype, copy=False) @ self.vectors.astype(dtype, copy=False).T
         return np.negative(costs, out=costs)
 

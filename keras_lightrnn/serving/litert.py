@@ -58,8 +58,8 @@ def export_litert(
         `path`.
 
     Raises:
-        ValueError: if the model is not built, the vocabulary is not that of the model, its file
-            would be that of the model, or for an unknown `quantize`.
+        ValueError: if the model is not built or its weights are not finite, the vocabulary is not
+            that of the model, its file would be that of the model, or for an unknown `quantize`.
 
     Example:
 

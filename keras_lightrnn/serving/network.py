@@ -172,6 +172,9 @@ class _SimpleRNN(_Recurrence):
         return [tf.tanh(products + self.bias)]
 
 
+# They make words impossible, which is no error.
+_MAY_BE_MINUS_INFINITY = ("row_bias", "column_bias", "word_bias")
+
 _LAYERS = {"lstm": _LSTM, "gru": _GRU, "rnn": _SimpleRNN}
 
 
@@ -181,7 +184,7 @@ def make_variable(values: Any, dtype: Any = tf.float32) -> tf.Variable:
 
 
 def check_exportable(model: LightRNNModel) -> None:
-    """Raise unless the model is a `LightRNNModel` and has weights."""
+    """Raise unless the model is a `LightRNNModel` and has weights that are numbers."""
     if not isinstance(model, LightRNNModel):
         raise TypeError(
             f"What is exported is a `LightRNNModel`. Received: model={model!r}. Other models that "
@@ -192,3 +195,15 @@ def check_exportable(model: LightRNNModel) -> None:
             "A model must be built before it is exported. Received: a model without weights. "
             "Train it, load it, or call `model.build`."
         )
+    for weight in model.weights:
+        values = ops.convert_to_numpy(weight)
+        is_number = np.isfinite(values)
+        if weight.name in _MAY_BE_MINUS_INFINITY:
+            is_number |= values == -np.inf
+        if not is_number.all():
+            raise ValueError(
+                "The weights of what is exported must be finite. Received: a model with "
+                f"{np.count_nonzero(~is_number)} numbers in {weight.path} that are not. Its "
+                "training has diverged: load weights from before, and train with a lower learning "
+                "rate or with `global_clipnorm`."
+            )

@@ -78,8 +78,8 @@ def export_saved_model(
         The directory written, `path/version`.
 
     Raises:
-        ValueError: if the model is not built, the vocabulary is not that of the model, or the
-            version is negative.
+        ValueError: if the model is not built or its weights are not finite, the vocabulary is not
+            that of the model, or the version is negative.
         FileExistsError: if the version exists already.
 
     Example:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numba.core.dispatcher import Dispatcher
 from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn import assignment
 from keras_lightrnn.allocation import Allocation
-from keras_lightrnn.assignment import AssignmentProblem
+from keras_lightrnn.assignment import AssignmentProblem, _kernels
 
 SOLVERS = {
     "auction": assignment.AuctionSolver(gap_tolerance=1e-6),
@@ -266,7 +267,7 @@ def test_an_auction_that_is_stopped_at_once_keeps_the_prices_it_was_given(rng):
 
 @pytest.mark.filterwarnings("error")
 @every_solver
-@pytest.mark.parametrize("magnitude", [1e-310, 1e306])
+@pytest.mark.parametrize("magnitude", [5e-324, 1e-320, 1e-317, 1e-315, 1e-310, 1e306])
 def test_costs_at_the_ends_of_float64(rng, solver, magnitude):
     costs = [magnitude * rng.integers(-9, 9, size=(6, size)) for size in (2, 3)]
     problem = AssignmentProblem.from_costs(*costs)
@@ -293,3 +294,22 @@ def test_greedy_choices_by_products_beyond_float32():
 def test_memory_is_a_number_of_bytes(kind, value):
     with pytest.raises(ValueError, match=f"max_block_bytes.*{value!r}"):
         kind(max_block_bytes=value)
+
+
+@pytest.mark.parametrize("value", ["x", -1, 2.5])
+def test_the_size_of_a_matrix_is_a_number_of_bytes(value):
+    with pytest.raises(ValueError, match=f"max_matrix_bytes.*{value!r}"):
+        assignment.ExactSolver(max_matrix_bytes=value)
+
+
+@every_solver
+def test_the_order_of_the_axes_compiles_nothing_anew(solver):
+    kernels = [x for x in vars(_kernels).values() if isinstance(x, Dispatcher)]
+    costs = make_typical()
+    numbers, solutions = [], []
+    for order in "CF":
+        problem = AssignmentProblem.from_costs(*(np.array(x, order=order) for x in costs))
+        solutions.append(solver.solve(problem))
+        numbers.append([len(kernel.signatures) for kernel in kernels])
+    assert numbers[0] == numbers[1]
+    assert solutions[0].allocation == solutions[1].allocation

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 import socket
 import sys
 
@@ -62,6 +63,13 @@ def test_says_what_to_install(example, trained, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"tensorflow-model-server(.|\n)*docker run -p 8500:8500"):
         example.main(["--model", str(tmp_path), "--output", str(tmp_path / "out" / "lm")])
     assert (tmp_path / "out" / "lm" / "1" / "saved_model.pb").exists()
+
+
+def test_the_command_that_it_prints_is_one_for_a_shell(example, tmp_path):
+    text = example.describe_installation(tmp_path / "the models" / "it's", 8500, 8501)
+    words = shlex.split(text[text.index("docker run") :].replace("\\\n", ""))
+    assert "MODEL_NAME=it's" in words
+    assert words[-3:] == ["-v", f"{tmp_path}/the models/it's:/models/it's", "tensorflow/serving"]
 
 
 def test_serves(example, trained, tmp_path, monkeypatch, capfd):

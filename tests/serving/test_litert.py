@@ -113,6 +113,10 @@ def test_bad_arguments(model, tmp_path):
         export_litert(model, tmp_path / "m.tflite", quantize="int4")
     with pytest.raises(ValueError, match="must be built"):
         export_litert(LightRNNModel(V, 4, 4), tmp_path / "m.tflite")
+    diverged = make_model()
+    diverged.softmax.column_bias.assign(np.full(C, np.nan))
+    with pytest.raises(ValueError, match=rf"{C} numbers in .*column_bias.*has diverged"):
+        export_litert(diverged, tmp_path / "m.tflite")
     with pytest.raises(ValueError, match="2 words, and a model of 43"):
         export_litert(model, tmp_path / "m.tflite", vocabulary=Vocabulary(["<unk>", "<eos>"]))
     assert list(tmp_path.iterdir()) == []

@@ -271,6 +271,36 @@ def test_model_must_be_built(vocabulary, tmp_path):
         export_saved_model(LightRNNModel(V, 4, 4), vocabulary, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("row_embeddings", np.nan), ("row_bias", np.inf), ("row_kernel", -np.inf)],
+)
+def test_weights_must_be_finite(vocabulary, tmp_path, name, value):
+    model = make_model()
+    [weight] = [weight for weight in model.weights if weight.name == name]
+    values = np.array(weight)
+    values.flat[3:5] = value
+    weight.assign(values)
+    with pytest.raises(
+        ValueError, match=rf"finite.* 2 numbers in .*{name}.*diverged: load weights"
+    ):
+        export_saved_model(model, vocabulary, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_words_may_be_impossible(vocabulary, tmp_path):
+    model = make_model(word_bias="trainable")
+    rows = model.word_table.allocation.rows
+    row_bias, word_bias = np.array(model.softmax.row_bias), np.zeros(V, np.float32)
+    row_bias[4], word_bias[7] = -np.inf, -np.inf
+    model.softmax.row_bias.assign(row_bias)
+    model.softmax.word_bias_values.assign(word_bias)
+    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
+    words = np.array([[1, 7, *np.flatnonzero(rows == 4)]])
+    log_probs = call(served, "score_ids", words=words)["log_probs"]
+    assert np.isneginf(log_probs).all()
+
+
 def test_vocabulary_must_fit(model, tmp_path):
     with pytest.raises(ValueError, match="2 words, and a model of 43"):
         export_saved_model(model, Vocabulary(["<unk>", "<eos>"]), tmp_path / "m")

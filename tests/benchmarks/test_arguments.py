@@ -1,0 +1,44 @@
+"""What the benchmarks are asked to do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from scripts import ROOT, load_script, make_environment
+
+
+def test_a_new_directory_for_the_shards(tmp_path, capsys):
+    options = ["--num-words", "500", "--vocabulary-size", "20", "--units", "0"]
+    options += ["--batch-size", "2", "--sequence-length", "5", "--seconds", "0", "--repeats", "1"]
+    directory = tmp_path / "new" / "shards"
+    load_script("benchmarks/input_pipeline.py").main([*options, "--directory", str(directory)])
+    assert "| shards | shuffled | tf.data |" in capsys.readouterr().out
+    assert list(directory.iterdir()) == []
+
+
+def test_steps_that_are_timed(capsys):
+    main = load_script("benchmarks/scaling.py").main
+    options = ["--vocabulary-sizes", "20", "--units", "2", "--batch-size", "2"]
+    with pytest.raises(SystemExit):
+        main([*options, "--steps", "2"])
+    assert "--steps: must be more than the 2 first ones" in capsys.readouterr().err
+    main([*options, "--steps", "3"])
+    assert json.loads(capsys.readouterr().out)["step_milliseconds"] > 0
+
+
+@pytest.mark.parametrize("size", ["32", "8,5,16,x"])
+def test_sizes_are_four_numbers(size):
+    pytest.importorskip("jax", reason="pip install jax")
+    # Apart, because it sets the Keras backend.
+    result = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "gpu.py", "--sizes", size],
+        env=make_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert f"four numbers, B,T,H,V. Received: {size}." in result.stderr
