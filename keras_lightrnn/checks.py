@@ -48,6 +48,22 @@ def check_not_negative(name: str, value: Any) -> int:
     return int(value)
 
 
+def check_k(name: str, k: Any, vocabulary_size: int) -> None:
+    """Raise `ValueError` unless `k` is an integer in `[1, V]`.
+
+    Example:
+
+    >>> check_k("top_k", 40, vocabulary_size=30)
+    Traceback (most recent call last):
+        ...
+    ValueError: `top_k` must be an integer in [1, 30]. Received: top_k=40.
+    """
+    if not is_size(k) or k > vocabulary_size:
+        raise ValueError(
+            f"`{name}` must be an integer in [1, {vocabulary_size}]. Received: {name}={k!r}."
+        )
+
+
 def check_counts(counts: Any, vocabulary_size: int) -> np.ndarray:
     """Return how often each word occurs as an array, `(V,)`, or raise.
 

@@ -48,6 +48,22 @@ def make_weights() -> dict[str, np.ndarray]:
     }
 
 
+def search(model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
+    """Return the words to follow, by layers alone."""
+    embedding, network, softmax = (
+        next(layer for layer in model.layers if isinstance(layer, kind))
+        for kind in (TwoComponentEmbedding, keras.layers.GRU, TwoComponentSoftmax)
+    )
+    prefixes = embedding.embed_prefixes(WINDOWS)
+
+    def read_rows(texts, rows):
+        vectors = keras.ops.take(embedding.row_embeddings, rows, axis=0)
+        longer = [keras.ops.take(prefixes, texts, axis=0), vectors[:, None]]
+        return network(keras.ops.concatenate(longer, axis=1))[:, -1]
+
+    return softmax.next_words(network(prefixes)[:, -1], read_rows, k=5)
+
+
 def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     results = {}
     for name, model in make_models().items():
@@ -61,6 +77,8 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         history = model.fit(windows, windows[:, 1:], **arguments).history
         for key, values in history.items():
             results[f"{name}/{key}"] = np.array(values)
+        if name == "functional":
+            results[f"{name}/next_words"], _ = search(model)
     words, log_probs = model.next_words(WINDOWS[0], k=V)
     results |= {"next_words": words, "next_log_probs": log_probs}
     results["next_words_of_several"], _ = model.next_words(WINDOWS, k=3)

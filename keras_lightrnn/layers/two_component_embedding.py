@@ -16,6 +16,7 @@ from keras_lightrnn.ops import (
     look_up_word_vectors,
     mark_invalid_ids,
 )
+from keras_lightrnn.ops.masks import set_mask
 from keras_lightrnn.word_table import get_word_table, serialize_word_table
 
 _COMBINE = ("interleave", "sum", "concat")
@@ -174,6 +175,26 @@ class TwoComponentEmbedding(keras.layers.Layer):
         invalid = ops.expand_dims(mark_invalid_ids(words, self.word_table.vocabulary_size), -1)
         invalid = ops.cast(invalid, self.compute_dtype)
         return rows + invalid, columns + invalid
+
+    def embed_prefixes(self, words: Any) -> Any:
+        """Return all half-steps of prefixes, whatever `combine` is, to predict what follows them.
+
+        The windows of training leave out the column of their last word.
+
+        Args:
+            words: `(B, N)`.
+
+        Returns:
+            `c_0 r_1 c_1 ... r_{N-1} c_{N-1}`, `(B, 2N - 1, D)`, with `mask_zero` and their mask.
+        """
+        words = cast_word_ids(words)
+        rows, columns = self.embed_components(words)  # (B, N, D) each
+        half_steps = ops.concatenate(
+            [interleave_components(rows, columns), columns[:, -1:]], axis=1
+        )
+        if self.mask_zero:
+            set_mask(half_steps, ops.repeat(ops.not_equal(words, 0), 2, axis=1)[:, 1:])
+        return half_steps
 
     def _look_up(self, vectors: Any, indices: Any) -> Any:
         return ops.take(ops.cast(vectors, self.compute_dtype), indices, axis=0)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.checks import check_counts
+from keras_lightrnn.checks import check_counts, check_k
 from keras_lightrnn.layers.initializers import clone_initializer
+from keras_lightrnn.layers.layer_search import LayerSearch
 from keras_lightrnn.layers.observed_layer import ObservedLayer
 from keras_lightrnn.layers.word_vectors import count_word_vectors
 from keras_lightrnn.linked_variable import DerivedVariable, LinkedVariable
@@ -369,6 +371,51 @@ class TwoComponentSoftmax(ObservedLayer):
         num_cells = self.word_table.num_rows * self.word_table.num_columns
         joint = ops.reshape(joint, (*ops.shape(joint)[:-2], num_cells))
         return ops.take(joint, ops.convert_to_tensor(self.word_table.cells), axis=-1)
+
+    def next_words(
+        self,
+        column_half_steps: Any,
+        read_rows: Callable[[np.ndarray, np.ndarray], Any],
+        k: int = 10,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the `k` likeliest words to follow some texts, exactly, by any network.
+
+        Rows are taken in falling order of probability, and read by the network, until no further
+        row can hold a better word. `LightRNNModel.next_words` does the same with its recurrence.
+
+        Args:
+            column_half_steps: `(B, H)`, after the column of each text's last word: see
+                `TwoComponentEmbedding.embed_prefixes`.
+            read_rows: Function of two int32 arrays `(n,)`, texts and rows: returns `(n, H)`, the
+                half-steps after these rows have been read after these texts. The vectors of rows
+                are `TwoComponentEmbedding.row_embeddings`.
+            k: Integer in `[1, V]`.
+
+        Returns:
+            Word ids, int32, and log-probabilities in nats, float64, `(B, k)` each, best first; of
+            equal words the lesser ids.
+
+        Raises:
+            ValueError: if half-steps have another shape or are NaN, or `k` is none.
+
+        Example:
+
+        >>> from keras_lightrnn.layers import TwoComponentEmbedding
+        >>> embedding = TwoComponentEmbedding(30, 4)
+        >>> softmax = TwoComponentSoftmax(embedding.word_table)
+        >>> network = keras.layers.GRU(5, return_sequences=True)  # any causal layers
+        >>> log_probs = softmax(network(embedding(np.array([[3, 1, 4]]))), np.array([[1, 4]]))
+        >>> prefixes = embedding.embed_prefixes(np.array([[3, 1, 4], [1, 5, 9]]))
+        >>> def read_rows(texts, rows):
+        ...     vectors = ops.take(embedding.row_embeddings, rows, axis=0)
+        ...     longer = [ops.take(prefixes, texts, axis=0), vectors[:, None]]
+        ...     return network(ops.concatenate(longer, axis=1))[:, -1]
+        >>> words, log_probs = softmax.next_words(network(prefixes)[:, -1], read_rows, k=3)
+        >>> words.shape, bool((log_probs[:, 0] >= log_probs[:, 1]).all())
+        ((2, 3), True)
+        """
+        check_k("k", k, self.word_table.vocabulary_size)
+        return LayerSearch(self, column_half_steps, read_rows).best_words(k)
 
     def _project(self, half_steps: Any, kernel: Any, bias: Any) -> Any:
         half_steps = ops.cast(half_steps, self.compute_dtype)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.checks import check_not_negative, check_size, is_size
+from keras_lightrnn.checks import check_k, check_not_negative, check_size
 from keras_lightrnn.models.fused_recurrence import run_fused
-from keras_lightrnn.models.search import Search, sample
+from keras_lightrnn.models.search import Search
 from keras_lightrnn.ops.word_ids import check_word_ids
+from keras_lightrnn.row_search import sample
 
 if TYPE_CHECKING:
     from keras_lightrnn.models.light_rnn_model import LightRNNModel
@@ -180,14 +181,6 @@ def _prepare(
             )
         model.build((None, None))
     return np.atleast_2d(words).astype(np.int32), words.ndim == 2
-
-
-def check_k(name: str, k: int, vocabulary_size: int) -> None:
-    """Raise `ValueError` unless `k` is an integer in `[1, V]`."""
-    if not is_size(k) or k > vocabulary_size:
-        raise ValueError(
-            f"`{name}` must be an integer in [1, {vocabulary_size}]. Received: {name}={k!r}."
-        )
 
 
 def _keep_nucleus(
