@@ -32,21 +32,12 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from training_speed import make_windows
+from training_speed import make_windows, parse_size
 
 from keras_lightrnn import LightRNNModel
 
 SIZES = [(64, 35, 512, 65_000), (128, 35, 512, 250_000), (512, 64, 1024, 793_000)]
 Step = Callable[[], Any]
-
-
-def parse_size(text: str) -> tuple[int, ...]:
-    numbers = text.split(",")
-    if len(numbers) != 4 or not all(number.isdecimal() for number in numbers):
-        raise argparse.ArgumentTypeError(
-            f"a size must be four numbers, B,T,H,V. Received: {text}. Write it as in 8,5,16,300."
-        )
-    return tuple(int(number) for number in numbers)
 
 
 def make_light_rnn(size: Sequence[int], path: str, policy: str) -> Step:

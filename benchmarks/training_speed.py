@@ -364,8 +364,13 @@ def print_statistics(sizes: Sequence[str], rounds: int) -> None:
             )
 
 
-def parse_size(size: str) -> list[int]:
-    return [int(number) for number in size.split(",")]
+def parse_size(text: str) -> tuple[int, ...]:
+    numbers = text.split(",")
+    if len(numbers) != 4 or not all(number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(
+            f"a size must be four numbers, B,T,H,V. Received: {text}. Write it as in 8,5,16,300."
+        )
+    return tuple(int(number) for number in numbers)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

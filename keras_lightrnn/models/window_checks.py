@@ -36,7 +36,7 @@ def check_windows(name: str, windows: Any, vocabulary_size: int) -> np.ndarray:
     (2, 3)
     """
     try:
-        windows = ops.convert_to_numpy(windows) if ops.is_tensor(windows) else np.asarray(windows)
+        windows = _to_numpy(windows)
     except ValueError as error:  # NumPy's, for lists of unequal lengths
         raise ValueError(
             f"The windows of `{name}` must be of one length. Received: {name} of {len(windows)} "
@@ -58,6 +58,10 @@ def check_windows(name: str, windows: Any, vocabulary_size: int) -> np.ndarray:
         )
     check_word_ids(windows, vocabulary_size)
     return windows
+
+
+def _to_numpy(x: Any) -> np.ndarray:
+    return ops.convert_to_numpy(x) if ops.is_tensor(x) else np.asarray(x)
 
 
 def check_shape(what: str, shape: Any, received: str) -> None:
@@ -100,7 +104,7 @@ def _spread_weights(name: str, windows: np.ndarray, weights: Any) -> np.ndarray:
 
     A step that has seen weights of one rank takes no other.
     """
-    weights = ops.convert_to_numpy(weights) if ops.is_tensor(weights) else np.asarray(weights)
+    weights = _to_numpy(weights)
     expected = (len(windows), windows.shape[1] - 1)
     if weights.shape in (expected[:1], (*expected, 1)):
         weights = weights.reshape(len(windows), -1)
