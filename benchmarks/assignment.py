@@ -36,7 +36,6 @@ sys.modules["keras"] = None  # type: ignore[assignment]
 
 from peak_memory import get_peak_gigabytes
 
-from keras_lightrnn.allocation import Allocation, compute_table_shape
 from keras_lightrnn.assignment import (
     AlternatingSolver,
     AssignmentProblem,
@@ -45,6 +44,7 @@ from keras_lightrnn.assignment import (
     ExactSolver,
     GreedySolver,
 )
+from keras_lightrnn.table.allocation import Allocation, compute_table_shape
 
 SOLVERS = (
     "greedy",

@@ -37,7 +37,7 @@ from language_model import (
 
 from keras_lightrnn import Allocation
 from keras_lightrnn.callbacks import ReallocationCallback
-from keras_lightrnn.cooccurrence import compute_word_features
+from keras_lightrnn.clustering import compute_word_features
 from keras_lightrnn.reallocation import SimilarityObjective
 
 _OBJECTIVES = ("none", "likelihood", "similarity", "similarity+neighbours")

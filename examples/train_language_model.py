@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.callbacks import ReallocationCallback
-from keras_lightrnn.cooccurrence import compute_word_features
+from keras_lightrnn.clustering import compute_word_features
 from keras_lightrnn.data import Vocabulary, from_tfds, read_lines, tfds_lines, token_windows
 from keras_lightrnn.reallocation import SimilarityObjective
 from keras_lightrnn.visualization import export_table_page

@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from keras_lightrnn.allocation import Allocation
+from keras_lightrnn.table.allocation import Allocation
 
 if TYPE_CHECKING:
     from keras_lightrnn import (
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         visualization,
     )
     from keras_lightrnn.models import LightRNNModel
-    from keras_lightrnn.word_table import WordTable
+    from keras_lightrnn.table.word_table import WordTable
 
 __version__ = "0.1.0"
 
@@ -56,7 +56,7 @@ else:
     # At once and not on first use: `keras.saving.load_model` finds classes that are registered.
     from keras_lightrnn import callbacks, layers, losses, metrics
     from keras_lightrnn.models import LightRNNModel
-    from keras_lightrnn.word_table import WordTable
+    from keras_lightrnn.table.word_table import WordTable
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lightrnn.distribution import all_reduce_sum, count_replicas
-from keras_lightrnn.ops.masks import get_mask, set_mask
+from keras_lightrnn._internal.distribution import all_reduce_sum, count_replicas
+from keras_lightrnn._internal.keras_internals import get_mask, set_mask
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
 __all__ = ["NegativeLogLikelihood"]

@@ -36,6 +36,7 @@ SURFACE = {
         "serialize",
     ],
     "keras_lightrnn.callbacks": ["HalfStepStatistics", "ReallocationCallback", "TrainingBackup"],
+    "keras_lightrnn.clustering": ["cluster_features", "cluster_words", "compute_word_features"],
     "keras_lightrnn.data": [
         "PythonDocstrings",
         "TokenShards",
@@ -59,14 +60,10 @@ SURFACE = {
         "compute_fused_log_probs",
         "compute_row_offsets",
         "compute_word_log_probs",
-        "gru",
         "interleave_components",
         "invert_cells",
         "look_up_word_vectors",
-        "lstm",
         "mark_invalid_ids",
-        "rnn",
-        "run_step",
         "split_half_steps",
     ],
     "keras_lightrnn.reallocation": [
@@ -97,52 +94,24 @@ def test_public_names_exist(name):
         assert getattr(module, public) is not None
 
 
-# What each part may import when it is imported itself. Imports inside functions, and those for
-# type checkers, are exempt.
-MAY_IMPORT = {
-    "allocation": {"checks", "files"},
-    "assignment": {"allocation", "checks"},
-    "checks": set(),
-    "clustering": {"allocation", "assignment", "checks"},
-    "cooccurrence": {"allocation", "checks", "clustering"},
-    "data": {"checks", "files"},
-    "distribution": set(),
-    "files": set(),
-    "linked_variable": set(),
+# What each room may import when it is imported itself.
+MAY_IMPORT: dict[str, set[str]] = {
+    "_internal": set(),
+    "assignment": {"_internal", "table"},
+    "callbacks": {"_internal", "layers", "ops", "reallocation", "table"},
+    "clustering": {"_internal", "assignment", "table"},
+    "data": {"_internal"},
+    "layers": {"_internal", "ops", "search", "table"},
+    "losses": {"_internal", "ops"},
+    "metrics": {"_internal", "ops"},
+    "models": {"_internal", "layers", "losses", "metrics", "ops", "recurrence", "search", "table"},
     "ops": set(),
-    "row_search": set(),
-    "run_state": {"distribution"},
-    "word_table": {"allocation", "linked_variable", "ops"},
-    "layers": {"checks", "linked_variable", "ops", "row_search", "word_table"},
-    "metrics": {"ops"},
-    "losses": {"distribution", "ops"},
-    "models": {
-        "checks",
-        "distribution",
-        "files",
-        "layers",
-        "losses",
-        "metrics",
-        "ops",
-        "row_search",
-        "run_state",
-        "word_table",
-    },
-    "callbacks": {
-        "allocation",
-        "checks",
-        "distribution",
-        "files",
-        "layers",
-        "linked_variable",
-        "ops",
-        "reallocation",
-        "run_state",
-        "word_table",
-    },
-    "reallocation": {"allocation", "assignment", "checks", "clustering"},
-    "serving": {"allocation", "checks", "data", "files", "models", "ops"},
-    "visualization": {"allocation", "checks", "files"},
+    "reallocation": {"_internal", "assignment", "clustering", "table"},
+    "recurrence": {"_internal", "ops"},
+    "search": {"_internal", "ops", "recurrence"},
+    "serving": {"_internal", "data", "models", "ops", "table"},
+    "table": {"_internal", "ops"},
+    "visualization": {"_internal", "table"},
 }
 
 
@@ -195,13 +164,12 @@ def test_what_may_be_imported_is():
 @pytest.mark.parametrize(
     "name",
     [
-        "allocation",
+        "_internal/checks",
+        "_internal/files",
         "assignment",
-        "checks",
         "clustering",
-        "cooccurrence",
-        "files",
         "reallocation",
+        "table/allocation",
         "visualization",
     ],
 )

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_lightrnn._internal.checks import check_not_negative, check_size
 from keras_lightrnn.assignment._market import Market
 from keras_lightrnn.assignment.solver import AssignmentSolver, OutOfTime, SolverRun
-from keras_lightrnn.checks import check_not_negative, check_size
 
 # The first epsilon is the mean gain a word, divided by this: coarser rounds raise prices in
 # leaps that later ones cannot use and that make them irregular, hence slow to scan.

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from keras_lightrnn._internal.checks import check_not_negative
 from keras_lightrnn.assignment.solver import AssignmentSolver, SolverRun
-from keras_lightrnn.checks import check_not_negative
 
 
 class ExactSolver(AssignmentSolver):

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numba.typed import List
 
+from keras_lightrnn._internal.checks import check_not_negative
 from keras_lightrnn.assignment import _kernels
 from keras_lightrnn.assignment._market import Market
 from keras_lightrnn.assignment.solver import AssignmentSolver, SolverRun
-from keras_lightrnn.checks import check_not_negative
 
 _METHODS = ("regret", "matching")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lightrnn.allocation import Allocation, compute_table_shape
+from keras_lightrnn.table.allocation import Allocation, compute_table_shape
 
 # Words a block of dense costs is made for at a time, where all of them are visited.
 _BLOCK_BYTES = 64 * 2**20

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_lightrnn.allocation import Allocation
+from keras_lightrnn.table.allocation import Allocation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

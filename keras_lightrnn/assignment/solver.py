@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.assignment.problem import AssignmentProblem
 from keras_lightrnn.assignment.solution import AssignmentSolution
+from keras_lightrnn.table.allocation import Allocation
 
 Progress = Callable[[dict[str, Any]], None]
 

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.distribution import make_replica_variable
+from keras_lightrnn._internal.distribution import make_replica_variable
+from keras_lightrnn._internal.run_state import RunState
 from keras_lightrnn.ops.word_weights import compute_word_weights
-from keras_lightrnn.run_state import RunState
 
 _SUMS = ("column_sums", "row_sums", "following_sums")
 # In float32 a sum of ones grows no further, and a sum of states soon loses what is added.

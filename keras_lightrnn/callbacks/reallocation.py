@@ -11,18 +11,18 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn import reallocation
-from keras_lightrnn.allocation import Allocation
+from keras_lightrnn._internal.distribution import is_chief, run_on_chief, strategy_scope
+from keras_lightrnn._internal.run_state import end_broken_runs
 from keras_lightrnn.callbacks.carried_vectors import compute_changes
 from keras_lightrnn.callbacks.executions import count_steps
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
 from keras_lightrnn.callbacks.readiness import check_ready
 from keras_lightrnn.callbacks.round_schedule import RoundSchedule
 from keras_lightrnn.callbacks.round_state import RoundState, ShownStep
-from keras_lightrnn.distribution import is_chief, run_on_chief, strategy_scope
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.reallocation import OutputWeights
-from keras_lightrnn.run_state import end_broken_runs
-from keras_lightrnn.word_table import WordTable
+from keras_lightrnn.table.allocation import Allocation
+from keras_lightrnn.table.word_table import WordTable
 
 
 class ReallocationCallback(keras.callbacks.Callback):

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from keras_lightrnn.checks import check_size, is_size
+from keras_lightrnn._internal.checks import check_size, is_size
 
 
 class RoundSchedule:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from keras_lightrnn._internal.run_state import RunState
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
 from keras_lightrnn.ops.word_weights import compute_word_weights
-from keras_lightrnn.run_state import RunState
 
 if TYPE_CHECKING:
     from keras_lightrnn.callbacks.reallocation import ReallocationCallback

@@ -12,18 +12,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lightrnn.callbacks.executions import count_steps
-from keras_lightrnn.callbacks.readiness import check_ready
-from keras_lightrnn.checks import check_size
-from keras_lightrnn.distribution import (
+from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn._internal.distribution import (
     count_replicas,
     is_chief,
     is_multi_worker,
     strategy_scope,
 )
-from keras_lightrnn.files import remove_temporaries, replace_file
-from keras_lightrnn.linked_variable import DerivedVariable
-from keras_lightrnn.run_state import find_run_states
+from keras_lightrnn._internal.files import remove_temporaries, replace_file
+from keras_lightrnn._internal.run_state import find_run_states
+from keras_lightrnn.callbacks.executions import count_steps
+from keras_lightrnn.callbacks.readiness import check_ready
+from keras_lightrnn.table.linked_variable import DerivedVariable
 
 _FORMAT = "keras_lightrnn.TrainingBackup.4"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lightrnn.files import replace_file
+from keras_lightrnn._internal.files import replace_file
 
 
 def write_ids(path: str | os.PathLike[str], parts: Iterable[np.ndarray], dtype: str = "<i4") -> int:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_lightrnn.checks import check_size, check_stream
+from keras_lightrnn._internal.checks import check_size, check_stream
+from keras_lightrnn._internal.files import make_directory
 from keras_lightrnn.data.id_files import count_ids, map_ids, write_ids
 from keras_lightrnn.data.vocabulary import Vocabulary
-from keras_lightrnn.files import make_directory
 
 _FORMAT = "keras_lightrnn.TokenShards/1"
 _INDEX = "index.json"

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_lightrnn.checks import check_counts, check_size
-from keras_lightrnn.files import replace_file
+from keras_lightrnn._internal.checks import check_counts, check_size
+from keras_lightrnn._internal.files import replace_file
 
 _MARK = "\ufeff"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_lightrnn.checks import check_not_negative, check_size
+from keras_lightrnn._internal.checks import check_not_negative, check_size
 from keras_lightrnn.data.epochs import Epochs, make_dataset
 from keras_lightrnn.data.permutation import make_permutation
 from keras_lightrnn.data.token_shards import TokenShards

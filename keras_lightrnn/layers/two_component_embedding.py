@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lightrnn.checks import check_size
+from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn._internal.keras_internals import set_mask
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.word_vectors import count_word_vectors
 from keras_lightrnn.ops import (
@@ -16,8 +17,7 @@ from keras_lightrnn.ops import (
     look_up_word_vectors,
     mark_invalid_ids,
 )
-from keras_lightrnn.ops.masks import set_mask
-from keras_lightrnn.word_table import get_word_table, serialize_word_table
+from keras_lightrnn.table.word_table import get_word_table, serialize_word_table
 
 _COMBINE = ("interleave", "sum", "concat")
 

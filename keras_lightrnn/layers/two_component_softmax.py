@@ -9,12 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.checks import check_counts, check_k
+from keras_lightrnn._internal.checks import check_counts, check_k
+from keras_lightrnn._internal.keras_internals import get_mask
 from keras_lightrnn.layers.initializers import clone_initializer
-from keras_lightrnn.layers.layer_search import LayerSearch
 from keras_lightrnn.layers.observed_layer import ObservedLayer
 from keras_lightrnn.layers.word_vectors import count_word_vectors
-from keras_lightrnn.linked_variable import DerivedVariable, LinkedVariable
 from keras_lightrnn.ops import (
     WordTerms,
     cast_word_ids,
@@ -26,8 +25,9 @@ from keras_lightrnn.ops import (
     mark_invalid_ids,
     split_half_steps,
 )
-from keras_lightrnn.ops.masks import get_mask
-from keras_lightrnn.word_table import get_word_table, serialize_word_table
+from keras_lightrnn.search.layer_search import LayerSearch
+from keras_lightrnn.table.linked_variable import DerivedVariable, LinkedVariable
+from keras_lightrnn.table.word_table import get_word_table, serialize_word_table
 
 _WORD_BIAS = (None, "counts", "trainable")
 

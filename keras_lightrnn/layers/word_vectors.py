@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_lightrnn.checks import is_size
+from keras_lightrnn._internal.checks import is_size
 
 
 def count_word_vectors(word_dim: Any, num_word_vectors: Any, vocabulary_size: int) -> int:

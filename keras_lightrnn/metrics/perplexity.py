@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lightrnn.ops.masks import get_mask
+from keras_lightrnn._internal.keras_internals import get_mask
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lightrnn.distribution import count_replicas, make_replica_variable
-from keras_lightrnn.run_state import RunState
+from keras_lightrnn._internal.distribution import count_replicas, make_replica_variable
+from keras_lightrnn._internal.run_state import RunState
 
 
 class CarriedState(RunState):

@@ -8,22 +8,26 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lightrnn.checks import check_size
-from keras_lightrnn.distribution import check_made_in_scope, count_replicas, strategy_scope
+from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn._internal.distribution import (
+    check_made_in_scope,
+    count_replicas,
+    strategy_scope,
+)
+from keras_lightrnn._internal.inference import compile_inference
+from keras_lightrnn._internal.keras_internals import get_mask, set_mask
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import Perplexity
-from keras_lightrnn.models import decoding
 from keras_lightrnn.models.carried_state import CarriedState
-from keras_lightrnn.models.fused_recurrence import is_fused, run_fused
-from keras_lightrnn.models.inference import compile_inference
 from keras_lightrnn.models.multi_worker import MultiWorkerTraining
 from keras_lightrnn.models.whole_file_saving import WholeFileSaving
 from keras_lightrnn.models.window_checks import check_shape
 from keras_lightrnn.models.window_reading import WindowReading
-from keras_lightrnn.ops.masks import get_mask, set_mask
 from keras_lightrnn.ops.word_ids import cast_word_ids
-from keras_lightrnn.word_table import get_word_table, serialize_word_table
+from keras_lightrnn.recurrence.stack import is_fused, run_fused
+from keras_lightrnn.search import decoding
+from keras_lightrnn.table.word_table import get_word_table, serialize_word_table
 
 _RECURRENCES: dict[str, tuple[type[keras.layers.RNN], int]] = {
     # name: layer, number of states
@@ -63,7 +67,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             where ids go by falling frequency. `None` for all.
         recurrence_path: What runs the recurrence in `fit`, `evaluate`, and `score` of many
             batches. `"keras"`: the Keras layers. `"fused"`: the package's own recurrences on the
-            same weights, see `keras_lightrnn.ops.lstm`; TensorFlow and JAX only. `"auto"`
+            same weights, TensorFlow and JAX only. `"auto"`
             (default): on TensorFlow the faster one of the device, which is `"fused"` wherever
             no cuDNN serves the Keras layers; on JAX always `"fused"`. Values and gradients are
             the same.

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lightrnn.distribution import count_replicas, is_multi_worker, strategy_scope
+from keras_lightrnn._internal.distribution import count_replicas, is_multi_worker, strategy_scope
 
 
 class MultiWorkerTraining:

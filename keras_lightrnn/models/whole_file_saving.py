@@ -6,7 +6,7 @@ import math
 import os
 from typing import Any
 
-from keras_lightrnn.files import replace_file, reserve_space
+from keras_lightrnn._internal.files import replace_file, reserve_space
 
 
 class WholeFileSaving:

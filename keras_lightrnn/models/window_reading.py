@@ -10,11 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.checks import check_size
+from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn._internal.run_state import end_broken_runs
 from keras_lightrnn.models.carried_state import CarriedState, StateReset
 from keras_lightrnn.models.window_checks import check_source, complete_arrays, is_array
-from keras_lightrnn.run_state import end_broken_runs
-from keras_lightrnn.word_table import WordTable
+from keras_lightrnn.table.word_table import WordTable
 
 
 class WindowReading:

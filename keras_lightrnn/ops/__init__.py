@@ -13,7 +13,6 @@ from keras_lightrnn.ops.log_probs import (
     invert_cells,
 )
 from keras_lightrnn.ops.look_up import look_up_word_vectors
-from keras_lightrnn.ops.recurrence import gru, lstm, rnn, run_step
 from keras_lightrnn.ops.word_ids import cast_word_ids, mark_invalid_ids
 
 __all__ = [
@@ -24,13 +23,9 @@ __all__ = [
     "compute_fused_log_probs",
     "compute_row_offsets",
     "compute_word_log_probs",
-    "gru",
     "interleave_components",
     "invert_cells",
     "look_up_word_vectors",
-    "lstm",
     "mark_invalid_ids",
-    "rnn",
-    "run_step",
     "split_half_steps",
 ]

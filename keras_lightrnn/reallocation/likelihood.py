@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from keras_lightrnn import assignment
-from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.reallocation.objective import (
     OutputWeights,
     Proposal,
     ReallocationObjective,
     check_sums,
 )
+from keras_lightrnn.table.allocation import Allocation
 
 
 class LikelihoodObjective(ReallocationObjective):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_lightrnn.allocation import Allocation
+from keras_lightrnn.table.allocation import Allocation
 
 
 class OutputWeights(NamedTuple):

@@ -9,9 +9,8 @@ from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn import assignment
-from keras_lightrnn.allocation import Allocation
-from keras_lightrnn.checks import check_size
-from keras_lightrnn.clustering import (
+from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn.clustering.two_way import (
     AUCTION_SIZE,
     cluster_features,
     compute_cluster_error,
@@ -24,6 +23,7 @@ from keras_lightrnn.reallocation.objective import (
     ReallocationObjective,
     check_sums,
 )
+from keras_lightrnn.table.allocation import Allocation
 
 # A mean over n occurrences keeps n / (n + this) of its distance from the mean of all words.
 _SHRINKAGE = 5.0
@@ -66,7 +66,7 @@ class SimilarityObjective(ReallocationObjective):
 
     Args:
         features: `(V, F)`, what is known of the words beside, such as what
-            `keras_lightrnn.cooccurrence.compute_word_features` returns, or `None`. It is set
+            `keras_lightrnn.clustering.compute_word_features` returns, or `None`. It is set
             beside the learnt features, with the lengths that it has.
         num_features: Integer, principal components kept.
         num_rounds: Integer, the most rounds of clustering.

@@ -9,8 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_lightrnn._internal.files import write_file
 from keras_lightrnn.data import Vocabulary
-from keras_lightrnn.files import write_file
 from keras_lightrnn.models import LightRNNModel
 from keras_lightrnn.serving.network import Network, check_exportable
 from keras_lightrnn.serving.served_vocabulary import check_vocabulary, write_words_by_cell

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lightrnn.checks import check_not_negative
+from keras_lightrnn._internal.checks import check_not_negative
+from keras_lightrnn._internal.files import make_directory
 from keras_lightrnn.data import Vocabulary
-from keras_lightrnn.files import make_directory
 from keras_lightrnn.models import LightRNNModel
 from keras_lightrnn.serving.network import Network, check_exportable, make_variable
 from keras_lightrnn.serving.search import (

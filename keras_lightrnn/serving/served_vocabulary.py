@@ -7,9 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_lightrnn.allocation import Allocation
+from keras_lightrnn._internal.files import replace_file
 from keras_lightrnn.data import Vocabulary
-from keras_lightrnn.files import replace_file
+from keras_lightrnn.table.allocation import Allocation
 
 
 class ServedVocabulary(tf.Module):

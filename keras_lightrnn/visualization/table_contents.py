@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_lightrnn.allocation import Allocation
+from keras_lightrnn.table.allocation import Allocation
 
 # From the colour of words that never occur to that of the most frequent one, RGB. Lightness
 # falls evenly, so that the order survives in grey and for the colour-blind.

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_lightrnn.checks import check_counts, check_size
-from keras_lightrnn.files import write_file
+from keras_lightrnn._internal.checks import check_counts, check_size
+from keras_lightrnn._internal.files import write_file
 from keras_lightrnn.visualization.table_contents import (
     COLOR_RAMP,
     get_allocation,

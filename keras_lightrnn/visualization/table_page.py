@@ -10,8 +10,8 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from keras_lightrnn.checks import check_counts
-from keras_lightrnn.files import write_file
+from keras_lightrnn._internal.checks import check_counts
+from keras_lightrnn._internal.files import write_file
 from keras_lightrnn.visualization.table_contents import (
     COLOR_RAMP,
     get_allocation,

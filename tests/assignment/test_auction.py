@@ -6,8 +6,8 @@ import numba
 import numpy as np
 import pytest
 
-from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.assignment import AssignmentProblem, AuctionSolver, ExactSolver, _market
+from keras_lightrnn.table.allocation import Allocation
 
 
 def make_problem(num_words: int = 1000, noise: float = 0.0, table: tuple[int, int] = (32, 32)):

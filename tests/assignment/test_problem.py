@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from keras_lightrnn import assignment
-from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.assignment import AssignmentProblem
+from keras_lightrnn.table.allocation import Allocation
 
 SOLVERS = [
     assignment.AuctionSolver(1e-3, max_block_bytes=7, max_rounds=3, time_limit_seconds=5),

@@ -12,8 +12,8 @@ from numba.core.dispatcher import Dispatcher
 from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn import assignment
-from keras_lightrnn.allocation import Allocation
 from keras_lightrnn.assignment import AssignmentProblem, _kernels
+from keras_lightrnn.table.allocation import Allocation
 
 SOLVERS = {
     "auction": assignment.AuctionSolver(gap_tolerance=1e-6),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keras_lightrnn import distribution
+from keras_lightrnn._internal import distribution
 
 
 def test_state_of_replicas_is_refused(monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scripts import make_environment
 
-from keras_lightrnn import distribution
+from keras_lightrnn._internal import distribution
 
 pytestmark = [
     pytest.mark.skipif(

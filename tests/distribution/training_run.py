@@ -19,10 +19,10 @@ import pytest
 import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
+from keras_lightrnn._internal.distribution import run_on_chief
 from keras_lightrnn.assignment import ExactSolver
 from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.data import token_windows
-from keras_lightrnn.distribution import run_on_chief
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import Perplexity

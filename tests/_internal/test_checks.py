@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from keras_lightrnn.checks import check_counts, check_ids, check_size
+from keras_lightrnn._internal.checks import check_counts, check_ids, check_size
 
 
 @pytest.mark.parametrize("value", [1, 2**40, np.int8(3), np.uint64(7)])

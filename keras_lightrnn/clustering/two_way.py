@@ -10,8 +10,8 @@ import numpy as np
 import scipy.sparse
 
 from keras_lightrnn import assignment
-from keras_lightrnn.allocation import Allocation, compute_table_shape
-from keras_lightrnn.checks import check_size
+from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn.table.allocation import Allocation, compute_table_shape
 
 # Vectors shorter than this share of the longest are not brought to the length of the others.
 _LEAST_LENGTH = 1e-3

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.models.half_step import multiply_states, run_half_step
-from keras_lightrnn.row_search import ROWS_AT_ONCE, RowSearch
+from keras_lightrnn.recurrence.half_step import multiply_states, run_half_step
+from keras_lightrnn.search.row_search import ROWS_AT_ONCE, RowSearch
 
 if TYPE_CHECKING:
     from keras_lightrnn.models.light_rnn_model import LightRNNModel

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
 from keras_lightrnn.layers import TwoComponentSoftmax
-from keras_lightrnn.linked_variable import DerivedVariable, LinkedVariable
+from keras_lightrnn.table.linked_variable import DerivedVariable, LinkedVariable
 
 V, R, C = 11, 4, 4  # an empty row
 FIRST, SECOND = (Allocation(np.random.default_rng(s).permutation(12)[:V], R, C) for s in (0, 1))

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from keras_lightrnn.allocation import Allocation, compute_table_shape
+from keras_lightrnn.table.allocation import Allocation, compute_table_shape
 
 SIZES = [1, 2, 3, 10, 255, 256, 257, 507, 10_000]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_lightrnn.checks import check_counts, check_size
-from keras_lightrnn.files import replace_file
+from keras_lightrnn._internal.checks import check_counts, check_size
+from keras_lightrnn._internal.files import replace_file
 
 _FORMAT = "keras_lightrnn.Allocation/1"
 
@@ -215,7 +215,7 @@ class Allocation:
         """Put words that occur in like contexts into like rows and columns.
 
         The first allocation to prefer when text is at hand: rows come out as word
-        classes. See `keras_lightrnn.cooccurrence.cluster_words` for the method and the
+        classes. See `keras_lightrnn.clustering.cooccurrence.cluster_words` for the method and the
         further arguments.
 
         Args:
@@ -233,7 +233,7 @@ class Allocation:
         (7, 8)
         """
         # Imported here because the clustering uses the solvers, which use this class.
-        from keras_lightrnn.cooccurrence import cluster_words
+        from keras_lightrnn.clustering.cooccurrence import cluster_words
 
         return cluster_words(words, vocabulary_size, num_rows, num_columns, **kwargs)
 

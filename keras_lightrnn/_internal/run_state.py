@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lightrnn.distribution import assign_parts, read_parts
+from keras_lightrnn._internal.distribution import assign_parts, read_parts
 
 
 class RunState(keras.layers.Layer):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from keras_lightrnn.allocation import Allocation, compute_table_shape
-from keras_lightrnn.checks import check_size, check_stream
-from keras_lightrnn.clustering import cluster_features, scale_features
+from keras_lightrnn._internal.checks import check_size, check_stream
+from keras_lightrnn.clustering.two_way import cluster_features, scale_features
+from keras_lightrnn.table.allocation import Allocation, compute_table_shape
 
 # Words counted at a time. Larger blocks sort more at once, smaller ones need less memory.
 _BLOCK_SIZE = 1 << 21
@@ -55,7 +55,7 @@ def cluster_words(
         window: Integer, how many words to the left and to the right are neighbours.
         num_rounds: Integer, the most rounds of clustering.
         solver: The assignment solver, whatever `keras_lightrnn.assignment.get` takes, or `None`
-            for the default of `keras_lightrnn.clustering.cluster_features`.
+            for the default of `keras_lightrnn.clustering.two_way.cluster_features`.
         max_contexts: Integer, how many words, the most frequent ones, count as neighbours.
         seed: Integer. The same seed gives the same allocation.
         verbose: Integer, 0 or 1. With 1 each stage is reported on standard output.

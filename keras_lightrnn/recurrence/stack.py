@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from keras_lightrnn.ops import gru, look_up_word_vectors, lstm, mark_invalid_ids, rnn
-from keras_lightrnn.ops.masks import set_mask
+from keras_lightrnn._internal.keras_internals import set_mask
+from keras_lightrnn.ops import look_up_word_vectors, mark_invalid_ids
+from keras_lightrnn.recurrence.fused import gru, lstm, rnn
 
 if TYPE_CHECKING:
     from keras_lightrnn.models.light_rnn_model import LightRNNModel

@@ -6,7 +6,12 @@ import shutil
 
 import pytest
 
-from keras_lightrnn.files import make_directory, remove_temporaries, replace_file, write_file
+from keras_lightrnn._internal.files import (
+    make_directory,
+    remove_temporaries,
+    replace_file,
+    write_file,
+)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from oracle import STEPS
 
-from keras_lightrnn.ops import gru, lstm, rnn, run_step
+from keras_lightrnn.recurrence.fused import gru, lstm, rnn, run_step
 
 FUNCTIONS = {"lstm": lstm, "gru": gru, "rnn": rnn}
 LAYERS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "rnn": keras.layers.SimpleRNN}

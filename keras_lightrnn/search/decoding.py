@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.checks import check_k, check_not_negative, check_size
-from keras_lightrnn.models.fused_recurrence import run_fused
-from keras_lightrnn.models.search import Search
+from keras_lightrnn._internal.checks import check_k, check_not_negative, check_size
 from keras_lightrnn.ops.word_ids import check_word_ids
-from keras_lightrnn.row_search import sample
+from keras_lightrnn.recurrence.stack import run_fused
+from keras_lightrnn.search.recurrent_search import Search
+from keras_lightrnn.search.row_search import sample
 
 if TYPE_CHECKING:
     from keras_lightrnn.models.light_rnn_model import LightRNNModel

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.allocation import Allocation
-from keras_lightrnn.linked_variable import DerivedVariable, LinkedVariable
 from keras_lightrnn.ops import cast_word_ids, invert_cells
+from keras_lightrnn.table.allocation import Allocation
+from keras_lightrnn.table.linked_variable import DerivedVariable, LinkedVariable
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
 from keras_lightrnn.layers import TwoComponentEmbedding
-from keras_lightrnn.word_table import get_word_table, serialize_word_table
+from keras_lightrnn.table.word_table import get_word_table, serialize_word_table
 
 
 def test_looks_words_up_in_the_allocation(rng):

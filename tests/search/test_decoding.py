@@ -6,9 +6,9 @@ import pytest
 from oracle import LanguageModel
 
 from keras_lightrnn import Allocation, LightRNNModel
-from keras_lightrnn.models import decoding, search
-from keras_lightrnn.models.fused_recurrence import run_fused
-from keras_lightrnn.models.search import Search
+from keras_lightrnn.recurrence.stack import run_fused
+from keras_lightrnn.search import decoding, search
+from keras_lightrnn.search.recurrent_search import Search
 
 V = 43  # more rows than are expanded at once, empty cells, an empty row
 PREFIX = [3, 1, 4, 1, 5]

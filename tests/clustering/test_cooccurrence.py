@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from keras_lightrnn import cooccurrence
-from keras_lightrnn.allocation import Allocation
-from keras_lightrnn.clustering import cluster_features
-from keras_lightrnn.cooccurrence import cluster_words, compute_word_features
+from keras_lightrnn.clustering import cooccurrence
+from keras_lightrnn.clustering.cooccurrence import cluster_words, compute_word_features
+from keras_lightrnn.clustering.two_way import cluster_features
+from keras_lightrnn.table.allocation import Allocation
 
 
 def _generate_class_text(

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
-from keras_lightrnn.models import fused_recurrence
+from keras_lightrnn.recurrence import stack as fused_recurrence
 
 V, B, T = 11, 3, 5
 

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from keras_lightrnn import assignment, clustering
-from keras_lightrnn.allocation import Allocation
-from keras_lightrnn.clustering import (
+from keras_lightrnn import assignment
+from keras_lightrnn.clustering import two_way as clustering
+from keras_lightrnn.clustering.two_way import (
     _swap_in_pairs,
     cluster_features,
     compute_cluster_error,
     exchange_words,
 )
+from keras_lightrnn.table.allocation import Allocation
 
 
 def _compute_error(features: np.ndarray, allocation: Allocation) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.row_search import RowSearch
+from keras_lightrnn.search.row_search import RowSearch
 
 if TYPE_CHECKING:
     from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax

@@ -1,0 +1,1 @@
+"""Helpers shared by the whole package; none of them is public."""

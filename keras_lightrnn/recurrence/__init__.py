@@ -1,0 +1,1 @@
+"""Recurrent cells, each defined once, and the stack that runs them."""

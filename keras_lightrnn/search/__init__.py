@@ -1,0 +1,1 @@
+"""Exact search, sampling and decoding over rows and columns."""

@@ -1,0 +1,1 @@
+"""The table of words: which cell each word lives in."""
