@@ -54,7 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
         "'train[2%%:]' 'train[:2%%]' test",
     )
     source.add_argument(
-        "--text", nargs=3, metavar=("TRAIN", "VALID", "TEST"), help="files of text instead, gz too"
+        "--text",
+        nargs=3,
+        metavar=("TRAIN", "VALID", "TEST"),
+        help="files of text instead, gz too; or pipes",
     )
     source.add_argument(
         "--max-words",
@@ -128,8 +131,10 @@ def read_text(args: argparse.Namespace) -> tuple[list[np.ndarray], Vocabulary]:
     """Return the word ids of the three splits, and the vocabulary of the first."""
     size = args.vocabulary_size
     if args.text:
-        vocabulary = Vocabulary.from_lines(read_lines(args.text[0]), max_size=size)
-        return [vocabulary.encode_lines(read_lines(path)) for path in args.text], vocabulary
+        lines = list(read_lines(args.text[0]))  # kept, because a pipe can be read only once
+        vocabulary = Vocabulary.from_lines(lines, max_size=size)
+        others = [vocabulary.encode_lines(read_lines(path)) for path in args.text[1:]]
+        return [vocabulary.encode_lines(lines), *others], vocabulary
     for split in args.splits:
         tfds_lines(args.dataset, split)  # fails now if there is none
     train, vocabulary = from_tfds(args.dataset, args.splits[0], max_size=size)

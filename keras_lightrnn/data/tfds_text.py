@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from keras_lightrnn.data.id_files import count_ids, map_ids, write_ids
+from keras_lightrnn.data.text import LINE_END
 from keras_lightrnn.data.vocabulary import Vocabulary
 
 _EXAMPLES_AT_ONCE = 1024
@@ -231,7 +232,7 @@ def _iter_lines(
                     f"{builder.info.full_name!r}, split={split!r}, example {number}: {error}."
                 ) from error
             number += 1
-            for line in (text.lower() if lower else text).split("\n"):
+            for line in LINE_END.split(text.lower() if lower else text):
                 if line and not line.isspace():
                     has_words = True
                     yield line

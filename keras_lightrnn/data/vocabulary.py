@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from keras_lightrnn._internal.checks import check_counts, check_size
-from keras_lightrnn._internal.files import replace_file
-
-_MARK = "\ufeff"
+from keras_lightrnn._internal.files import write_file
+from keras_lightrnn.data.text import BYTE_ORDER_MARK, LINE_END
 
 
 class Vocabulary:
@@ -99,7 +98,7 @@ class Vocabulary:
                     f"No word may come twice. Received: words[{first}] and words[{position}] are "
                     f"both {word!r}. Remove one of them."
                 )
-        if self._words and self._words[0].startswith(_MARK):
+        if self._words and self._words[0].startswith(BYTE_ORDER_MARK):
             raise ValueError(
                 "The first word must not begin with a byte order mark, which would be taken for "
                 f"that of its file. Received: words[0]={self._words[0]!r}. Remove the mark from "
@@ -175,7 +174,7 @@ class Vocabulary:
         counter: collections.Counter[str] = collections.Counter()
         special = {unknown: 0, end: 0}
         num_lines = 0
-        for words in _split_lines(lines, "Use `lines.splitlines()`."):
+        for words in _split_lines(lines, "Use `lines.split('\\n')`."):
             counter.update(words)
             num_lines += 1
             if len(counter) > max_entries:
@@ -296,11 +295,7 @@ class Vocabulary:
         Counts are not saved. The file is written under a temporary name and renamed, so
         that an earlier one survives a failure.
         """
-        with (
-            replace_file(path) as temporary,
-            open(temporary, "w", encoding="utf-8", newline="\n") as file,
-        ):
-            file.writelines(f"{word}\n" for word in self._words)
+        write_file(path, "".join(f"{word}\n" for word in self._words).encode("utf-8"))
 
     @classmethod
     def load(
@@ -318,13 +313,15 @@ class Vocabulary:
         with open(path, "rb") as file:
             data = file.read()
         try:
-            lines = data.decode("utf-8-sig").split("\n")  # some editors begin with a mark
+            text = data.decode("utf-8")
         except UnicodeDecodeError as error:
+            number = len(LINE_END.split(data[: error.start].decode("utf-8")))
             raise ValueError(
                 "A vocabulary file must be UTF-8 text. Received: "
-                f"path={path!r}, whose line {data.count(bytes([10]), 0, error.start) + 1} has byte "
-                f"0x{data[error.start]:02x} at offset {error.start}. Convert the file to UTF-8."
+                f"path={path!r}, whose line {number} has byte 0x{data[error.start]:02x} at offset "
+                f"{error.start}. Convert the file to UTF-8."
             ) from error
+        lines = LINE_END.split(text.removeprefix(BYTE_ORDER_MARK))
         if lines[-1] == "":
             lines.pop()  # what follows the last end of line
         if not lines:
@@ -333,12 +330,11 @@ class Vocabulary:
                 "empty."
             )
         first_lines: dict[str, int] = {}
-        for number, line in enumerate(lines, 1):
-            word = line.removesuffix("\r")
+        for number, word in enumerate(lines, 1):
             if word.split() != [word]:
                 raise ValueError(
                     "Every line of a vocabulary file must hold one word, without blanks. Received: "
-                    f"path={path!r}, line {number}: {word!r}. Remove or correct the line."
+                    f"path={path!r}, line {number}: {word!r:.60}. Remove or correct the line."
                 )
             first = first_lines.setdefault(word, number)
             if first != number:

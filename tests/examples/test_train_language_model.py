@@ -114,6 +114,18 @@ def test_missing_text_file(example, tmp_path):
         example.main(["--text", missing, missing, missing, "--output", str(tmp_path)])
 
 
+def test_text_may_come_from_pipes(example, text):
+    expected, _ = example.read_text(example.make_parser().parse_args(["--text", *text]))
+    pipes = [subprocess.Popen(["cat", path], stdout=subprocess.PIPE) for path in text]
+    paths = [f"/dev/fd/{pipe.stdout.fileno()}" for pipe in pipes]
+    words, vocabulary = example.read_text(example.make_parser().parse_args(["--text", *paths]))
+    for pipe in pipes:
+        pipe.communicate()
+    assert len(vocabulary) == 22
+    for got, want in zip(words, expected, strict=True):
+        assert np.array_equal(got, want)
+
+
 def test_reallocates_after_the_first_epoch(example, text, tmp_path, capsys):
     example.main(
         ["--text", *text, "--units", "8", "--epochs", "2", "--batch-size", "4"]
