@@ -1,8 +1,9 @@
-"""Files and directories that are there whole or not at all."""
+"""Atomic writes: a file or directory is complete or absent, also after a crash."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -11,23 +12,26 @@ import stat
 from collections.abc import Iterator
 
 _TOKEN_BYTES = 6
-# Characters of a name that its temporary one keeps: file systems allow 255 bytes.
+# Characters of a name that its temporary name keeps: file systems allow 255 bytes.
 _END_LENGTH = 40
+# Errors of writing. Python does not say for which file.
+_NO_SPACE = (errno.EDQUOT, errno.EFBIG, errno.ENOSPC)
 
 
 @contextlib.contextmanager
 def replace_file(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Give the name of a temporary file that takes the place of `path` once it is written.
+    """Yield the name of a temporary file that replaces `path` after the block.
 
-    The temporary file lies beside `path` (of a symbolic link, beside what it points to, which is
-    replaced) and ends as `path` does; folders above it are made where they are missing. After the
-    block it is brought to the disk, given the permissions of an earlier file, and renamed, which no
-    crash can leave half done. When the block raises, it is removed, and an earlier file stays as it
-    was. Every call has a temporary name of its own: of several writers the last one wins. A process
-    that is killed leaves its file behind; see `remove_temporaries`.
+    The temporary file is in the directory of `path`, and its name ends like `path`. Missing parent
+    directories are created. If `path` is a symbolic link, its target is replaced. After the block
+    the file is flushed to disk, receives the permissions of the earlier file, and is renamed, which
+    is atomic. If the block raises, the temporary file is removed and the earlier file is unchanged.
+    Every call uses another temporary name, so concurrent writers do not interfere, and the last one
+    wins. A killed process leaves its temporary file; see `remove_temporaries`.
 
     Raises:
-        FileExistsError: if there is something else than a file at `path`.
+        FileExistsError: if `path` exists and is not a regular file.
+        OSError: if writing fails. Without space on the disk, the error names `path`.
 
     Example:
 
@@ -43,20 +47,22 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[str]:
     mode = stat.S_IMODE(os.stat(path).st_mode) if os.path.exists(path) else None
     if mode is not None and not os.path.isfile(path):
         raise FileExistsError(
-            f"What is written must be a file. Received: path={path!r}, which is there and is none. "
-            "Choose another path."
+            f"A file can replace only a regular file. Received: path={path!r}, which exists and is "
+            "not a regular file. Choose another path."
         )
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = _name_temporary(path)
     try:
-        if mode is not None:  # nobody may read it meanwhile who may not read it in the end
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, mode | stat.S_IRUSR | stat.S_IWUSR))
-        yield temporary
-        _flush(temporary)
-        if mode is not None:
-            os.chmod(temporary, mode)
-        os.replace(temporary, path)
-        _flush_directory(os.path.dirname(temporary))
+        with _naming(path, temporary):
+            if mode is not None:  # nobody may read it now who may not read it in the end
+                access = mode | stat.S_IRUSR | stat.S_IWUSR
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, access))
+            yield temporary
+            _flush(temporary)
+            if mode is not None:
+                os.chmod(temporary, mode)
+            os.replace(temporary, path)
+            _flush_directory(os.path.dirname(temporary))
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
@@ -70,14 +76,16 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextlib.contextmanager
 def make_directory(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Give the name of a temporary directory that becomes `path` once all is written to it.
+    """Yield the name of a temporary directory that becomes `path` after the block.
 
-    The temporary directory lies beside `path`; folders above it are made where they are missing.
-    After the block what it holds is brought to the disk and it is renamed. When the block raises,
-    it is removed. A process that is killed leaves it behind, as `.….tmp.` and the name.
+    The temporary directory is in the parent directory of `path`. Missing parent directories are
+    created. After the block its contents are flushed to disk and it is renamed. If the block
+    raises, it is removed. A killed process leaves it, with a name of the form `.….tmp.NAME`.
 
     Raises:
-        FileExistsError: if there is something at `path` by the end of the block.
+        FileExistsError: if `path` exists at the end of the block.
+        OSError: if writing fails. Without space on the disk, the error names `path` or the file in
+            it.
 
     Example:
 
@@ -89,30 +97,32 @@ def make_directory(path: str | os.PathLike[str]) -> Iterator[str]:
     ...     print(os.listdir(parent), os.listdir(path))
     ['a'] ['b.txt']
     """
+    path = os.path.abspath(path)
     temporary = _name_temporary(path)
     os.makedirs(temporary)
     try:
-        yield temporary
-        for directory, _, names in os.walk(temporary):
-            for name in names:
-                _flush(os.path.join(directory, name))
-            _flush_directory(directory)
-        if os.path.lexists(path):  # `rename` would replace an empty directory
-            raise FileExistsError(
-                f"A directory is written once. Received: path={os.fspath(path)!r}, which has come "
-                "into being meanwhile. Remove it, or choose another path."
-            )
-        os.rename(temporary, path)
-        _flush_directory(os.path.dirname(temporary))
+        with _naming(path, temporary):
+            yield temporary
+            for directory, _, names in os.walk(temporary):
+                for name in names:
+                    _flush(os.path.join(directory, name))
+                _flush_directory(directory)
+            if os.path.lexists(path):  # `rename` would replace an empty directory
+                raise FileExistsError(
+                    f"A directory is written once. Received: path={path!r}, which was created "
+                    "meanwhile. Remove it, or choose another path."
+                )
+            os.rename(temporary, path)
+            _flush_directory(os.path.dirname(temporary))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def reserve_space(path: str, num_bytes: int) -> None:
-    """Make sure that a file of a size can be written to `path`, which is left empty.
+    """Check that the disk has room for a file of `num_bytes`, and leave an empty one.
 
     Raises:
-        OSError: if there is no room for it.
+        OSError: if the disk has no room.
     """
     with open(path, "wb") as file:
         if num_bytes and hasattr(os, "posix_fallocate"):
@@ -121,7 +131,10 @@ def reserve_space(path: str, num_bytes: int) -> None:
 
 
 def remove_temporaries(path: str | os.PathLike[str]) -> None:
-    """Remove what killed processes left of writing a file, which nobody else may be writing now."""
+    """Remove the temporary files that killed writers of `path` left.
+
+    No other process may be writing `path`.
+    """
     directory, name = os.path.split(os.path.realpath(path))
     end = _end_temporary(name)
     for found in os.listdir(directory) if os.path.isdir(directory) else ():
@@ -132,9 +145,22 @@ def remove_temporaries(path: str | os.PathLike[str]) -> None:
                 os.remove(temporary)
 
 
+@contextlib.contextmanager
+def _naming(path: str, temporary: str) -> Iterator[None]:
+    """Have an `OSError` name `path` where it names the temporary path, or lacks a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in _NO_SPACE:
+            error.filename = path
+        elif isinstance(error.filename, str) and error.filename.startswith(temporary):
+            error.filename = path + error.filename[len(temporary) :]
+        raise
+
+
 def _name_temporary(path: str | os.PathLike[str]) -> str:
     directory, name = os.path.split(os.path.abspath(path))
-    # Not the number of the process: in containers it is often the same.
+    # Process numbers would not do: in containers they are often equal.
     token = secrets.token_hex(_TOKEN_BYTES)
     return os.path.join(directory, f".{token}{_end_temporary(name)}")
 
@@ -145,13 +171,13 @@ def _end_temporary(name: str) -> str:
 
 
 def _flush_directory(path: str) -> None:
-    if os.name == "posix":  # elsewhere a directory cannot be opened
+    if os.name == "posix":  # other systems cannot open a directory
         _flush(path, os.O_RDONLY)
 
 
 def _flush(path: str, flags: int = os.O_RDWR) -> None:
-    """Bring what was written to the disk."""
-    descriptor = os.open(path, flags)  # to write: Windows flushes no other
+    """Flush a file to disk."""
+    descriptor = os.open(path, flags)  # for writing: Windows flushes no other
     try:
         os.fsync(descriptor)
     finally:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from keras_lightrnn._internal.files import replace_file
 from keras_lightrnn.data.id_files import count_ids, map_ids, write_ids
 from keras_lightrnn.data.text import LINE_END
 from keras_lightrnn.data.vocabulary import Vocabulary
@@ -142,7 +143,8 @@ def from_tfds(
     path = f"{stem}-{_digest(source, vocabulary.fingerprint)}.npy"
     if not os.path.exists(path):
         lines = _iter_lines(builder, split, feature, lower)
-        write_ids(path, map(vocabulary.encode_lines, _chunks(lines)))
+        with replace_file(path) as temporary:
+            write_ids(temporary, map(vocabulary.encode_lines, _chunks(lines)))
     ids = map_ids(path, "Remove the file, which the next call writes again.")
     if is_counted_here:  # the file of words does not hold them
         parts = (ids[start : start + _IDS_AT_ONCE] for start in range(0, ids.size, _IDS_AT_ONCE))

@@ -1,21 +1,23 @@
-"""A stream of word ids in files."""
+"""A stream of word ids in memory-mapped files."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from keras_lightrnn._internal.checks import check_size, check_stream
+from keras_lightrnn._internal.checks import check_size, check_stream, is_size
 from keras_lightrnn._internal.files import make_directory
-from keras_lightrnn.data.id_files import count_ids, map_ids, write_ids
+from keras_lightrnn.data.id_files import compute_checksum, count_ids, map_ids, write_ids
 from keras_lightrnn.data.vocabulary import Vocabulary
 
-_FORMAT = "keras_lightrnn.TokenShards/1"
+_FORMAT = "keras_lightrnn.TokenShards/2"
+_FORMAT_WITHOUT_CHECKSUMS = "keras_lightrnn.TokenShards/1"
 _INDEX = "index.json"
 _BLOCK_SIZE = 1 << 20  # words read or counted at a time
 _MOST_MAPS = 128  # files that are mapped at a time: each takes a file descriptor
@@ -24,18 +26,22 @@ _MOST_MAPS = 128  # files that are mapped at a time: each takes a file descripto
 class TokenShards:
     """A stream of word ids in a directory of files, which are mapped into memory, not loaded.
 
-    `contiguous_windows`, `shuffled_windows` and `token_windows` take one wherever they take an
-    array, and read of it what a window needs; `Allocation.from_cooccurrence` reads it block by
-    block. The stream may be many times larger than memory.
+    `contiguous_windows`, `shuffled_windows` and `token_windows` accept `TokenShards` instead of an
+    array, and read only the words of the windows that they make. `Allocation.from_cooccurrence`
+    reads it block by block. The stream may be many times larger than memory.
 
-    A directory holds `index.json` and the files `shard-00000.npy`, `shard-00001.npy`, …, of
-    `shard_size` words each (the last may be shorter), uint16 if the vocabulary has at most
-    65,536 words and int32 otherwise. NumPy reads each of them.
+    A directory contains `index.json` and the files `shard-00000.npy`, `shard-00001.npy`, …, with
+    `shard_size` words each (the last may be shorter): uint16 if the vocabulary has at most
+    65,536 words, int32 otherwise. NumPy can read each of them. The index holds a CRC-32 checksum
+    of the ids of each shard, which `verify` compares.
+
+    The files must not change or shrink while they are mapped: reading beyond the new end of a
+    file kills the process with `SIGBUS`. Write a new directory instead.
 
     Args:
         directory: Path of a directory that `write` wrote.
-        vocabulary: The `Vocabulary` with which the stream must have been encoded, or its size;
-            `None` to take the stream as it is.
+        vocabulary: The `Vocabulary` that the stream must be encoded with, or its size. `None`
+            accepts any.
 
     Attributes:
         directory: The path.
@@ -44,14 +50,15 @@ class TokenShards:
         dtype: The type of the ids in the files.
         shard_size: Integer, words in a file.
         vocabulary_size: Integer `V`.
-        vocabulary_fingerprint: `Vocabulary.fingerprint` of the vocabulary, or `None` if only
-            its size was given to `write`.
+        vocabulary_fingerprint: `Vocabulary.fingerprint` of the vocabulary, or `None` if `write`
+            was given its size only.
 
     Raises:
-        FileNotFoundError: if the directory has no index, which is there once all is written.
-        ValueError: if the index is none of this class, a file is missing, truncated or of
-            another kind than the index says, or the vocabulary is another one. When words are
-            read: if a file holds an id outside `[0, V)`.
+        FileNotFoundError: if the directory has no index. `write` creates the directory only when
+            it is complete.
+        ValueError: if the index is damaged, a file is missing, truncated or of another kind than
+            the index says, or the vocabulary is another one. While reading, if a file contains
+            an id outside `[0, V)`. The message names the file.
 
     Example:
 
@@ -69,6 +76,7 @@ class TokenShards:
     """
 
     __slots__ = (
+        "_checksums",
         "_maps",
         "_num_shards",
         "_root",
@@ -84,12 +92,13 @@ class TokenShards:
         self, directory: str | os.PathLike[str], vocabulary: Vocabulary | int | None = None
     ) -> None:
         self.directory = os.fspath(directory)
-        self._root = os.path.abspath(directory)  # whatever the working directory is later on
+        self._root = os.path.abspath(directory)  # the working directory may change
         index = _read_index(self.directory)
+        self._checksums: list[int] | None = index["checksums"]
         self.size: int = index["num_words"]
         self.shard_size: int = index["shard_size"]
         self.vocabulary_size: int = index["vocabulary_size"]
-        self.vocabulary_fingerprint: str | None = index["vocabulary_fingerprint"]
+        self.vocabulary_fingerprint: str | None = index.get("vocabulary_fingerprint")
         self.dtype = np.dtype(_choose_dtype(self.vocabulary_size))
         if vocabulary is not None:
             self._check_vocabulary(vocabulary)
@@ -108,25 +117,25 @@ class TokenShards:
     ) -> TokenShards:
         """Write a stream to a new directory, and open it.
 
-        All is written to a directory of a temporary name, which is renamed at the end: what has
-        the final name is whole, and an interrupted run can simply be started again.
+        The files are written to a temporary directory, which is renamed at the end. So a
+        directory with the final name is complete, and an interrupted run can be repeated.
 
         Args:
-            directory: Path of the directory to make. It must not exist.
-            words: Iterable of vectors of word ids, of any lengths: parts of one stream, read
-                once, no more than one part held at a time. Or one such vector.
-            vocabulary: The `Vocabulary` of the ids, by which the directory is recognised later,
-                or its size.
-            shard_size: Integer, words in a file.
+            directory: Path of the directory to create. It must not exist.
+            words: Iterable of vectors of word ids, of any lengths: parts of one stream. It is
+                read once, and one part is held at a time. Or one such vector.
+            vocabulary: The `Vocabulary` of the ids, or its size. The index holds its fingerprint.
+            shard_size: Integer, words in a file. Defaults to `2**26`.
 
         Returns:
             The `TokenShards`.
 
         Raises:
             FileExistsError: if the directory exists.
+            OSError: if the disk is full. The error names the directory, and nothing is left.
             TypeError: if the ids are not integers.
-            ValueError: if a part is no vector, an id lies outside of the vocabulary, or there
-                is no word.
+            ValueError: if a part is not a vector, an id is not in the vocabulary, or there are no
+                words.
         """
         size, fingerprint = _describe(vocabulary)
         check_size("shard_size", shard_size)
@@ -137,26 +146,64 @@ class TokenShards:
                 "`TokenShards(directory)`, or remove it."
             )
         with make_directory(directory) as temporary:
-            num_words = 0
+            num_words, checksums = 0, []
             pieces = _cut(check_stream(words, size), shard_size)
             for number, shard in itertools.groupby(pieces, key=lambda piece: piece[0]):
                 path = os.path.join(temporary, _name_shard(number))
-                num_words += write_ids(path, (ids for _, ids in shard), _choose_dtype(size))
+                parts = (ids for _, ids in shard)
+                num_ids, checksum = write_ids(path, parts, _choose_dtype(size))
+                num_words += num_ids
+                checksums.append(checksum)
             if num_words == 0:
                 raise ValueError(
-                    "A stream must hold at least one word. Received: `words` without any. If it "
-                    "is a generator, it may have been read to its end before."
+                    "A stream must have at least one word. Received: `words` without any. If it "
+                    "is a generator, it may already be exhausted."
                 )
-            index = {
+            index: dict[str, Any] = {
                 "format": _FORMAT,
                 "num_words": num_words,
                 "shard_size": shard_size,
                 "vocabulary_size": size,
                 "vocabulary_fingerprint": fingerprint,
+                "checksums": checksums,
             }
+            index["index_checksum"] = _compute_index_checksum(index)
             with open(os.path.join(temporary, _INDEX), "w", encoding="utf-8") as file:
                 json.dump(index, file, indent=2)
         return cls(directory)
+
+    def verify(self) -> None:
+        """Read all files, and compare their checksums with those in the index.
+
+        This finds changed ids and exchanged files. Opening a directory and reading words do not
+        compare checksums, because that takes a pass over the stream.
+
+        Raises:
+            ValueError: if the contents of a file have changed (the message names it), or the
+                directory was written by a version that kept no checksums.
+
+        Example:
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     shards = TokenShards.write(os.path.join(parent, "train"), [1, 2, 3], vocabulary=9)
+        ...     shards.verify()
+        """
+        if self._checksums is None:
+            raise ValueError(
+                "Only token shards with checksums can be verified. Received: "
+                f"directory={self.directory!r}, of format {_FORMAT_WITHOUT_CHECKSUMS!r}, which has "
+                "none. Write the stream again with `TokenShards.write`."
+            )
+        for number, expected in enumerate(self._checksums):
+            checksum = compute_checksum(self._map(number))  # also if the file was replaced
+            if checksum != expected:
+                raise ValueError(
+                    "A shard must have the contents that were written. Received: "
+                    f"{os.path.join(self.directory, _name_shard(number))!r} with checksum "
+                    f"{checksum:08x} instead of {expected:08x}. Restore the file, or remove the "
+                    "directory and write it again."
+                )
 
     @property
     def shape(self) -> tuple[int]:
@@ -170,17 +217,17 @@ class TokenShards:
         return self.size
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Return the whole stream as an array, which is in memory if it is in several files."""
+        """Return the whole stream as an array. A stream in several files is copied to memory."""
         ids, dtype = self[:], np.dtype(dtype or self.dtype)
         if copy is False and (self._num_shards > 1 or dtype != ids.dtype):
             raise ValueError(
-                "A stream in several files, or as another type, is copied. Received: copy=False "
-                f"for {self!r}. Use `np.asarray(shards)`."
+                "A stream in several files, or of another type, must be copied. Received: "
+                f"copy=False for {self!r}. Use `np.asarray(shards)`."
             )
         return ids.astype(dtype, copy=bool(copy))
 
     def __getitem__(self, index: Any) -> Any:
-        """Read words as of an array: an integer, a slice, or an array of integers."""
+        """Read words by an integer, a slice, or an array of integers, as from a NumPy array."""
         if isinstance(index, slice):
             start, stop, step = index.indices(self.size)
             if step != 1:
@@ -189,13 +236,13 @@ class TokenShards:
         positions = np.asarray(index, None if np.size(index) else np.int64)
         if not np.issubdtype(positions.dtype, np.integer):
             raise TypeError(
-                "A stream is read by integers, slices or integer arrays. Received: "
+                "An index must be an integer, a slice or an integer array. Received: "
                 f"index={index!r}."
             )
         outside = (positions < -self.size) | (positions >= self.size)
         if outside.any():
             raise IndexError(
-                f"Positions must lie in [-{self.size}, {self.size}), the stream. Received: "
+                f"Positions must be in [-{self.size}, {self.size}), the stream. Received: "
                 f"{positions[outside].flat[0]}."
             )
         return self._gather(np.where(positions < 0, positions + self.size, positions))[()]
@@ -242,12 +289,12 @@ class TokenShards:
         return ids
 
     def _check_ids(self, ids: np.ndarray, number: int) -> None:
-        # What was written was in range: this finds damaged files, while a step would not.
+        # `write` checked the range, so this finds damaged files, which `fit` would not.
         if ids.size and int(ids.view(f"u{ids.itemsize}").max()) >= self.vocabulary_size:
             raise ValueError(
-                f"Every word id must lie in [0, {self.vocabulary_size}). Received: another one in "
+                f"Every word id must be in [0, {self.vocabulary_size}). Received: others in "
                 f"{os.path.join(self.directory, _name_shard(number))!r}. The file is damaged: "
-                "remove the directory and write it again."
+                "restore it, or remove the directory and write it again."
             )
 
     def _check_vocabulary(self, vocabulary: Vocabulary | int) -> None:
@@ -273,7 +320,7 @@ class TokenShards:
     def _map(self, number: int) -> np.ndarray:
         num_words = min(self.shard_size, self.size - number * self.shard_size)
         path = os.path.join(self._root, _name_shard(number))
-        remedy = "Bring the file back, or remove the directory and write it again."
+        remedy = "Restore the file, or remove the directory and write it again."
         shard = map_ids(path, remedy, self.dtype, num_words)
         return shard.view(np.ndarray)  # indexing a `memmap` object is slow
 
@@ -285,26 +332,42 @@ def _read_index(directory: str) -> dict[str, Any]:
             index = json.load(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"A directory of token shards must hold {_INDEX!r}. Received: "
+            f"A directory of token shards must contain {_INDEX!r}. Received: "
             f"directory={directory!r}, which does not. Make one with `TokenShards.write`."
         ) from error
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise ValueError(
             f"An index of token shards must be JSON. Received: path={path!r} ({error}). Remove "
             "the directory and write it again."
         ) from error
     kind = index.get("format") if isinstance(index, dict) else None
-    sizes = "num_words", "shard_size", "vocabulary_size"
-    if (
-        kind != _FORMAT
-        or not all(isinstance(index.get(name), int) and index[name] > 0 for name in sizes)
-        or not isinstance(index.get("vocabulary_fingerprint"), (str, type(None)))
-    ):
+    if kind == _FORMAT_WITHOUT_CHECKSUMS:
+        index["checksums"] = None
+    elif kind != _FORMAT:
         raise ValueError(
-            f"An index of token shards must be of format {_FORMAT!r}, and whole. Received: "
-            f"path={path!r}, format={kind!r}. Write the stream again with `TokenShards.write`."
+            f"An index of token shards must have format {_FORMAT!r}. Received: path={path!r}, "
+            f"format={kind!r}. Write the stream again with `TokenShards.write`."
         )
-    return {"vocabulary_fingerprint": None, **index}
+    elif index.pop("index_checksum", None) != _compute_index_checksum(index):
+        raise ValueError(
+            "An index of token shards must be unchanged since it was written. Received: "
+            f"path={path!r} with another checksum. Restore the file, or remove the directory and "
+            "write it again."
+        )
+    sizes = "num_words", "shard_size", "vocabulary_size"
+    are_sizes = all(is_size(index.get(name)) for name in sizes)
+    if not are_sizes or not isinstance(index.get("vocabulary_fingerprint"), (str, type(None))):
+        received = ", ".join(f"{name}={index.get(name)!r}" for name in sizes)
+        raise ValueError(
+            "An index of token shards must have positive sizes. Received: "
+            f"path={path!r} with {received}. Restore the file, or remove the directory and write "
+            "it again."
+        )
+    return index
+
+
+def _compute_index_checksum(index: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(index, sort_keys=True).encode("ascii"))
 
 
 def _describe(vocabulary: Vocabulary | int) -> tuple[int, str | None]:

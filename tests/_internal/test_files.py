@@ -192,5 +192,30 @@ def test_an_earlier_file_may_be_gone_meanwhile(path):
 
 
 def test_what_is_no_file_is_not_replaced(tmp_path):
-    with pytest.raises(FileExistsError, match="which is there and is none"), replace_file(tmp_path):
+    with pytest.raises(FileExistsError, match="not a regular file"), replace_file(tmp_path):
         pass
+
+
+def test_a_full_disk_is_named(path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for target in (path, path.parent / "new" / "b.txt"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+        try:
+            with pytest.raises(OSError, match=rf"File too large: '{target}'$"):
+                write_file(target, bytes(20))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"earlier"
+    assert sorted(os.listdir(path.parent)) == [path.name, "new"]
+
+
+def test_other_errors_keep_their_name(path, tmp_path):
+    def read(source):
+        with replace_file(path):
+            source.read_text()
+
+    with pytest.raises(FileNotFoundError, match=r"source\.txt'$"):
+        read(tmp_path / "source.txt")
+    with pytest.raises(ConnectionResetError, match=r"^\[Errno 104\] reset$"), replace_file(path):
+        raise ConnectionResetError(104, "reset")

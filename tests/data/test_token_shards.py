@@ -199,17 +199,70 @@ def test_directory_without_index(tmp_path):
 @pytest.mark.parametrize("content", ["", "[]", "{}", "\x80", '{"format": "another/1"}'])
 def test_foreign_index(tmp_path, content):
     (tmp_path / "index.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"index of token shards.*index\.json"):
+    with pytest.raises(ValueError, match=r"index of token shards.*index\.json.*again"):
         TokenShards(tmp_path)
 
 
+def make_old(directory):
+    """Give a directory the index of the version without checksums."""
+    path = Path(directory) / "index.json"
+    index = json.loads(path.read_text())
+    index.pop("checksums", None)
+    index.pop("index_checksum", None)
+    path.write_text(json.dumps({**index, "format": "keras_lightrnn.TokenShards/1"}, indent=2))
+
+
 @pytest.mark.parametrize("name", ["num_words", "shard_size", "vocabulary_size"])
-@pytest.mark.parametrize("value", [None, 0, 1.5, "x"])
+@pytest.mark.parametrize("value", [None, 0, 1.5, "x", True])
 def test_damaged_index(shards, name, value):
     path = Path(shards.directory) / "index.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
-    with pytest.raises(ValueError, match="and whole"):
-        TokenShards(shards.directory)
+    for message in (r"unchanged since.*index\.json", r"positive sizes.*index\.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+        with pytest.raises(ValueError, match=message):
+            TokenShards(shards.directory)
+        make_old(shards.directory)
+
+
+def test_a_directory_without_checksums_is_read_but_not_verified(shards, words):
+    make_old(shards.directory)
+    old = TokenShards(shards.directory, VOCABULARY)
+    assert old[:].tolist() == words.tolist()
+    with pytest.raises(ValueError, match=r"with checksums.*train'.*TokenShards/1"):
+        old.verify()
+
+
+def change_an_id(directory):
+    ids = np.load(directory / "shard-00002.npy")
+    ids[50] = (ids[50] + 1) % 10
+    np.save(directory / "shard-00002.npy", ids)
+
+
+def exchange(directory):
+    os.rename(directory / "shard-00002.npy", directory / "x")
+    os.rename(directory / "shard-00003.npy", directory / "shard-00002.npy")
+    os.rename(directory / "x", directory / "shard-00003.npy")
+
+
+@pytest.mark.parametrize("change", [change_an_id, exchange])
+def test_verify_finds_changed_and_exchanged_shards(shards, change):
+    shards.verify()
+    change(Path(shards.directory))
+    for damaged in (shards, TokenShards(shards.directory)):  # opened before and after
+        with pytest.raises(ValueError, match=r"contents that were written.*shard-00002\.npy"):
+            damaged.verify()
+
+
+@pytest.mark.parametrize("limit", [100, 1_000, 20_000])
+def test_a_full_disk_is_named(tmp_path, words, limit):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*/train'"):
+            TokenShards.write(tmp_path / "train", 40 * [words], VOCABULARY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def truncate(path):
@@ -224,7 +277,22 @@ def widen(path):
     np.save(path, np.load(path).astype(np.int64))
 
 
-@pytest.mark.parametrize("damage", [truncate, shorten, widen, Path.unlink, Path.touch])
+def lengthen(path):
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def open_bracket(path):
+    path.write_bytes(path.read_bytes().replace(b"(100,)", b"((100)"))
+
+
+def pack(path):
+    with open(path, "wb") as file:
+        np.savez(file, np.zeros(100, np.uint16))
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, shorten, widen, lengthen, open_bracket, pack, Path.unlink, Path.touch]
+)
 def test_damaged_shard(shards, damage):
     path = Path(shards.directory) / "shard-00003.npy"
     if damage is Path.touch:
@@ -241,7 +309,7 @@ def test_overwritten_ids_are_found_when_they_are_read(shards):
     damaged = TokenShards(shards.directory)
     assert damaged[:300].size == 300
     for index in (slice(310, 320), np.array([5, 333]), 399):
-        with pytest.raises(ValueError, match=r"\[0, 10\).*shard-00003\.npy.*damaged"):
+        with pytest.raises(ValueError, match=r"be in \[0, 10\).*shard-00003\.npy.*damaged"):
             damaged[index]
 
 
@@ -280,7 +348,7 @@ def test_model_with_too_small_a_vocabulary(shards):
         ([[0], [[1, 2]]], {}, ValueError, r"shape \(1, 2\) at position 1"),
         ([[0], 2], {}, ValueError, r"shape \(\) at position 1"),
         ([[0], [0.5]], {}, TypeError, "float64 at position 1"),
-        (iter([]), {}, ValueError, "read to its end before"),
+        (iter([]), {}, ValueError, "already be exhausted"),
         ([[]], {}, ValueError, "at least one word"),
         ([[1]], {"shard_size": 0}, ValueError, "shard_size=0"),
         ([[1]], {"vocabulary": 0}, ValueError, "vocabulary=0"),
@@ -298,7 +366,7 @@ def test_bad_streams(tmp_path, words, options, kind, message):
         (997, IndexError, "997"),
         (np.array([3, -998]), IndexError, "-998"),
         (0.5, TypeError, "index=0.5"),
-        (np.array([True]), TypeError, "slices"),
+        (np.array([True]), TypeError, "a slice or"),
     ],
 )
 def test_bad_positions(shards, index, kind, message):
@@ -310,6 +378,7 @@ def test_more_shards_than_files_may_be_open(tmp_path, words, monkeypatch):
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     monkeypatch.setattr(token_shards, "_MOST_MAPS", 8)
+    words = words[:200]
     shards = TokenShards.write(tmp_path / "many", words, VOCABULARY, shard_size=1)
     try:
         num_open = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc") else 100
@@ -327,7 +396,7 @@ def test_what_keeps_a_shard_from_being_read_is_not_called_damage(shards, monkeyp
     def fail(*args, **kwargs):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(np, "load", fail)
+    monkeypatch.setattr(np.lib.format, "open_memmap", fail)
     with pytest.raises(OSError, match="Too many open files"):
         TokenShards(shards.directory)
 
