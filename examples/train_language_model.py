@@ -22,6 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import keras_lightrnn.datasets  # noqa: F401 (registers python_docstrings)
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.clustering import compute_word_features

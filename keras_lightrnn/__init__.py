@@ -1,7 +1,8 @@
 """LightRNN for Keras: language models over very large vocabularies.
 
-`Allocation`, `assignment`, `reallocation` and `visualization` need NumPy, SciPy and Numba alone,
-`data` TensorFlow Datasets besides. The rest needs Keras with a backend, and is there when
+`Allocation`, `assignment`, `data`, `reallocation` and `visualization` need NumPy, SciPy and Numba
+only; the functions of `data` that return or read `tf.data` import TensorFlow, and `datasets` needs
+TensorFlow Datasets. The rest needs Keras with a backend, and is there when
 `import keras` works; `serving` needs TensorFlow.
 """
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         assignment,
         callbacks,
         data,
+        datasets,
         layers,
         losses,
         metrics,
@@ -36,6 +38,7 @@ __all__ = [
     "assignment",
     "callbacks",
     "data",
+    "datasets",
     "layers",
     "losses",
     "metrics",
@@ -45,7 +48,7 @@ __all__ = [
 ]
 
 # Read on first use: what trains no model need not wait for TensorFlow Datasets or Numba.
-_LAZY_MODULES = ("assignment", "data", "reallocation", "serving", "visualization")
+_LAZY_MODULES = ("assignment", "data", "datasets", "reallocation", "serving", "visualization")
 _no_keras: ImportError | None = None
 
 try:

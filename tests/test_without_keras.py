@@ -54,6 +54,20 @@ def test_allocation_and_assignment_need_no_keras():
     assert output.splitlines() == ["[0, 1, 2, 3, 4, 5]", "(3, 4)", "[]"]
 
 
+def test_data_needs_no_keras_and_no_tensorflow_datasets():
+    output = run(
+        """
+        from keras_lightrnn.data import TokenShards, Vocabulary, contiguous_windows, from_tfds
+
+        vocabulary = Vocabulary.from_lines(["the cat", "the dog"])
+        window, _, _ = contiguous_windows(vocabulary.encode("the dog the cat"), 1, 4)[0]
+        print(vocabulary.decode(window[0]))
+        print(sorted(set(sys.modules) & {"keras", "tensorflow", "tensorflow_datasets"}))
+        """
+    )
+    assert output.splitlines() == ["the dog the cat <eos>", "[]"]
+
+
 def test_names_that_need_keras_say_so_with_a_remedy():
     output = run(
         """

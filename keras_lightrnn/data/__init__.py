@@ -1,6 +1,5 @@
-"""Text, vocabularies, windows of word ids, and data sets."""
+"""Text, vocabularies, streams of word ids, and windows of them."""
 
-from keras_lightrnn.data.python_docstrings import PythonDocstrings
 from keras_lightrnn.data.text import read_lines
 from keras_lightrnn.data.tfds_text import from_tfds, tfds_lines
 from keras_lightrnn.data.token_shards import TokenShards
@@ -8,7 +7,6 @@ from keras_lightrnn.data.vocabulary import Vocabulary
 from keras_lightrnn.data.windows import contiguous_windows, shuffled_windows, token_windows
 
 __all__ = [
-    "PythonDocstrings",
     "TokenShards",
     "Vocabulary",
     "contiguous_windows",

@@ -1,11 +1,22 @@
 import errno
+import os
+import re
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from etils import epath
 
-from keras_lightrnn.data import Vocabulary, from_tfds, tfds_lines, token_windows
+from keras_lightrnn.data import (
+    Vocabulary,
+    from_tfds,
+    read_lines,
+    tfds_lines,
+    tfds_text,
+    token_windows,
+)
 
 TEXTS = ["The cat sat", "the dog sat\n\nthe end\n", "a bird"]
 LINES = ["The cat sat", "the dog sat", "the end", "a bird"]
@@ -59,7 +70,8 @@ def test_second_call_reads_the_cache(tmp_path, mock_text):
     assert same.counts.tolist() == vocabulary.counts.tolist()
     assert np.array_equal(first, again)
     assert np.array_equal(first, given)
-    assert not list(tmp_path.rglob("*.tmp"))
+    names = sorted("".join(path.suffixes) for path in tmp_path.rglob("train-*"))
+    assert names == [".npy", ".npy.crc32", ".vocabulary.txt", ".vocabulary.txt.crc32"]
 
 
 @pytest.mark.parametrize(
@@ -177,13 +189,148 @@ def test_a_split_without_text(tmp_path, mock_text, vocabulary):
     assert not [path for path in cache_dir.rglob("*") if path.is_file()]
 
 
-def test_a_damaged_stream_is_named(tmp_path, mock_text):
+def truncate(data):
+    return data[:-4]
+
+
+def put(word_id):
+    return lambda data: data[:-4] + np.int32(word_id).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "damage"),
+    [
+        ("*.npy", truncate),
+        ("*.npy", put(-1)),
+        ("*.npy", put(10)),
+        ("*.npy", put(3)),  # of another word
+        ("*.txt", lambda data: b""),
+        ("*.txt", lambda data: data.replace(b"cat", b"bat")),
+    ],
+)
+def test_a_damaged_cache_is_named(tmp_path, mock_text, pattern, damage):
     options = {"data_dir": tmp_path, "cache_dir": tmp_path / "cache"}
-    ids, _ = from_tfds("lm1b", **options)
+    ids, vocabulary = from_tfds("lm1b", **options)
+    assert len(vocabulary) == 10
     expected = ids.tolist()
-    (path,) = (tmp_path / "cache").rglob("*.npy")
-    path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ValueError, match=rf"ids of int32.*{path.name}.*Remove the file"):
-        from_tfds("lm1b", **options)
+    (path,) = (tmp_path / "cache").rglob(pattern)
+    path.write_bytes(damage(path.read_bytes()))
+    for given in (None, vocabulary) if pattern == "*.npy" else (None,):
+        with pytest.raises(ValueError, match=rf"cache file.*{path.name}.*Remove the file"):
+            from_tfds("lm1b", vocabulary=given, **options)
     path.unlink()
     assert from_tfds("lm1b", **options)[0].tolist() == expected
+
+
+def test_a_cache_file_without_checksum_is_written_again(tmp_path, mock_text):
+    options = {"data_dir": tmp_path, "cache_dir": tmp_path / "cache"}
+    expected = from_tfds("lm1b", **options)[0].tolist()
+    (path,) = (tmp_path / "cache").rglob("*.npy.crc32")
+    path.unlink()
+    assert from_tfds("lm1b", **options)[0].tolist() == expected
+    assert path.exists()
+
+
+class LocalLines(tfds.core.GeneratorBasedBuilder):
+    """A data set of the user, which may change under the same version."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    texts: tuple[str, ...] = ()
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield from enumerate({"text": text} for text in self.texts)
+
+
+def prepare(data_dir, *texts, modified=None):
+    """Prepare the data set from scratch; `modified` sets the times of its files."""
+    shutil.rmtree(data_dir / "local_lines", ignore_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalLines, "texts", texts)
+        tfds.builder("local_lines", data_dir=data_dir).download_and_prepare()
+    for path in (data_dir / "local_lines").rglob("*"):
+        if modified is not None:
+            os.utime(path, (modified, modified))
+
+
+@pytest.mark.parametrize("modified", [None, 1])
+def test_a_data_set_that_changed_is_encoded_again(tmp_path, modified):
+    vocabulary = Vocabulary(["<eos>", "<unk>", "red", "green", "one", "three", "Red"])
+    for data_dir, *texts in (
+        ("same", "Red green"),
+        ("same", "one three"),
+        ("same", "red green"),
+        ("same", "red", "one"),
+        ("same", "one", "red"),
+        ("other", "red", "one"),
+    ):
+        prepare(tmp_path / data_dir, *texts, modified=modified)
+        options = {"data_dir": tmp_path / data_dir, "cache_dir": tmp_path / "cache"}
+        ids, _ = from_tfds("local_lines", vocabulary=vocabulary, **options)
+        assert ids.tolist() == vocabulary.encode_lines(texts).tolist()
+        ids, counted = from_tfds("local_lines", **options)
+        assert counted == Vocabulary.from_lines(texts)
+        assert ids.tolist() == counted.encode_lines(texts).tolist()
+
+
+def test_the_same_files_elsewhere_are_another_data_set(tmp_path):
+    prepare(tmp_path / "one", "red green", modified=1)
+    prepare(tmp_path / "other", "red green", modified=1)
+    paths = []
+    for data_dir in (tmp_path / "one", tmp_path / "other"):
+        ids, _ = from_tfds("local_lines", data_dir=data_dir, cache_dir=tmp_path / "cache")
+        paths.append(ids.filename)
+    assert paths[0] != paths[1]
+
+
+def test_any_change_of_a_file_changes_its_description(tmp_path):
+    path = epath.Path(tmp_path / "data")
+
+    def describe(data, modified):
+        path.write_bytes(data)
+        os.utime(path, ns=(modified, modified))
+        return tfds_text._describe_file(path)
+
+    large = bytes(5_000_000)
+    for data in (b"", b"a", large):
+        some = describe(data, 1)
+        assert some == describe(data, 1)
+        assert some != describe(data, 2)
+        assert some != describe(data + b"a", 1)
+    for position in (0, 50_000, 4_999_999):
+        changed = bytearray(large)
+        changed[position] = 1
+        assert describe(bytes(changed), 1) != describe(large, 1)
+    small = bytes(1 << 20)  # compared as a whole
+    for position in range(0, len(small), 65_537):
+        changed = bytearray(small)
+        changed[position] = 1
+        assert describe(bytes(changed), 1) != describe(small, 1)
+
+
+@pytest.mark.parametrize("mock_text", [["a b\r\nc\rd\n\re \u2028f\r\n"]], indirect=True)
+def test_lines_end_as_in_files(tmp_path, mock_text):
+    lines = list(tfds_lines("lm1b", data_dir=tmp_path))
+    assert lines == ["a b", "c", "d", "e \u2028f"]
+    (tmp_path / "text.txt").write_bytes("a b\r\nc\rd\n\re \u2028f\r\n".encode())
+    assert [line for line in read_lines(tmp_path / "text.txt") if line] == lines
+
+
+@pytest.mark.parametrize("read", [tfds_lines, from_tfds])
+def test_a_data_set_that_is_not_prepared_is_announced(tmp_path, monkeypatch, caplog, read):
+    def download_and_prepare(self, **kwargs):
+        assert "not in '" in caplog.text  # before minutes of attempts
+        raise OSError("no network")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", download_and_prepare)
+    with pytest.raises(ConnectionError):
+        read("lm1b", data_dir=tmp_path)
+    (record,) = [record for record in caplog.records if record.name.startswith("keras_lightrnn")]
+    assert record.levelname == "WARNING"
+    assert re.search(r"'lm1b' is not in '.*lm1b.*download=False", record.getMessage())

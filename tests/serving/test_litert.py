@@ -13,7 +13,7 @@ from exportable import C, R, V, make_model
 
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.data import Vocabulary, token_windows
-from keras_lightrnn.data.docstring_prose import iter_docstrings, iter_sentences
+from keras_lightrnn.datasets.docstring_prose import iter_docstrings, iter_sentences
 from keras_lightrnn.serving import export_litert
 
 pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 import tensorflow_datasets as tfds
 
-from keras_lightrnn.data.docstring_prose import iter_docstrings, iter_sentences
+from keras_lightrnn.datasets.docstring_prose import iter_docstrings, iter_sentences
 
 STANDARD_LIBRARY = "the standard library"
 
@@ -47,13 +47,13 @@ class PythonDocstrings(tfds.core.GeneratorBasedBuilder):
     a hash of the module's name. No sentence occurs twice in the whole data set, so that
     none is in two splits. Sentences are in the order of the sources.
 
-    Importing `keras_lightrnn.data` registers the data set.
+    Importing `keras_lightrnn.datasets` registers the data set.
 
     Example:
 
     ```python
     import tensorflow_datasets as tfds
-    import keras_lightrnn.data
+    import keras_lightrnn.datasets
 
     dataset = tfds.load("python_docstrings", split="train")
     ```

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from keras_lightrnn.data import PythonDocstrings, Vocabulary, from_tfds
-from keras_lightrnn.data.docstring_prose import iter_docstrings, iter_sentences
-from keras_lightrnn.data.python_docstrings import choose_split
+from keras_lightrnn.data import Vocabulary, from_tfds
+from keras_lightrnn.datasets import PythonDocstrings
+from keras_lightrnn.datasets.docstring_prose import iter_docstrings, iter_sentences
+from keras_lightrnn.datasets.python_docstrings import choose_split
 
 DOCSTRING = """Compute the "smoothed" mean of the values.
 
