@@ -5,6 +5,7 @@ KERAS_BACKEND=jax python backend_run.py weights.npz results.npz
 
 from __future__ import annotations
 
+import copy
 import sys
 
 import keras
@@ -79,6 +80,11 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             results[f"{name}/{key}"] = np.array(values)
         if name == "functional":
             results[f"{name}/next_words"], _ = search(model)
+            loaded = copy.deepcopy(model)  # which Keras saves to memory and loads
+            next(x for x in loaded.layers if hasattr(x, "word_table")).word_table.assign(
+                Allocation.random(V, R, C, seed=7)
+            )
+            results[f"{name}/loaded"] = keras.ops.convert_to_numpy(loaded(windows))
     words, log_probs = model.next_words(WINDOWS[0], k=V)
     results |= {"next_words": words, "next_log_probs": log_probs}
     results["next_words_of_several"], _ = model.next_words(WINDOWS, k=3)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_lightrnn._internal.keras_internals import get_shared_objects
 from keras_lightrnn.ops import cast_word_ids, invert_cells
 from keras_lightrnn.table.allocation import Allocation
 from keras_lightrnn.table.linked_variable import DerivedVariable, LinkedVariable
@@ -15,22 +17,28 @@ from keras_lightrnn.table.linked_variable import DerivedVariable, LinkedVariable
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
 class WordTable(keras.layers.Layer):
-    """The `R x C` table that layers share: it owns one int32 weight, the cell of each word.
+    """The `R x C` table that layers share. It owns one int32 weight, the cell of each word.
 
     Give one `WordTable` to every layer of a model. An allocation assigned to it takes effect
-    in every compiled function at its next call. It is saved as a weight, and a saved model
-    that shares a table between layers loads with one table.
+    in every compiled function at the next call.
+
+    The table is saved as a weight. Layers that share a table when a model is saved share one
+    table in the model that `keras.saving.load_model` or `copy.deepcopy` returns. This holds for
+    every layer whose config contains the table as `keras.saving.serialize_keras_object` returns
+    it, and for a table that is itself a layer of a functional model.
+
+    `keras.models.clone_model` and `from_config` make one table for each layer of a functional
+    model, all with the same allocation, because Keras clones layer by layer.
 
     Args:
-        allocation: An `Allocation`; or an integer vocabulary size `V` for
-            `Allocation.by_frequency(V)`; or a dictionary with `vocabulary_size`, `num_rows`
-            and `num_columns`, as `get_config` writes it.
+        allocation: `Allocation`; or integer vocabulary size `V` for
+            `Allocation.by_frequency(V)`; or a dictionary as in the config of a table.
         **kwargs: `name` of the layer.
 
     Attributes:
         cells: `(V,)`, the cell of each word.
-        words: `(R, C)`, the word in each cell, -1 in empty ones. It follows from `cells`, however
-            these are assigned, and is no weight.
+        words: `(R, C)`, the word in each cell, -1 in empty cells. It is computed from `cells`
+            whenever these change, and is not a weight.
 
     Call arguments:
         words: Word ids `(...)`, integers in `[0, V)`.
@@ -39,8 +47,8 @@ class WordTable(keras.layers.Layer):
         Cells `(...)`, int32: `row * num_columns + column`.
 
     Raises:
-        InvalidArgumentError, IndexError: for an id outside `[0, V)`, as the backend's gather
-            raises it. Compiled code (XLA, JAX) cannot raise; the package's layers return NaN
+        InvalidArgumentError, IndexError: for an id outside `[0, V)`, as the gather of the backend
+            raises it. Compiled code (XLA, JAX) cannot raise; the layers of the package return NaN
             for such ids there.
 
     Example:
@@ -51,14 +59,37 @@ class WordTable(keras.layers.Layer):
     >>> table.assign(Allocation([0, 1, 2], num_rows=2, num_columns=3))
     >>> np.asarray(table(np.array([0, 2]))).tolist()
     [0, 2]
+
+    A layer of your own that holds a table:
+
+    >>> @keras.saving.register_keras_serializable("example")
+    ... class RowNumber(keras.layers.Layer):
+    ...     def __init__(self, word_table, **kwargs):
+    ...         super().__init__(**kwargs)
+    ...         self.word_table = word_table
+    ...
+    ...     def call(self, words):
+    ...         return self.word_table(words) // self.word_table.num_columns
+    ...
+    ...     def get_config(self):
+    ...         table = keras.saving.serialize_keras_object(self.word_table)
+    ...         return {**super().get_config(), "word_table": table}
+    ...
+    ...     @classmethod
+    ...     def from_config(cls, config):
+    ...         table = keras.saving.deserialize_keras_object(config["word_table"])
+    ...         return cls(**{**config, "word_table": table})
+    >>> layer = RowNumber.from_config(RowNumber(table).get_config())
+    >>> np.asarray(layer(np.array([0, 2]))).tolist()
+    [0, 0]
     """
 
-    def __init__(self, allocation: Allocation | int | dict[str, int], **kwargs: Any) -> None:
+    def __init__(self, allocation: Allocation | int | dict[str, Any], **kwargs: Any) -> None:
         kwargs.pop("dtype", None)  # cells are integers under every policy
         kwargs.pop("trainable", None)
         super().__init__(dtype="float32", trainable=False, **kwargs)
         if isinstance(allocation, dict):
-            allocation = Allocation.by_frequency(**allocation)
+            allocation = _read_allocation(allocation)
         elif not isinstance(allocation, Allocation):
             allocation = Allocation.by_frequency(allocation)
         self.autocast = False
@@ -81,7 +112,7 @@ class WordTable(keras.layers.Layer):
                 "words",
             )
         self._untrack_variable(self.words)
-        self._refusal: ValueError | None = None  # of the cells that a file holds
+        self._refusal: ValueError | None = None  # the error of the cells in a file
         self.built = True
 
     @property
@@ -137,7 +168,7 @@ class WordTable(keras.layers.Layer):
         return input_shape
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: `keras.Model.quantize` would skip the layers that hold a table, in silence."""
+        """Refuse: `keras.Model.quantize` would silently skip the layers that hold a table."""
         raise ValueError(
             "The layers of keras_lightrnn cannot be quantized in place. Received: a call of "
             f"`quantize` on a model that has the word table {self.name!r}. Use "
@@ -146,26 +177,52 @@ class WordTable(keras.layers.Layer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        # The cells themselves travel as a weight: ten million of them are no business of JSON.
-        return {
-            "name": self.name,
-            "allocation": {
-                "vocabulary_size": self.vocabulary_size,
-                "num_rows": self.num_rows,
-                "num_columns": self.num_columns,
-            },
+        allocation: dict[str, Any] = {
+            "vocabulary_size": self.vocabulary_size,
+            "num_rows": self.num_rows,
+            "num_columns": self.num_columns,
         }
+        # A file stores the cells as a weight: its JSON stays small for millions of words.
+        if get_shared_objects() is None:
+            cells = ops.convert_to_numpy(self.cells)
+            if not np.array_equal(cells, np.arange(len(cells))):
+                allocation["cells"] = base64.b64encode(cells.astype("<i4").tobytes()).decode()
+        return {"name": self.name, "allocation": allocation, "shared_id": self._get_shared_id()}
+
+    def _get_shared_id(self) -> str:
+        """Return what identifies this table in all configs of one file.
+
+        The name and a number, which tells tables of the same name apart, so that equal models are
+        written as equal files.
+        """
+        number, objects = 0, get_shared_objects()
+        if objects is not None:
+            while objects.setdefault(("saved", self.name, number), self) is not self:
+                number += 1
+        return f"{self.name}/{number}"
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WordTable:
+        config = dict(config)
+        key = "loaded", config.pop("shared_id", None)
+        loaded = get_shared_objects()
+        if loaded is None or key[1] is None:  # configs of earlier versions have none
+            return cls(**config)
+        if key not in loaded:
+            loaded[key] = cls(**config)
+        return loaded[key]
 
     def load_own_variables(self, store: Any) -> None:
-        if "0" not in store.keys():  # noqa: SIM118, it is no dictionary
+        if "0" not in store.keys():  # noqa: SIM118, not a dictionary
             if self._refusal is not None:
-                # Keras comes again for each layer that shares a table, and shows the last error.
+                # Keras tries again for each layer that shares a table and shows the last error.
                 raise self._refusal
             raise ValueError(
-                "A table must be loaded from a file that holds one. Received: no cells for "
-                f"{self.name!r}. The file is of a model whose layers share a table, and this one, "
-                "made by `from_config`, `model_from_json` or `clone_model`, has one for each "
-                "layer. Save and load the whole model as a `.keras` file."
+                "Weights of a table must be loaded from a file with one table for each table of "
+                f"the model. Received: a file without cells for {self.name!r}. Its model shares "
+                "one table between layers, but this model, made by `from_config`, "
+                "`model_from_json` or `clone_model`, has one table for each layer. Save and load "
+                "the whole model as a `.keras` file, or copy it with `copy.deepcopy`."
             )
         try:
             # Checked before it is assigned, so that a damaged file leaves the table as it was.
@@ -177,7 +234,7 @@ class WordTable(keras.layers.Layer):
 
 
 def get_word_table(word_table: Any) -> WordTable:
-    """Return a `WordTable` from one, from its serialised config, or from what makes one.
+    """Return a `WordTable` from a table, its serialised form, or the argument of a new one.
 
     Example:
 
@@ -192,12 +249,30 @@ def get_word_table(word_table: Any) -> WordTable:
 
 
 def serialize_word_table(word_table: WordTable) -> dict[str, Any]:
-    """Serialise a table for a layer's config so that layers that share it still do when loaded.
+    """Serialise a table for the config of a layer.
 
-    Keras numbers shared objects only after it has copied the first config that holds one; an
-    id of our own, the same in every config, makes the loaded layers meet again. Names would not do:
-    those of an ensemble's tables are the same.
+    As `keras.saving.serialize_keras_object`, except that a file does not contain the memory
+    address by which Keras marks objects that it meets again.
     """
-    config = keras.saving.serialize_keras_object(word_table)
-    config["shared_object_id"] = f"keras_lightrnn/{id(word_table)}"
-    return config
+    return {
+        "module": WordTable.__module__,
+        "class_name": WordTable.__name__,
+        "config": word_table.get_config(),
+        "registered_name": keras.saving.get_registered_name(WordTable),
+    }
+
+
+def _read_allocation(config: dict[str, Any]) -> Allocation:
+    """Return the allocation that the config of a table describes."""
+    config = dict(config)
+    cells = config.pop("cells", None)
+    if cells is None:
+        return Allocation.by_frequency(**config)
+    size = config.pop("vocabulary_size")
+    cells = np.frombuffer(base64.b64decode(cells), "<i4")
+    if len(cells) != size:
+        raise ValueError(
+            "The config of a table must hold one cell for each word. Received: "
+            f"vocabulary_size={size} and {len(cells)} cells. The config is damaged."
+        )
+    return Allocation(cells, **config)
