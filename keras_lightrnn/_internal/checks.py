@@ -1,4 +1,4 @@
-"""Checks of arguments, for every part of the package."""
+"""Checks of arguments, shared by all parts of the package."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 
 def is_size(value: Any) -> bool:
-    """Return whether a value is a positive integer, Python's or NumPy's."""
+    """Return whether a value is a positive integer of Python or NumPy."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value > 0)
 
 
 def check_size(name: str, value: Any) -> int:
-    """Return `value` as an `int`, or raise `ValueError` unless it is a positive integer.
+    """Return a positive integer as an `int`, or raise `ValueError`.
 
     Example:
 
@@ -34,7 +34,7 @@ def check_size(name: str, value: Any) -> int:
 
 
 def check_not_negative(name: str, value: Any) -> int:
-    """Return `value` as an `int`, or raise `ValueError` unless it is an integer of 0 or more.
+    """Return an integer of at least 0 as an `int`, or raise `ValueError`.
 
     Example:
 
@@ -65,15 +65,15 @@ def check_k(name: str, k: Any, vocabulary_size: int) -> None:
 
 
 def check_counts(counts: Any, vocabulary_size: int) -> np.ndarray:
-    """Return how often each word occurs as an array, `(V,)`, or raise.
+    """Return the occurrences of each word as an array, `(V,)`, or raise.
 
     Args:
         counts: `(V,)` integers or floats, finite and not negative.
         vocabulary_size: Integer `V`.
 
     Raises:
-        TypeError: if they are no real numbers.
-        ValueError: if they are of another shape, negative or not finite.
+        TypeError: if the counts are not real numbers.
+        ValueError: if they have another shape, or one is negative or not finite.
 
     Example:
 
@@ -84,18 +84,18 @@ def check_counts(counts: Any, vocabulary_size: int) -> np.ndarray:
     """
     if counts is None:
         raise TypeError(
-            "`counts` must say how often each word occurs. Received: counts=None, which is what a "
-            "`Vocabulary` has that was loaded. Count the words of the text, `np.bincount(words, "
+            "`counts` must be the occurrences of each word. Received: counts=None, as of a "
+            "`Vocabulary` that was loaded. Count the words of the text with `np.bincount(words, "
             f"minlength={vocabulary_size})`."
         )
     counts = np.asarray(counts)
     if counts.shape != (vocabulary_size,):
         raise ValueError(
-            f"`counts` must hold one number for each of {vocabulary_size} words. Received: "
+            f"`counts` must have one number for each of {vocabulary_size} words. Received: "
             f"counts.shape={counts.shape}."
         )
     if counts.dtype.kind not in "iuf":
-        raise TypeError(f"`counts` must hold real numbers. Received: counts.dtype={counts.dtype}.")
+        raise TypeError(f"`counts` must be real numbers. Received: counts.dtype={counts.dtype}.")
     wrong = np.flatnonzero(~(np.isfinite(counts) & (counts >= 0)))
     if wrong.size:
         raise ValueError(
@@ -110,33 +110,33 @@ def check_ids(ids: Any, position: int, vocabulary_size: int) -> np.ndarray:
 
     Args:
         ids: Word ids `(N,)`; `N` may be 0.
-        position: Integer, where in the stream the piece begins, for the message.
+        position: Integer, the position of the piece in the stream, for the message.
         vocabulary_size: Integer `V`.
 
     Raises:
         TypeError: if the ids are not integers.
-        ValueError: if it is no vector, or an id lies outside `[0, V)`.
+        ValueError: if the piece is not a vector, or an id is not in `[0, V)`.
 
     Example:
 
     >>> check_ids([3, 7], position=10, vocabulary_size=5)
     Traceback (most recent call last):
         ...
-    ValueError: Every word id must lie in [0, 5), the vocabulary. Received: id 7 at position 11 of \
-the stream. Give the vocabulary that the text was encoded with.
+    ValueError: Every word id must be in [0, 5), the vocabulary. Received: id 7 at position 11 of \
+the stream. Use the vocabulary that the text was encoded with.
     """
     ids = np.asarray(ids)
     if ids.ndim != 1:
         raise ValueError(
             "`words` must be a vector of word ids or an iterable of such vectors. Received: a "
             f"piece of shape {ids.shape} at position {position} of the stream. Flatten it with "
-            "`.reshape(-1)` if its words follow each other in that order."
+            "`.reshape(-1)` if its rows follow each other in the text."
         )
     if ids.size == 0:
         return np.empty(0, np.int32)
     if not np.issubdtype(ids.dtype, np.integer):
         raise TypeError(
-            "`words` must hold integers, the ids of words. Received: a piece of dtype "
+            "`words` must be integers, the ids of words. Received: a piece of dtype "
             f"{ids.dtype} at position {position} of the stream. Encode text with "
             "`Vocabulary.encode_lines`."
         )
@@ -144,8 +144,8 @@ the stream. Give the vocabulary that the text was encoded with.
     if outside.any():
         index = int(np.argmax(outside))
         raise ValueError(
-            f"Every word id must lie in [0, {vocabulary_size}), the vocabulary. Received: id "
-            f"{ids[index]} at position {position + index} of the stream. Give the vocabulary that "
+            f"Every word id must be in [0, {vocabulary_size}), the vocabulary. Received: id "
+            f"{ids[index]} at position {position + index} of the stream. Use the vocabulary that "
             "the text was encoded with."
         )
     return ids
@@ -173,7 +173,7 @@ def check_stream(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:
 
 
 def _iterate_pieces(words: Any) -> Iterable[Any]:
-    if hasattr(words, "blocks"):  # `TokenShards`, which are read as needed
+    if hasattr(words, "blocks"):  # `TokenShards`
         return words.blocks()
     if hasattr(words, "__array__") or np.isscalar(words):
         return (words,)

@@ -1,4 +1,4 @@
-"""Data sets whose batches may come in another order in every epoch."""
+"""Data sets of batches whose order changes from epoch to epoch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
 
 class Epochs:
-    """The batches of one epoch after the other.
+    """The batches of successive epochs.
 
     Args:
-        read_epoch: From the number of an epoch to its batches, a sequence of one length for all.
-        initial_epoch: Integer, the epoch to begin with.
+        read_epoch: Function from the number of an epoch to the sequence of its batches. All
+            epochs must have equally many.
+        initial_epoch: Integer, the first epoch.
 
     Attributes:
-        number: The epoch that is read next.
-        num_batches: Integer, batches of an epoch.
+        number: Integer, the next epoch.
+        num_batches: Integer, batches per epoch.
 
     Example:
 
@@ -34,7 +35,7 @@ class Epochs:
     """
 
     def __init__(self, read_epoch: Callable[[int], Sequence[Any]], initial_epoch: int) -> None:
-        # An iterator that looks ahead may read the next epoch while another reads this one.
+        # Two, because an iterator may prefetch the next epoch while another reads this one.
         self._read_epoch = functools.lru_cache(maxsize=2)(read_epoch)
         self.number = initial_epoch
         self.num_batches = len(self._read_epoch(initial_epoch))
@@ -44,22 +45,22 @@ class Epochs:
         return self._read_epoch(int(number))[int(index)]
 
     def finish(self, number: int) -> None:
-        """Have the epoch after `number` read next."""
+        """Make the epoch after `number` the next one."""
         self.number = int(number) + 1
 
 
 def make_dataset(epochs: Epochs, batch_size: int, sequence_length: int | None) -> tf.data.Dataset:
-    """Make a data set of the windows of one epoch; iterated again, it reads the next.
+    """Make a data set that reads the next epoch in each iteration.
 
     Args:
         epochs: `Epochs` of tuples `(window, targets, sample_weight)`.
         batch_size: Integer `B`.
-        sequence_length: Integer `T`, or `None` if batches differ in it.
+        sequence_length: Integer `T`, or `None` if it differs between batches.
 
     Returns:
         A `tf.data.Dataset` of `(B, T + 1)` int32, `(B, T)` int32, `(B, T)` float32.
     """
-    # Imported here so that windows are usable without TensorFlow.
+    # Imported here because windows in NumPy do not need TensorFlow.
     import tensorflow as tf
 
     def begin() -> np.int64:
@@ -83,9 +84,9 @@ def make_dataset(epochs: Epochs, batch_size: int, sequence_length: int | None) -
         return tf.data.Dataset.range(epochs.num_batches).map(lambda index: load(number, index))
 
     def deliver(number: tf.Tensor, index: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        # An epoch ends when its last batch is taken, not when it is made in advance: under a
-        # strategy Keras looks at a first batch to build a model, and begins again. It never asks
-        # for what follows the last batch, which would tell more.
+        # An epoch ends when its last batch is delivered, not when it is prefetched: under a
+        # strategy, Keras takes a first batch to build the model, and starts again. The end of the
+        # data set is no sign, because Keras does not read past the last batch.
         is_last = tf.equal(index, epochs.num_batches - 1)
         tf.cond(is_last, lambda: tf.numpy_function(finish, [number], tf.int64), lambda: number)
         return batch

@@ -1,4 +1,4 @@
-"""Random orders that take no memory."""
+"""Random permutations in constant memory."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _SHIFT = np.uint64(32)
 
 
 def make_permutation(size: int, seed: int, epoch: int) -> Callable[[Any], np.ndarray]:
-    """Return a random permutation of `range(size)` as a function of places.
+    """Return a random permutation of `range(size)` as a function of positions.
 
-    The permutation is computed where it is asked for and never held: a billion windows are
-    mixed at once. Seed and epoch determine it.
+    Values are computed on request, so the permutation of a billion windows takes no memory. It
+    depends on `seed` and `epoch` only.
 
-    It is a Feistel network over pairs `(left, right)` that number a few more things than
-    `size`, applied again to what falls outside of `range(size)`.
+    The function is a Feistel network over pairs `(left, right)`, which cover slightly more than
+    `range(size)`. It is applied again to values outside of the range.
 
     Args:
-        size: Integer, how many things are permuted.
-        seed: Integer, not negative.
-        epoch: Integer, not negative.
+        size: Integer, the number of values.
+        seed: Integer, at least 0.
+        epoch: Integer, at least 0.
 
     Returns:
-        A function from an integer array of places in `[0, size)` to what stands there, an int64
+        A function from an integer array of positions in `[0, size)` to the values there, an int64
         array of the same shape.
 
     Example:
@@ -54,19 +54,19 @@ def make_permutation(size: int, seed: int, epoch: int) -> Callable[[Any], np.nda
             right = (right + _mix(left, right_key)) % num_right
         return left * num_right + right
 
-    def permute(places: Any) -> np.ndarray:
-        values = encrypt(np.asarray(places, np.uint64).reshape(-1))
+    def permute(positions: Any) -> np.ndarray:
+        values = encrypt(np.asarray(positions, np.uint64).reshape(-1))
         outside = np.flatnonzero(values >= size)
         while outside.size:
             values[outside] = encrypt(values[outside])
             outside = outside[values[outside] >= size]
-        return values.astype(np.int64).reshape(np.shape(places))
+        return values.astype(np.int64).reshape(np.shape(positions))
 
     return permute
 
 
 def _mix(values: np.ndarray, key: np.uint64) -> np.ndarray:
-    """Return numbers below 2**32 that depend on all bits of value and key."""
+    """Return numbers below 2**32 that depend on all bits of the values and the key."""
     values = (values ^ key) * _MULTIPLIER
     values = (values ^ (values >> _SHIFT)) * _MULTIPLIER
     return values >> _SHIFT

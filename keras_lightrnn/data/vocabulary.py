@@ -1,4 +1,4 @@
-"""Words and their ids."""
+"""Vocabularies: words and their ids."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from keras_lightrnn.data.text import BYTE_ORDER_MARK, LINE_END
 
 
 class Vocabulary:
-    """An immutable list of words; the id of a word is its place in the list.
+    """An immutable list of words. The id of a word is its position in the list.
 
-    `from_lines` gives ids in falling order of frequency. The unknown word and the end word
-    are always in the list, so that every text can be encoded. They are words like any
-    other: a text that already contains `<unk>`, as the Penn Treebank does, means this one.
+    `from_lines` sorts words by descending frequency. The list always contains the unknown word
+    and the end word, so every text can be encoded. They are ordinary words otherwise: an `<unk>`
+    in the text, as in the Penn Treebank, is the unknown word.
 
     Args:
         words: Iterable of distinct strings without white space, one for each id.
-        counts: `(V,)` occurrences of each word, or `None` where they are not known.
-        unknown: String, the word that stands for all words outside of the vocabulary.
-        end: String, the word that ends every line.
+        counts: `(V,)` occurrences of each word, or `None` if they are unknown.
+        unknown: String, the word that replaces words outside the vocabulary. Defaults to
+            `"<unk>"`.
+        end: String, the word that ends every line. Defaults to `"<eos>"`.
 
     Attributes:
         words: Tuple of `V` strings.
         counts: `(V,)` int64, read-only, or `None`.
         unknown, end: The two special words.
         unknown_id, end_id: Their ids.
-        fingerprint: String, the same for vocabularies that encode text in the same way, and
-            different for all others (SHA-256 of the words, in order, and the special words).
+        fingerprint: String, equal for vocabularies that encode every text equally, and different
+            otherwise (SHA-256 of the words, in order, and the special words).
 
     Raises:
         TypeError: if a word is not a string or the counts are not integers.
-        ValueError: if a word is empty, has white space in it, comes twice or cannot be written
-            as UTF-8, if the first begins with a byte order mark, which a file may begin with, if
-            the unknown or the end word is missing, or the counts do not fit the words.
+        ValueError: if a word is empty, contains white space, is repeated or cannot be encoded as
+            UTF-8; if the first word begins with a byte order mark, which `load` would skip; if the
+            unknown or the end word is missing; or if the counts do not match the words.
 
     Example:
 
@@ -81,40 +82,40 @@ class Vocabulary:
                 )
             if word.split() != [word]:
                 raise ValueError(
-                    "A word must be a string that is not empty and has no white space in it. "
-                    f"Received: words[{position}]={word!r}."
+                    "A word must be a nonempty string without white space. Received: "
+                    f"words[{position}]={word!r}. Split the text at white space."
                 )
             try:
                 word.encode("utf-8")
             except UnicodeEncodeError as error:
                 raise ValueError(
-                    "A word must be text that UTF-8 can hold. Received: "
+                    "A word must be encodable as UTF-8. Received: "
                     f"words[{position}]={word!r}, with half of a surrogate pair. Decode text with "
                     "`errors='replace'`."
                 ) from error
             first = self._ids.setdefault(word, position)
             if first != position:
                 raise ValueError(
-                    f"No word may come twice. Received: words[{first}] and words[{position}] are "
+                    f"Words must be distinct. Received: words[{first}] and words[{position}] are "
                     f"both {word!r}. Remove one of them."
                 )
         if self._words and self._words[0].startswith(BYTE_ORDER_MARK):
             raise ValueError(
-                "The first word must not begin with a byte order mark, which would be taken for "
-                f"that of its file. Received: words[0]={self._words[0]!r}. Remove the mark from "
-                "the text, which `read_lines` or the encoding 'utf-8-sig' do at its beginning."
+                "The first word must not begin with a byte order mark, which `load` would skip. "
+                f"Received: words[0]={self._words[0]!r}. Remove the mark from the text, as "
+                "`read_lines` and the encoding 'utf-8-sig' do."
             )
         for name, special in (("unknown", unknown), ("end", end)):
             if special not in self._ids:
                 raise ValueError(
                     f"The `{name}` word must be one of the words. Received: {name}={special!r}, "
-                    f"which is not among the {len(self._words)} words. Add it, or name the word "
-                    f"that plays this part with `{name}=...`."
+                    f"which is not one of the {len(self._words)} words. Add it, or pass the word "
+                    f"with this meaning as `{name}`."
                 )
         if unknown == end:
             raise ValueError(
                 "The `unknown` and the `end` word must differ. Received: "
-                f"unknown={unknown!r}, end={end!r}."
+                f"unknown={unknown!r}, end={end!r}. Pass two words."
             )
         self._unknown = unknown
         self._end = end
@@ -130,33 +131,34 @@ class Vocabulary:
         end: str = "<eos>",
         max_entries: int = 4_000_000,
     ) -> Vocabulary:
-        """Count the words of a stream of text, and keep the frequent ones.
+        """Count the words of a text, and keep the frequent ones.
 
-        Words are what white space separates; the end of each line counts as one `end`.
-        Occurrences of words that are not kept count under `unknown`, so that the counts
-        always add up to the length of the encoded text. Words come in falling order of
-        frequency, equally frequent ones in alphabetical order.
+        Words are separated by white space, and each line ends with one `end`. Occurrences of
+        words that are not kept count as `unknown`, so the counts add up to the length of the
+        encoded text. Words are sorted by descending frequency, equally frequent ones
+        alphabetically.
 
-        No more than `max_entries` distinct words are held at a time: beyond that the rarer
-        half is forgotten, and all that are as rare as one of them, their occurrences counted
-        under `unknown`. Up to that many distinct words the counts are exact; beyond it the
-        counts of rare words are too low.
+        At most `max_entries` distinct words are held while counting. Beyond that, the rarer half
+        is dropped, with all words as rare as the most frequent of them, and their occurrences
+        count as `unknown`. So counts are exact for up to `max_entries` distinct words; with more,
+        the counts of rare words are too low.
 
         Args:
             lines: Iterable of strings, read once.
-            min_count: Integer, the least occurrences with which a word is kept.
-            max_size: Integer, the greatest size of the vocabulary, the two special words
-                among it, or `None` for no bound.
+            min_count: Integer, the smallest number of occurrences to keep a word. Defaults to 1.
+            max_size: Integer, the largest size of the vocabulary, including the two special
+                words, or `None` for no limit.
             unknown: String, see the class.
             end: String, see the class.
-            max_entries: Integer, how many distinct words are held while counting.
+            max_entries: Integer, the number of distinct words to hold while counting. Defaults to
+                4,000,000.
 
         Returns:
             A `Vocabulary` with counts.
 
         Raises:
-            ValueError: if there is no line, or a bound is no integer or too small to hold any
-                word.
+            TypeError: if a line is not a string.
+            ValueError: if there are no lines, or a limit is not an integer or is too small.
 
         Example:
 
@@ -184,8 +186,8 @@ class Vocabulary:
                     special[unknown] += _forget_rare(counter, max_entries // 2)
         if num_lines == 0:
             raise ValueError(
-                "A vocabulary needs at least one line of text. Received: lines without any line. "
-                "If `lines` is a generator, it may have been read to its end before."
+                "A vocabulary needs at least one line of text. Received: `lines` without any. If "
+                "it is a generator, it may already be exhausted."
             )
 
         for word in special:
@@ -206,8 +208,6 @@ class Vocabulary:
             unknown,
             end,
         )
-
-    # What it says.
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -239,11 +239,11 @@ class Vocabulary:
         return hashlib.sha256(data.encode("ascii")).hexdigest()
 
     def id_of(self, word: str) -> int:
-        """Return the id of a word, which is `unknown_id` if it is not in the vocabulary."""
+        """Return the id of a word, or `unknown_id` if it is not in the vocabulary."""
         return self._ids.get(word, self.unknown_id)
 
     def encode(self, line: str) -> np.ndarray:
-        """Return the ids of the words of one line, `(N + 1,)` int32, ending with `end_id`."""
+        """Return the ids of the `N` words of one line and `end_id`, `(N + 1,)` int32."""
         return self.encode_lines([line])
 
     def encode_lines(self, lines: Iterable[str]) -> np.ndarray:
@@ -265,11 +265,11 @@ class Vocabulary:
         return np.array(ids, np.int32)
 
     def decode(self, ids: Any) -> str:
-        """Return the words of a vector of ids, separated by blanks.
+        """Return the words of a vector of ids, separated by spaces.
 
         Raises:
-            TypeError: if the ids are not integers.
-            ValueError: if an id lies outside of the vocabulary.
+            TypeError: if the ids are not a vector of integers.
+            ValueError: if an id is not in the vocabulary.
         """
         ids = np.asarray(ids)
         if ids.size == 0:
@@ -282,18 +282,19 @@ class Vocabulary:
         outside = np.flatnonzero((ids < 0) | (ids >= len(self)))
         if outside.size:
             raise ValueError(
-                f"Every id must lie in [0, {len(self)}). Received: "
-                f"ids[{outside[0]}]={ids[outside[0]]}."
+                f"Every id must be in [0, {len(self)}). Received: "
+                f"ids[{outside[0]}]={ids[outside[0]]}. Use the vocabulary of the encoded text."
             )
         return " ".join([self._words[i] for i in ids])
 
-    # One file.
-
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the words to a plain text file, UTF-8, one word a line in order of id.
+        """Write the words to a UTF-8 text file, one word per line, in the order of ids.
 
-        Counts are not saved. The file is written under a temporary name and renamed, so
-        that an earlier one survives a failure.
+        Counts are not saved. The file is written under a temporary name and renamed, so an
+        earlier file survives a failure.
+
+        Raises:
+            OSError: if the file cannot be written. On a full disk the error names `path`.
         """
         write_file(path, "".join(f"{word}\n" for word in self._words).encode("utf-8"))
 
@@ -301,13 +302,23 @@ class Vocabulary:
     def load(
         cls, path: str | os.PathLike[str], unknown: str = "<unk>", end: str = "<eos>"
     ) -> Vocabulary:
-        """Read a text file with one word a line, as `save` writes it.
+        """Read a text file with one word per line, as `save` writes it.
+
+        Lines end as in `read_lines`. A byte order mark at the beginning is skipped.
+
+        Args:
+            path: Path of the file.
+            unknown: String, see the class.
+            end: String, see the class.
+
+        Returns:
+            A `Vocabulary` without counts.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file is empty or not UTF-8, if a line is empty, has several
-                words or repeats a word (the message names word and lines), or if the
-                unknown or the end word is missing.
+            FileNotFoundError: if the file does not exist.
+            ValueError: if the file is empty or not UTF-8; if a line is empty, has several words or
+                repeats a word (the message names the word and the lines); or if the unknown or the
+                end word is missing.
         """
         path = os.fspath(path)
         with open(path, "rb") as file:
@@ -323,23 +334,23 @@ class Vocabulary:
             ) from error
         lines = LINE_END.split(text.removeprefix(BYTE_ORDER_MARK))
         if lines[-1] == "":
-            lines.pop()  # what follows the last end of line
+            lines.pop()  # after the last line end
         if not lines:
             raise ValueError(
-                f"A vocabulary file must hold one word a line. Received: path={path!r}, which is "
-                "empty."
+                f"A vocabulary file must have one word per line. Received: path={path!r}, which "
+                "is empty. Write it with `Vocabulary.save`."
             )
         first_lines: dict[str, int] = {}
         for number, word in enumerate(lines, 1):
             if word.split() != [word]:
                 raise ValueError(
-                    "Every line of a vocabulary file must hold one word, without blanks. Received: "
+                    "Every line of a vocabulary file must be one word without spaces. Received: "
                     f"path={path!r}, line {number}: {word!r:.60}. Remove or correct the line."
                 )
             first = first_lines.setdefault(word, number)
             if first != number:
                 raise ValueError(
-                    "No word may come twice in a vocabulary file. Received: "
+                    "The words of a vocabulary file must be distinct. Received: "
                     f"path={path!r}, word {word!r} on lines {first} and {number}. Remove one."
                 )
         try:
@@ -354,7 +365,7 @@ class Vocabulary:
         return word in self._ids
 
     def __eq__(self, other: object) -> bool:
-        """Compare words and special words; counts do not matter."""
+        """Compare the words and the special words, not the counts."""
         if not isinstance(other, Vocabulary):
             return NotImplemented
         return (self._words, self._unknown, self._end) == (
@@ -371,7 +382,7 @@ class Vocabulary:
 
 
 def _split_lines(lines: Iterable[str], remedy: str) -> Iterator[list[str]]:
-    """Yield the words of each line, or raise `TypeError`; `remedy` is for a single string."""
+    """Yield the words of each line. `remedy` ends the error message for a single string."""
     if isinstance(lines, str):
         raise TypeError(
             "`lines` must be an iterable of lines, not one string. Received: "
@@ -381,15 +392,15 @@ def _split_lines(lines: Iterable[str], remedy: str) -> Iterator[list[str]]:
         if not isinstance(line, str):
             raise TypeError(
                 f"Every line must be a string. Received: {line!r:.60} (of type "
-                f"{type(line).__name__}). Join words by blanks, `' '.join(words)`; decode bytes."
+                f"{type(line).__name__}). Join words with `' '.join(words)`; decode bytes."
             )
         yield line.split()
 
 
 def _forget_rare(counter: collections.Counter[str], size: int) -> int:
-    """Remove the rarest words until at most `size` are left; return their occurrences."""
+    """Remove the rarest words until at most `size` remain, and return their occurrences."""
     counts = np.fromiter(counter.values(), np.int64, len(counter))
-    # Words as rare as the first that must go all go, so that none is favoured for its place.
+    # Equally rare words are removed together, so the order of the text does not matter.
     threshold = np.partition(counts, counts.size - size - 1)[counts.size - size - 1]
     rare = [word for word, count in counter.items() if count <= threshold]
     return sum(counter.pop(word) for word in rare)

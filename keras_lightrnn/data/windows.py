@@ -1,4 +1,4 @@
-"""Windows of word ids, the input of a language model."""
+"""Windows of word ids: batches for language models."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _MOST_IDS = int(np.iinfo(np.int32).max)
-_PART_SIZE = 1 << 24  # ids that are checked or searched at a time
+_PART_SIZE = 1 << 24  # ids checked or searched at a time
 _Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
-# Sentences are padded to a multiple of this, so that few shapes have to be compiled.
+# Sentences are padded to a multiple of this, so few shapes are compiled.
 _LENGTH_STEP = 8
 
 
 class _Batches(Sequence):
-    """Batches `(window, targets, sample_weight)` made when they are asked for."""
+    """A sequence of batches `(window, targets, sample_weight)`, made on access."""
 
     def __init__(
         self, num_batches: int, make: Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -51,25 +51,24 @@ def contiguous_windows(
     num_processes: int = 1,
     process_id: int = 0,
 ) -> Sequence[_Batch]:
-    """Cut a stream of word ids into windows that continue one another.
+    """Cut a stream of word ids into consecutive windows.
 
-    Row `b` of the batch reads its own part of the stream, from `b * K * T` on, where `K` is
-    the number of windows; its window `k` covers the `T + 1` words from `b * K * T + k * T`
-    on. Consecutive windows share one word, the last of one being the context from which the
-    first target of the next is predicted. So every word but the first of the stream is a
-    target exactly once. Positions past the end of the stream repeat its last word, with
-    weight zero.
+    Row `b` of all batches reads one part of the stream, which starts at `b * K * T`, where `K` is
+    the number of windows. Its window `k` is the `T + 1` words that start at `b * K * T + k * T`.
+    The last word of a window is the first word of the next, from which the next predicts its first
+    target. So every word of the stream except the first is a target exactly once. Positions after
+    the end of the stream repeat its last word, with weight zero.
 
-    Where several processes train together, each reads rows of its own of batches of
-    `num_processes * B` rows, so that all make the same number of steps, and each word but the
-    first is a target in one of them.
+    With several processes, each process reads `B` of the `num_processes * B` rows of a common
+    batch. So all make the same number of steps, and every word except the first is a target in
+    exactly one process.
 
     Args:
         words: Word ids `(N,)`, integers, `N >= 2`: an array, a memory map, or `TokenShards`.
-        batch_size: Integer `B`, rows of a batch of this process.
+        batch_size: Integer `B`, rows per batch of this process.
         sequence_length: Integer `T`, words predicted in each window.
-        num_processes: Integer `P`, how many processes share the stream.
-        process_id: Integer in `[0, P)`, which of them this is.
+        num_processes: Integer `P`, the number of processes that share the stream. Defaults to 1.
+        process_id: Integer in `[0, P)`, the number of this process. Defaults to 0.
 
     Returns:
         A sequence of `K = ceil((N - 1) / (P * B * T))` tuples `(window, targets,
@@ -110,25 +109,25 @@ def shuffled_windows(
     num_processes: int = 1,
     process_id: int = 0,
 ) -> Sequence[_Batch]:
-    """Cut a stream of word ids into windows, and mix them.
+    """Cut a stream of word ids into windows, in random order.
 
-    Window `k` covers the `T + 1` words from `k * T` on, so that every word but the first of the
-    stream is a target exactly once. Seed and epoch determine the order, which is computed
-    window by window: neither the stream nor the order is held in memory, and any batch of any
-    epoch can be read at once. The rows of a batch do not continue those of the one before:
+    Window `k` is the `T + 1` words that start at `k * T`, so every word of the stream except the
+    first is a target exactly once. The order depends on `seed` and `epoch` only. It is computed
+    window by window: neither the stream nor the order is held in memory, and every batch of every
+    epoch can be read directly. The rows of a batch do not continue those of the previous batch;
     models with carried state need `contiguous_windows`.
 
-    Positions past the end of the stream repeat its last word, with weight zero.
+    Positions after the end of the stream repeat its last word, with weight zero.
 
     Args:
         words: Word ids `(N,)`, integers, `N >= 2`: an array, a memory map, or `TokenShards`.
-        batch_size: Integer `B`, rows of a batch of this process.
+        batch_size: Integer `B`, rows per batch of this process.
         sequence_length: Integer `T`, words predicted in each window.
-        seed: Integer, not negative.
-        epoch: Integer, not negative, the number of the epoch.
-        num_processes: Integer `P`, how many processes share the stream. All must use the same
-            seed and epoch.
-        process_id: Integer in `[0, P)`, which of them this is.
+        seed: Integer, at least 0.
+        epoch: Integer, at least 0, the number of the epoch. Defaults to 0.
+        num_processes: Integer `P`, the number of processes that share the stream. All must use
+            the same seed and epoch. Defaults to 1.
+        process_id: Integer in `[0, P)`, the number of this process. Defaults to 0.
 
     Returns:
         A sequence of `ceil(ceil((N - 1) / T) / (P * B))` tuples `(window, targets,
@@ -155,7 +154,7 @@ def shuffled_windows(
 
     def make(index: int) -> tuple[np.ndarray, np.ndarray]:
         places = index * (num_processes * batch_size) + rows  # (B,)
-        # The last batch may lack rows: windows after the end of the stream stand there.
+        # The last batch may lack rows, which are windows after the end of the stream.
         order = np.where(places < num_windows, permute(places % num_windows), num_windows)
         return _read_windows(words, order * sequence_length, sequence_length)
 
@@ -165,7 +164,7 @@ def shuffled_windows(
 def _read_windows(
     words: np.ndarray | TokenShards, starts: np.ndarray, sequence_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the windows `(B, T + 1)` from `starts` on and the weights `(B, T)` of targets."""
+    """Return the windows `(B, T + 1)` at `starts` and the weights `(B, T)` of targets."""
     last = words.size - 1
     positions = starts[:, None] + np.arange(sequence_length + 1)  # (B, T+1)
     window = words[np.minimum(positions, last)]
@@ -175,7 +174,7 @@ def _read_windows(
 
 
 def _choose_rows(batch_size: int, num_processes: int, process_id: int) -> np.ndarray:
-    """Return which rows of the batches of all processes are those of this one."""
+    """Return the rows of this process in a batch of all processes."""
     check_size("num_processes", num_processes)
     check_not_negative("process_id", process_id)
     if process_id >= num_processes:
@@ -195,9 +194,10 @@ def _sentence_windows(
     num_processes: int,
     process_id: int,
 ) -> Sequence[_Batch]:
-    """Cut a stream into sentences, each after an end word, batched with others as long.
+    """Cut a stream into sentences, and batch sentences of similar length.
 
-    With a seed sentences of equal length are mixed.
+    The first word of a window is the end word of the previous sentence. A seed shuffles sentences
+    of equal length.
     """
     words = _check_stream(words, least=1)
     check_size("batch_size", batch_size)
@@ -209,11 +209,11 @@ def _sentence_windows(
     if not ends.size or ends[-1] != words.size - 1:
         raise ValueError(
             "Every sentence must end with the end word. Received: a stream of "
-            f"{words.size} words, the last being {words[-1]}, with end_id={end_id}. Use "
+            f"{words.size} words, the last of which is {words[-1]}, and end_id={end_id}. Use "
             "`Vocabulary.encode` and `end_id=vocabulary.end_id`."
         )
-    # The first word of a sentence is predicted from the end of the sentence before. Longer
-    # sentences are cut into pieces of T targets, each after the last word of the one before.
+    # The first word of a sentence is predicted from the end of the previous sentence. Longer
+    # sentences are cut into pieces of T targets, each after the last word of the previous piece.
     starts = np.concatenate([[-1], ends[:-1]])  # (S,) positions of the first context
     num_pieces = -(-(ends - starts) // sequence_length)
     sentence = np.repeat(np.arange(starts.size), num_pieces)  # (P,)
@@ -232,7 +232,7 @@ def _sentence_windows(
         last = starts.size - 1  # rows of the last batch may lack a sentence
         row_starts = starts[np.minimum(places, last)][:, None]  # (B, 1)
         row_lengths = np.where(places <= last, lengths[np.minimum(places, last)], 0)[:, None]
-        # The longest of all processes, which share the shapes of their batches.
+        # The longest of all processes, so that their batches have equal shapes.
         longest = int(lengths[min(first + num_processes * batch_size - 1, last)])
         padded = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
         offsets = np.arange(min(padded, sequence_length) + 1)
@@ -268,55 +268,56 @@ def token_windows(
     num_processes: int = 1,
     process_id: int = 0,
 ) -> tf.data.Dataset:
-    """Make a data set of windows of word ids, ready for `model.fit`.
+    """Make a data set of windows of word ids for `model.fit`.
 
-    Every element is a tuple `(window, targets, sample_weight)` with
-    `targets = window[:, 1:]`, and no word is lost: what does not fill a window is padded,
-    and padding has weight zero. `B` is the same for all elements, so that a stateful model
-    can be trained.
+    Every element is a tuple `(window, targets, sample_weight)` with `targets = window[:, 1:]`.
+    No word is lost: incomplete windows are padded, and padding has weight zero. All elements have
+    `B` rows, so a stateful model can be trained.
 
-    With `contiguous=True` row `b` of each window continues row `b` of the one before, for
-    training with carried state; see `contiguous_windows`. All windows are of `T + 1` words.
+    With `contiguous=True`, row `b` of a window continues row `b` of the previous one, for training
+    with carried state; see `contiguous_windows`. All windows have `T + 1` words.
 
-    With `contiguous=False` and `shuffle=True` windows of `T + 1` words come from all over the
-    stream, in an order drawn anew for every epoch; see `shuffled_windows`.
+    With `contiguous=False` and `shuffle=True`, windows of `T + 1` words come from the whole
+    stream, in another random order in every epoch; see `shuffled_windows`.
 
-    With `contiguous=False` and `end_id` every row is one sentence, after the end word of the
-    sentence before it. Sentences of like length are batched together and padded with the end
-    word to the longest, rounded up to a multiple of 8; the windows of a batch are `L + 1` long
-    with `L <= T`. Sentences of more than `T` words are cut into several rows.
+    With `contiguous=False` and `end_id`, every row is one sentence, after the end word of the
+    previous sentence. Sentences of similar length are batched, and padded with the end word to the
+    longest of them, rounded up to a multiple of 8. The windows of a batch have `L + 1` words,
+    `L <= T`. Sentences of more than `T` words are cut into several rows.
 
     Args:
-        words: Word ids `(N,)`, integers: an array, `TokenShards` or a memory map (which are
-            read as needed), or an iterable of vectors, read once: parts of the stream, or
+        words: Word ids `(N,)`, integers: an array, or `TokenShards` or a memory map, which are
+            read as needed. Or an iterable of vectors, read once: parts of the stream, or
             sentences.
-        batch_size: Integer `B`, rows of a batch of this process.
-        sequence_length: Integer `T`, (most) words predicted in each window.
-        contiguous: Boolean.
-        end_id: Integer, the id that ends every sentence, to read sentence by sentence.
-        vocabulary_size: Integer `V`, to check that all ids lie in `[0, V)`. If `None` they
-            are only checked not to be negative. `TokenShards` know the size of theirs.
-        shuffle: Boolean. With `end_id` it mixes sentences of equal length, and the order of the
-            batches anew in every epoch. Only if `contiguous=False`.
+        batch_size: Integer `B`, rows per batch of this process.
+        sequence_length: Integer `T`, words predicted in each window; of sentences, at most.
+        contiguous: Boolean, whether windows continue each other. Defaults to `True`.
+        end_id: Integer, the id that ends every sentence, to read sentence by sentence. Defaults
+            to `None`.
+        vocabulary_size: Integer `V`. If given, all ids must be in `[0, V)`; otherwise they must
+            not be negative. `TokenShards` know their vocabulary size.
+        shuffle: Boolean, whether to shuffle windows, or with `end_id` sentences of equal length
+            and, in every epoch, the batches. Only if `contiguous=False`. Defaults to `False`.
         seed: Integer seed of `shuffle`, or `None` to draw one.
-        initial_epoch: Integer, the epoch that the first iteration reads: seed and epoch
-            determine the order. An iteration that reached its end is followed by the next
-            epoch, so evaluate on a data set of its own. To resume, give what
-            `fit(initial_epoch=...)` is given. A strategy of `tf.distribute` reads up to five
-            batches ahead, and its `fit` looks at a first one: epochs of no more batches than
-            that end with this look, so that every `fit` passes over the order of one.
-        num_processes: Integer `P`, how many processes share the stream; see
-            `contiguous_windows`. All must use the same arguments but `process_id`.
-        process_id: Integer in `[0, P)`, which of them this is.
+        initial_epoch: Integer, the epoch that the first iteration reads, which determines the
+            order together with the seed. Every complete iteration advances the epoch by one, so
+            evaluate on another data set. To resume, pass the `initial_epoch` of `fit`. Under a
+            `tf.distribute` strategy, `fit` reads up to five batches in advance to build the model.
+            If an epoch has no more batches, this counts as an iteration, and every `fit` skips
+            the order of one epoch. Defaults to 0.
+        num_processes: Integer `P`, the number of processes that share the stream; see
+            `contiguous_windows`. All other arguments except `process_id` must be equal in all of
+            them. Defaults to 1.
+        process_id: Integer in `[0, P)`, the number of this process. Defaults to 0.
 
     Returns:
         A `tf.data.Dataset` of `(B, T + 1)` int32, `(B, T)` int32, `(B, T)` float32, of known
-        cardinality; it can be iterated any number of times.
+        cardinality. It can be iterated any number of times.
 
     Raises:
         TypeError: if the ids are not integers.
-        ValueError: if there are too few words, an id lies outside of the vocabulary (the
-            message names value and position), or the arguments contradict each other.
+        ValueError: if there are too few words, an id is not in the vocabulary (the message names
+            value and position), or arguments contradict each other.
 
     Example:
 
@@ -333,19 +334,20 @@ def token_windows(
         check_size("vocabulary_size", vocabulary_size)
     if contiguous and shuffle:
         raise ValueError(
-            "Contiguous windows must stay in order. Received: contiguous=True, shuffle=True. "
-            "Use `contiguous=False` to read windows or sentences in any order."
+            "Contiguous windows cannot be shuffled. Received: contiguous=True, shuffle=True. "
+            "Use `contiguous=False` to read windows or sentences in random order."
         )
     if contiguous and end_id is not None:
         raise ValueError(
-            "Contiguous windows go across the ends of sentences. Received: contiguous=True, end_id="
-            f"{end_id}. Use `contiguous=False` to read sentence by sentence, or leave `end_id` out."
+            "Contiguous windows do not stop at the ends of sentences. Received: contiguous=True, "
+            f"end_id={end_id}. Use `contiguous=False` to read sentence by sentence, or leave out "
+            "`end_id`."
         )
     if not (contiguous or shuffle) and end_id is None:
         raise ValueError(
             "Reading sentence by sentence needs the id that ends a sentence. Received: "
             "contiguous=False, end_id=None. Use `end_id=vocabulary.end_id`, or `shuffle=True` to "
-            "read windows of equal length in any order."
+            "read windows of equal length in random order."
         )
     if seed is not None:
         check_not_negative("seed", seed)
@@ -353,9 +355,10 @@ def token_windows(
         if num_processes > 1:
             raise ValueError(
                 "Processes that share a stream must shuffle it in the same way. Received: "
-                f"shuffle=True, seed=None, num_processes={num_processes}. Give all the same seed."
+                f"shuffle=True, seed=None, num_processes={num_processes}. Pass the same seed in "
+                "all of them."
             )
-        seed = random.randrange(1 << 31)  # which `keras.utils.set_random_seed` determines
+        seed = random.randrange(1 << 31)  # `keras.utils.set_random_seed` determines it
     order_seed = seed if shuffle else None
 
     sizes = (words, batch_size, sequence_length)
@@ -378,11 +381,11 @@ def token_windows(
 
 
 def _join(words: Any) -> Any:
-    """Return one vector of ids, given one or an iterable of them."""
+    """Return one vector of ids, given a vector or an iterable of vectors."""
     if isinstance(words, TokenShards):
         return words
     if hasattr(words, "__array__") or not isinstance(words, Iterable):
-        return np.asarray(words)  # an array, a memory map (not read) or a tensor; or a mistake
+        return np.asarray(words)  # an array, a memory map (not read), a tensor, or a mistake
     parts = [np.asarray(part) for part in words]
     if not parts:
         return np.empty(0, np.int32)
@@ -397,26 +400,26 @@ def _check_stream(words: Any, least: int = 2) -> Any:
     if words.ndim != 1:
         raise ValueError(
             "`words` must be a vector of word ids, or an iterable of such vectors. Received: "
-            f"words.shape={words.shape}."
+            f"words.shape={words.shape}. Flatten it with `words.reshape(-1)`."
         )
     if words.size < least:
         raise ValueError(
-            f"There must be at least {least} words (a window is a word and the one that it "
-            f"predicts). Received: {words.size} words. Check that the text is not empty."
+            f"There must be at least {least} words, because a window is a word and the next word "
+            f"that it predicts. Received: {words.size} words. Check that the text is not empty."
         )
     if not np.issubdtype(words.dtype, np.integer):
         raise TypeError(
-            f"`words` must hold integers, the ids of words. Received: words.dtype={words.dtype}. "
+            f"`words` must be integers, the ids of words. Received: words.dtype={words.dtype}. "
             "Encode text with `Vocabulary.encode_lines`."
         )
     return words
 
 
 def _check_range(words: Any, vocabulary_size: int | None) -> None:
-    if isinstance(words, TokenShards):  # which were checked when they were written
+    if isinstance(words, TokenShards):  # `TokenShards.write` has checked them
         if vocabulary_size is not None and vocabulary_size < words.vocabulary_size:
             raise ValueError(
-                f"Every word id must lie in [0, {vocabulary_size}). Received: {words!r}. Use the "
+                f"Every word id must be in [0, {vocabulary_size}). Received: {words!r}. Use the "
                 "vocabulary that the stream was encoded with."
             )
         return
@@ -430,12 +433,12 @@ def _check_range(words: Any, vocabulary_size: int | None) -> None:
 
 def _make_range_error(limit: int, received: str) -> ValueError:
     return ValueError(
-        f"Every word id must lie in [0, {limit}). Received: {received}. Encode the text with the "
+        f"Every word id must be in [0, {limit}). Received: {received}. Encode the text with the "
         "vocabulary of the model."
     )
 
 
 def _iterate_parts(words: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the stream in vectors that memory holds, each with the position of its first word."""
+    """Yield the stream in vectors of limited size, each with the position of its first word."""
     for start in range(0, words.size, _PART_SIZE):
         yield start, words[start : start + _PART_SIZE]

@@ -1,4 +1,4 @@
-"""Sentences out of the docstrings of Python source."""
+"""Extract sentences of prose from the docstrings of Python source."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FORMULA = "<formula>"
 NUMBER = "N"
 
 _DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-# Functions that attach docstrings to what is written in C, as NumPy and SciPy do.
+# Functions with which NumPy and SciPy attach docstrings to objects written in C.
 _ATTACHING = {"add_newdoc", "add_docstring"}
 
 _DIRECTIVE = re.compile(r"\.\. *(?:\[|_|[\w-]+::)")
@@ -76,7 +76,7 @@ def iter_docstrings(source: str) -> Iterator[str]:
 
 
 def _iter_docstrings(body: list[ast.stmt]) -> Iterator[str]:
-    # Only statements are walked: docstrings are never inside of expressions.
+    # Only statements are visited: docstrings are never inside expressions.
     if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
         text = body[0].value.value
         if isinstance(text, str):
@@ -88,24 +88,24 @@ def _iter_docstrings(body: list[ast.stmt]) -> Iterator[str]:
             yield from _iter_docstrings(node.body)
         elif isinstance(node, (ast.If, ast.Try, ast.With)):
             for child in (node.body, getattr(node, "orelse", [])):
-                yield from _iter_docstrings([ast.Pass(), *child])  # no docstring of its own
+                yield from _iter_docstrings([ast.Pass(), *child])  # blocks have no docstring
 
 
 def _iter_attached(call: ast.Call) -> Iterator[str]:
     name = getattr(call.func, "id", getattr(call.func, "attr", None))
     if name not in _ATTACHING:
         return
-    for node in ast.walk(call):  # texts come alone, in `(name, text)` or in a list of those
+    for node in ast.walk(call):  # a text, a tuple `(name, text)`, or a list of these
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield inspect.cleandoc(node.value)
 
 
 def iter_sentences(docstring: str) -> Iterator[str]:
-    """Iterate over the prose sentences of a docstring, as words separated by blanks.
+    """Iterate over the prose sentences of a docstring, as tokens separated by spaces.
 
-    Code, doctests, tables, formulas that stand alone, headings, signatures and parameter
-    lines are left out. Words are in lower case, punctuation is separate, numbers are `N`,
-    inline code that is more than a name is `<code>` and inline mathematics `<formula>`.
+    Code, doctests, tables, displayed formulas, headings, signatures and parameter lines are
+    skipped. Words are in lower case, punctuation marks are tokens, numbers are `N`, inline code
+    other than names is `<code>`, and inline mathematics is `<formula>`.
 
     Example:
 
@@ -137,13 +137,13 @@ def _normalise(token: str) -> str:
 
 
 def _iter_paragraphs(docstring: str) -> Iterator[str]:
-    """Iterate over the blocks of running text, each joined to one line."""
+    """Iterate over the paragraphs of running text, each joined to one line."""
     lines = docstring.expandtabs().split("\n")
     block: list[str] = []
     block_indent = 0
-    hanging = False  # whether the next line of an item may be indented as it likes
+    hanging = False  # whether the next line of an item may have any indentation
     code_indent = -1  # lines indented more than this are code; -1 outside of code
-    fence = ""  # the sign that closes fenced code
+    fence = ""  # the characters that close fenced code
     in_doctest = False
 
     for number, line in enumerate([*lines, ""]):
@@ -161,7 +161,7 @@ def _iter_paragraphs(docstring: str) -> Iterator[str]:
             code_indent = -1
 
         is_text = True
-        starts_anew = indent < block_indent or (indent > block_indent and not hanging)
+        is_new_block = indent < block_indent or (indent > block_indent and not hanging)
         item = _ITEM.match(text) or _FIELD.match(text) or _TEXT_DIRECTIVE.match(text)
         if not text or in_doctest or _HEADING.match(text) or _CODE_LINE.match(text):
             is_text = False
@@ -171,15 +171,15 @@ def _iter_paragraphs(docstring: str) -> Iterator[str]:
             is_text, code_indent = False, indent
         elif _RULE.match(text):
             is_text = False
-            block = []  # the line above is a heading, or the head of a table
+            block = []  # the previous line is a heading, or the head of a table
         elif _TABLE.match(text):
             is_text = False
-        elif not block or starts_anew:
-            # Inside of a paragraph such a line is text that happens to look like one.
+        elif not block or is_new_block:
+            # Inside a paragraph, a line of this form is text.
             is_text = not _is_parameter(text, lines, number, indent)
             item = item or _ARGUMENT.match(text)
 
-        if block and (not is_text or starts_anew or item):
+        if block and (not is_text or is_new_block or item):
             yield " ".join(block)
             block = []
         if not is_text:
@@ -195,7 +195,7 @@ def _iter_paragraphs(docstring: str) -> Iterator[str]:
 
 
 def _is_parameter(text: str, lines: list[str], number: int, indent: int) -> bool:
-    """Whether a line is `name : type` or a name, described by an indented block below."""
+    """Return whether a line is `name : type`, or a name with an indented block below."""
     if not _PARAMETER.match(text):
         return False
     if " : " in text:

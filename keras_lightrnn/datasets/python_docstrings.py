@@ -1,4 +1,4 @@
-"""A data set that needs no download: the prose of installed docstrings."""
+"""The TFDS data set `python_docstrings`, which needs no download."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STANDARD_LIBRARY = "the standard library"
 _SKIPPED_DIRECTORIES = frozenset(
     {
         "__pycache__",
-        "_api",  # TensorFlow's list of names, without text of its own
+        "_api",  # TensorFlow's list of names, without text
         "_vendor",
         "dist-packages",
         "idle_test",
@@ -30,22 +30,22 @@ _SKIPPED_DIRECTORIES = frozenset(
         "tests",
     }
 )
-# Of twenty modules, the first goes to the test split and the second to validation.
+# One of so many parts goes to the test split, and one to the validation split.
 _NUM_PARTS = 20
 
 
 class PythonDocstrings(tfds.core.GeneratorBasedBuilder):
     """The prose of the docstrings of the installed scientific Python packages.
 
-    Each example is one sentence, `{"text": ...}`: words in lower case and punctuation,
-    separated by blanks, with `N` for numbers, `<code>` for inline code that is more than a
-    name and `<formula>` for mathematics. The text comes from the standard library and from
-    the packages that this one depends on, so that nothing is downloaded; what exactly it is
-    depends on their versions, which `info.metadata` records.
+    Each example is one sentence, `{"text": ...}`: lower-case words and punctuation, separated
+    by spaces, with `N` for numbers, `<code>` for inline code other than names, and `<formula>`
+    for mathematics. The text comes from the standard library and from the packages that this
+    package depends on, so nothing is downloaded. It depends on their versions, which
+    `info.metadata` records.
 
-    The splits `train`, `validation` and `test` hold about 90, 5 and 5 % of the modules, by
-    a hash of the module's name. No sentence occurs twice in the whole data set, so that
-    none is in two splits. Sentences are in the order of the sources.
+    The splits `train`, `validation` and `test` contain about 90, 5 and 5 % of the modules,
+    selected by a hash of the module's name. No sentence is repeated in the data set, so no two
+    splits share one. Sentences are in the order of the sources.
 
     Importing `keras_lightrnn.datasets` registers the data set.
 
@@ -62,7 +62,7 @@ class PythonDocstrings(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 (tfds asks for a dict)
 
-    # Names to import, in the order of the text. Those that are not installed are left out.
+    # Names to import, in the order of the text. Packages that are not installed are skipped.
     PACKAGES = (
         STANDARD_LIBRARY,
         "numpy",
@@ -121,7 +121,7 @@ class PythonDocstrings(tfds.core.GeneratorBasedBuilder):
             supervised_keys=("text", "text"),
             homepage="https://docs.python.org/3/glossary.html#term-docstring",
             metadata=tfds.core.MetadataDict(versions=_find_versions(self.PACKAGES)),
-            disable_shuffling=True,  # otherwise sentences come back in the order of their hashes
+            disable_shuffling=True,  # otherwise TFDS orders sentences by their hashes
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
@@ -144,7 +144,7 @@ class PythonDocstrings(tfds.core.GeneratorBasedBuilder):
 
 @contextlib.contextmanager
 def _garbage_collection_off() -> Iterator[None]:
-    """Halve the time of parsing: syntax trees are many objects, but without cycles."""
+    """Halve the time of parsing. Syntax trees are many objects, but they have no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -176,11 +176,11 @@ def _iter_modules(packages: Iterable[str]) -> Iterator[tuple[str, str]]:
                 with open(path, "rb") as file:
                     data = file.read()
                 if b'"""' not in data and b"'''" not in data:
-                    continue  # a module without any long string is not worth parsing
+                    continue  # no docstrings, so it need not be parsed
                 try:
                     source = data.decode("utf-8")
                 except UnicodeDecodeError:
-                    continue  # sources in other encodings are a handful of very old modules
+                    continue  # a few very old modules have other encodings
                 yield name.replace(os.sep, ".").removesuffix(".__init__"), source
 
 
@@ -226,12 +226,12 @@ def _iter_source(source: str) -> Iterator[str]:
         for docstring in iter_docstrings(source):
             yield from iter_sentences(docstring)
     except (SyntaxError, ValueError, RecursionError):
-        return  # templates and samples of broken code lie in some packages
+        return  # some packages contain templates and samples of broken code
 
 
 def _find_versions(packages: Iterable[str]) -> dict[str, str]:
-    # By the files that are installed: before Python 3.11 `packages_distributions` knows only
-    # distributions that list their packages in a file of their own.
+    # By the installed files: before Python 3.11, `packages_distributions` knows only
+    # distributions that list their packages in a file.
     roots = {package.partition(".")[0] for package in packages}
     versions = {"python": platform.python_version()}
     for distribution in importlib.metadata.distributions():

@@ -56,8 +56,10 @@ def damage_in_turn(directory, num_damages, rng):
     for number in range(num_damages):
         path = paths[number % len(paths)]
         before = path.read_bytes()
-        damage = DAMAGES[rng.integers(len(DAMAGES))]
-        path.write_bytes(damage(bytearray(before), rng))
+        after = before
+        while after == before:  # such as a cleared block of zeros
+            after = DAMAGES[rng.integers(len(DAMAGES))](bytearray(before), rng)
+        path.write_bytes(after)
         yield path
         path.write_bytes(before)
 

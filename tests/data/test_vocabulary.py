@@ -168,9 +168,9 @@ def test_wrong_types():
     with pytest.raises(TypeError, match="not one string"):
         Vocabulary(SPECIAL).encode_lines("a b")
     for line in (["a", "b"], b"a b", None):
-        with pytest.raises(TypeError, match=r"Every line must be a string.*Join words by blanks"):
+        with pytest.raises(TypeError, match=r"Every line must be a string.*Join words with"):
             Vocabulary.from_lines(["a b", line])
-        with pytest.raises(TypeError, match=r"Every line must be a string.*Join words by blanks"):
+        with pytest.raises(TypeError, match=r"Every line must be a string.*Join words with"):
             Vocabulary(SPECIAL).encode(line)
     with pytest.raises(TypeError, match="integers"):
         Vocabulary(SPECIAL).decode([0.5])

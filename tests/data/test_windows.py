@@ -337,7 +337,7 @@ def test_nothing_needs_tensorflow_but_the_dataset():
         ([3, 4], {"shuffle": True}, "shuffle=True"),
         ([3, 4], {"contiguous": False}, "end_id=None"),
         ([3, 4], {"end_id": 4}, "contiguous=True, end_id=4"),
-        ([3, 4], {"contiguous": False, "end_id": 0}, "the last being 4, with end_id=0"),
+        ([3, 4], {"contiguous": False, "end_id": 0}, "the last of which is 4, and end_id=0"),
         ([3, 4], {"num_processes": 0}, "num_processes=0"),
         ([3, 4], {"process_id": -1}, "process_id=-1"),
         ([3, 4], {"num_processes": 2, "process_id": 2}, "process_id=2, num_processes=2"),
@@ -377,5 +377,5 @@ def test_a_slice_of_batches_is_batches(rng):
 def test_ids_that_int32_does_not_hold(wrong):
     words = np.array([1, 2, wrong, 3])
     for batches in (contiguous_windows(words, 1, 3), shuffled_windows(words, 1, 3, seed=0)):
-        with pytest.raises(ValueError, match=f"lie in.*{wrong}"):
+        with pytest.raises(ValueError, match=f"be in.*{wrong}"):
             batches[0]
