@@ -75,7 +75,7 @@ SURFACE = {
         "SimilarityObjective",
         "get",
     ],
-    "keras_lightrnn.serving": ["export_litert", "export_saved_model"],
+    "keras_lightrnn.serving": ["ServingLimits", "export_litert", "export_saved_model"],
     "keras_lightrnn.visualization": ["export_table_image", "export_table_page"],
 }
 
@@ -111,7 +111,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reallocation": {"_internal", "assignment", "clustering", "table"},
     "recurrence": {"_internal", "ops"},
     "search": {"_internal", "ops", "recurrence"},
-    "serving": {"_internal", "data", "models", "ops", "table"},
+    "serving": {"_internal", "data", "models", "table"},
     "table": {"_internal", "ops"},
     "visualization": {"_internal", "table"},
 }

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from keras_lightrnn._internal.files import write_file
+from keras_lightrnn._internal.files import replace_file
 from keras_lightrnn.data import Vocabulary
 from keras_lightrnn.models import LightRNNModel
 from keras_lightrnn.serving.network import Network, check_exportable
-from keras_lightrnn.serving.served_vocabulary import check_vocabulary, write_words_by_cell
+from keras_lightrnn.serving.served_vocabulary import check_vocabulary, iter_words_by_cell
+from keras_lightrnn.serving.versions import check_readable
+from keras_lightrnn.table.allocation import Allocation
 
 _QUANTIZE = (None, "float16", "int8")
+_LINES_AT_ONCE = 10_000
 
 
 def export_litert(
@@ -26,9 +31,9 @@ def export_litert(
 ) -> Path:
     """Write the two half-steps of a word as a LiteRT file of built-in operations.
 
-    The file knows cells, no words, so that it holds neither words nor allocation:
-    the word in row `i` and column `j` is line `i * C + j` (from 0) of a file of words by cell,
-    which is written too when a vocabulary is given. Signatures, for any number `n` of texts:
+    The model in the file computes with rows and cells, and needs neither words nor an allocation:
+    the word in row `i` and column `j` is in cell `i * C + j`. Signatures, for any number `n` of
+    texts:
 
     | signature | inputs | outputs |
     |---|---|---|
@@ -37,38 +42,52 @@ def export_litert(
     | `row_half_step` | `rows` (n,) int32, `states` (n, S, H) | `column_log_probs` (n, C), \
 `states` |
 
-    A text starts from states of zeros; reading a word is the row half-step of its row, then
-    the column half-step of its cell (the first word has that one alone). The
-    log-probability of a word is that of its row after the word before, plus that of its column
-    after its own row is read. For the likeliest next words read rows in falling order of
+    A text starts from states of zeros. To read a word, run the row half-step of its row, then
+    the column half-step of its cell; for the first word, run the column half-step only. The
+    log-probability of a word is that of its row after the previous word, plus that of its column
+    after its row is read. To find the likeliest next words, read rows in falling order of
     probability, many at a time as one batch, until the next row is less probable than the
-    last word wanted.
+    last word wanted. The log-probability of an empty cell or row is at most -65,504, so that its
+    probability is 0. A row or a cell outside the table is an error of the interpreter.
+
+    With a vocabulary, the file also contains the words, as a ZIP archive behind the model (the
+    format of associated files in TensorFlow Lite metadata; interpreters ignore the archive, and
+    ZIP readers ignore the model). Line `k` (from 0) of its only member, `words.txt`, is the word
+    in cell `k`; the line of an empty cell starts with a space. The model and its words are
+    one file, so that a crash cannot leave a model with the words of another one. Earlier
+    versions of this function wrote the words to a second file with the suffix `.txt`.
 
     Args:
         model: `LightRNNModel`, built, on any Keras backend.
-        path: File to write, `.tflite` by custom; folders above it are made where they are
-            missing. One that exists is replaced in the end.
-        quantize: `None` (float32), `"float16"` (half the size), or `"int8"`: weights of 8 bits,
-            a quarter of the size; products of the recurrent layers and the softmax are
-            computed with inputs of 8 bits.
-        vocabulary: `Vocabulary` of the model; with it, `path` with the suffix `.txt` receives
-            one word a line, by cell. An empty cell has a line that starts with a blank.
+        path: File to write, by convention `.tflite`. An existing file is replaced when the new
+            one is complete. Missing parent directories are created.
+        quantize: `None` (float32), `"float16"` (half the size), or `"int8"`: 8-bit weights, a
+            quarter of the size; the matrix products of the recurrent layers and the softmax
+            quantize their inputs to 8 bits as well.
+        vocabulary: `Vocabulary` of the model, or `None` to leave the words out.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: if the model is not built or its weights are not finite, the vocabulary is not
-            that of the model, its file would be that of the model, or for an unknown `quantize`.
+        TypeError: if the model is not a `LightRNNModel` or the vocabulary not a `Vocabulary`.
+        ValueError: if the model is not built, its weights are not finite or above 1e12, the
+            vocabulary is not that of the model, `quantize` is unknown, or the path of the
+            directory for temporary files contains one of the characters `*?[\\`, which
+            TensorFlow reads as patterns.
 
     Example:
 
-    >>> model = LightRNNModel(50, embedding_dim=8, units=8)
+    >>> words = ["<eos>", "<unk>", "the", "cat", "sat"]
+    >>> model = LightRNNModel(5, embedding_dim=8, units=8)
     >>> model.build((None, None))
     >>> with tempfile.TemporaryDirectory() as directory:
-    ...     path = export_litert(model, os.path.join(directory, "model.tflite"))
-    ...     path.stat().st_size > 1_000
-    True
+    ...     path = os.path.join(directory, "model.tflite")
+    ...     path = export_litert(model, path, vocabulary=Vocabulary(words))
+    ...     with zipfile.ZipFile(path) as archive:
+    ...         by_cell = archive.read("words.txt").decode().split("\\n")
+    >>> by_cell[model.word_table.allocation.cells[3]]
+    'cat'
     """
     check_exportable(model)
     if quantize not in _QUANTIZE:
@@ -77,17 +96,12 @@ def export_litert(
     allocation = model.word_table.allocation
     if vocabulary is not None:
         check_vocabulary(vocabulary, allocation)
-        if path.suffix == ".txt":
-            raise ValueError(
-                "The words are written to `path` with the suffix .txt, so the model must have "
-                f"another. Received: path={str(path)!r}. Name it .tflite."
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
+        check_readable(directory)
         half_steps = _HalfSteps(model)
         names = ["column_half_step", "row_half_step"]
         signatures = {name: getattr(half_steps, name) for name in names}
-        # By a SavedModel, because only there the converter sees signatures and every weight.
+        # The converter sees signatures and all weights only in a SavedModel.
         tf.saved_model.save(half_steps, directory, signatures)
         converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=names)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -96,14 +110,25 @@ def export_litert(
         if quantize == "float16":
             converter.target_spec.supported_types = [tf.float16]
         content = converter.convert()
-    write_file(path, content)
-    if vocabulary is not None:
-        write_words_by_cell(vocabulary, allocation, path.with_suffix(".txt"))
+    with replace_file(path) as temporary:
+        Path(temporary).write_bytes(content)
+        if vocabulary is not None:
+            _append_words(vocabulary, allocation, temporary)
     return path
 
 
+def _append_words(vocabulary: Vocabulary, allocation: Allocation, path: str) -> None:
+    """Append a ZIP archive of the words by cell to a file."""
+    member = zipfile.ZipInfo("words.txt")  # dated 1980, so that equal exports are equal files
+    member.compress_type = zipfile.ZIP_DEFLATED
+    lines = iter_words_by_cell(vocabulary, allocation)
+    with zipfile.ZipFile(path, "a") as archive, archive.open(member, "w") as file:
+        while chunk := "".join(itertools.islice(lines, _LINES_AT_ONCE)):
+            file.write(chunk.encode())
+
+
 class _HalfSteps(tf.Module):
-    """The signatures; states are one tensor `(n, S, H)` outside."""
+    """The exported signatures; their states are one tensor `(n, S, H)`."""
 
     def __init__(self, model: LightRNNModel) -> None:
         super().__init__()

@@ -9,18 +9,28 @@ import tensorflow as tf
 from keras import ops
 
 from keras_lightrnn.models import LightRNNModel
-from keras_lightrnn.ops import EMPTY_CELL_LOGIT
+from keras_lightrnn.table.allocation import Allocation
+
+# Weights above it could overflow float32 in a product of three.
+_MAX_WEIGHT = 1e12
+_LEAST = float(np.finfo(np.float32).min)
 
 
 class Network(tf.Module):
     """The weights of a `LightRNNModel` as float32 variables, and half-steps on them.
 
-    It knows cells only, no words. Its operations are a matrix product, a gather and
-    some arithmetic: every runtime has them, where the kernels that Keras may choose (cuDNN, XLA)
-    are missing from some. States are a list of tensors `(n, H)`.
+    It knows cells and no words. It uses matrix products, gathers and arithmetic only, which every
+    runtime has; some runtimes lack the kernels that Keras may choose (cuDNN, XLA). States are a
+    list of tensors `(n, H)`.
+
+    Empty cells, and words whose bias is minus infinity, have the log-probability minus infinity.
 
     Args:
         model: `LightRNNModel`, built. Any Keras backend, any dtype policy.
+
+    Attributes:
+        empty_cells: `(R, ceil(C / 8))` uint8, one bit for each cell without a word; `None` for a
+            full table.
     """
 
     def __init__(self, model: LightRNNModel) -> None:
@@ -37,10 +47,6 @@ class Network(tf.Module):
         softmax = model.softmax
         self.row_kernel = make_variable(softmax.row_kernel)
         self.column_kernel = make_variable(softmax.column_kernel)
-        # The layer says itself what it adds to logits of zero.
-        no_units = ops.zeros((1, model.units))
-        row_bias = softmax.compute_row_logits(no_units)
-        self.row_bias = make_variable(row_bias[0])
         self.column_bias = make_variable(
             np.zeros(self.num_columns) if softmax.column_bias is None else softmax.column_bias
         )
@@ -49,16 +55,30 @@ class Network(tf.Module):
         if model.word_dim:
             self._copy_word_vectors(model)
         self.padding_cell = int(allocation.cells[0]) if model.mask_zero else None
-        self.word_bias = None
-        if softmax.word_bias_values is not None:
-            word_bias = np.zeros(allocation.num_cells, np.float32)
+        self._copy_biases(softmax, allocation)
+        # A gather from it raises for a cell outside of the table, where arithmetic would not.
+        self._row_starts = make_variable(np.arange(self.num_rows) * self.num_columns, tf.int32)
+
+    def _copy_biases(self, softmax: Any, allocation: Allocation) -> None:
+        is_impossible = is_empty = allocation.words < 0  # (R, C)
+        if softmax.word_bias_values is None:
+            row_bias = np.where(is_empty.all(axis=1), -np.inf, 0.0)
+            self.word_bias = None
+        else:
+            word_bias = np.full(allocation.num_cells, -np.inf, np.float32)
             word_bias[allocation.cells] = ops.convert_to_numpy(softmax.word_bias_values)
-            self.word_bias = make_variable(word_bias.reshape(allocation.shape))  # (R, C)
-        self.empty_cells: Any = None
-        if table.vocabulary_size < allocation.num_cells:
-            # One bit a cell: a table of ten million words is meant to be small.
-            empty = np.packbits(allocation.words < 0, axis=1, bitorder="little")
-            self.empty_cells = make_variable(empty, tf.uint8)  # (R, C / 8)
+            word_bias = word_bias.reshape(allocation.shape)
+            row_bias = np.logaddexp.reduce(word_bias, axis=1, dtype=np.float64)
+            is_impossible = np.isneginf(word_bias)
+            # Finite numbers only: quantization to int8 scales by the largest one.
+            self.word_bias = make_variable(np.where(is_impossible, 0, word_bias))  # (R, C)
+        if softmax.row_bias is not None:
+            row_bias = row_bias + ops.convert_to_numpy(softmax.row_bias)
+        self.row_bias = make_variable(row_bias)  # (R,)
+        self.empty_cells = _pack(is_empty) if is_empty.any() else None
+        self._impossible_cells = self.empty_cells
+        if (is_impossible != is_empty).any():
+            self._impossible_cells = _pack(is_impossible)
 
     def _copy_word_vectors(self, model: LightRNNModel) -> None:
         embeddings = ops.convert_to_numpy(model.embedding.word_embeddings)  # (N, K)
@@ -73,8 +93,13 @@ class Network(tf.Module):
         indices = np.where(has_vector, words, len(embeddings))
         self.vector_indices = make_variable(indices, tf.int32)  # (R, C)
 
+    def split_cells(self, cells: Any) -> tuple[Any, Any]:
+        """Return the rows and the columns of cells. A cell outside of the table is an error."""
+        rows = cells // self.num_columns
+        return rows, cells - tf.gather(self._row_starts, rows)
+
     def is_read(self, cells: Any) -> Any:
-        """Return which cells hold words, and not padding, which leaves the states as they are."""
+        """Return which cells hold words other than padding. Padding does not change the states."""
         if self.padding_cell is None:
             return tf.ones(tf.shape(cells), tf.bool)
         return cells != self.padding_cell
@@ -89,7 +114,8 @@ class Network(tf.Module):
 
     def read_columns(self, cells: Any, states: list[Any]) -> list[Any]:
         """Return the states after the column half-step that reads the words of `cells`, `(n,)`."""
-        inputs = tf.gather(self.column_embeddings, cells % self.num_columns)
+        _, columns = self.split_cells(cells)
+        inputs = tf.gather(self.column_embeddings, columns)
         if self.word_dim:
             indices = tf.gather(tf.reshape(self.vector_indices, [-1]), cells)
             vectors = tf.gather(self.word_embeddings, indices)  # (n, K)
@@ -111,7 +137,10 @@ class Network(tf.Module):
         return tf.nn.log_softmax(logits + self.row_bias)
 
     def compute_column_log_probs(self, rows: Any, states: list[Any]) -> Any:
-        """Return the log-probabilities of all columns, `(n, C)`, after `rows` were read."""
+        """Return the log-probabilities of all columns, `(n, C)`, after a row half-step of `rows`.
+
+        They are minus infinity for every column of a row without possible words.
+        """
         logits = tf.matmul(self._hidden(states), self.column_kernel, transpose_b=True)
         logits += self.column_bias
         if self.word_bias is not None:
@@ -120,16 +149,15 @@ class Network(tf.Module):
             queries = tf.matmul(self._hidden(states), self.output_projection)  # (n, K)
             vectors = tf.gather(self.word_kernel, tf.gather(self.vector_indices, rows))
             logits += tf.reduce_sum(vectors * queries[:, None, :], axis=-1)  # (n, C)
-        if self.empty_cells is not None:
-            logits += EMPTY_CELL_LOGIT * tf.cast(self.find_empty_cells(rows), tf.float32)
-        return tf.nn.log_softmax(logits)
+        if self._impossible_cells is None:
+            return tf.nn.log_softmax(logits)
+        is_impossible = _unpack(self._impossible_cells, rows, self.num_columns)
+        log_probs = tf.nn.log_softmax(tf.where(is_impossible, _LEAST, logits))
+        return tf.where(is_impossible, float("-inf"), log_probs)
 
     def find_empty_cells(self, rows: Any) -> Any:
-        """Return 1 where a cell of `rows` is empty and 0 elsewhere, `(n, C)` int32."""
-        packed = tf.cast(tf.gather(self.empty_cells, rows), tf.int32)  # (n, C / 8)
-        bits = packed[:, :, None] // [1, 2, 4, 8, 16, 32, 64, 128] % 2
-        bits = tf.reshape(bits, [-1, 8 * self.empty_cells.shape[1]])
-        return bits[:, : self.num_columns]
+        """Return which cells of `rows` are empty, `(n, C)`; the table must not be full."""
+        return _unpack(self.empty_cells, rows, self.num_columns)
 
     def _hidden(self, states: list[Any]) -> Any:
         return states[-self.layers[-1].num_states]
@@ -172,10 +200,21 @@ class _SimpleRNN(_Recurrence):
         return [tf.tanh(products + self.bias)]
 
 
-# They make words impossible, which is no error.
 _MAY_BE_MINUS_INFINITY = ("row_bias", "column_bias", "word_bias")
 
 _LAYERS = {"lstm": _LSTM, "gru": _GRU, "rnn": _SimpleRNN}
+
+
+def _pack(is_set: np.ndarray) -> tf.Variable:
+    """Return booleans `(R, C)` as one bit each: a table of ten million words must be small."""
+    return make_variable(np.packbits(is_set, axis=1, bitorder="little"), tf.uint8)
+
+
+def _unpack(packed: tf.Variable, rows: Any, num_columns: int) -> Any:
+    """Return the booleans of `rows`, `(n, C)`."""
+    numbers = tf.cast(tf.gather(packed, rows), tf.int32)  # (n, C / 8)
+    bits = numbers[:, :, None] // [1, 2, 4, 8, 16, 32, 64, 128] % 2
+    return tf.reshape(bits, [-1, 8 * packed.shape[1]])[:, :num_columns] == 1
 
 
 def make_variable(values: Any, dtype: Any = tf.float32) -> tf.Variable:
@@ -184,26 +223,26 @@ def make_variable(values: Any, dtype: Any = tf.float32) -> tf.Variable:
 
 
 def check_exportable(model: LightRNNModel) -> None:
-    """Raise unless the model is a `LightRNNModel` and has weights that are numbers."""
+    """Raise unless the model is a built `LightRNNModel` whose weights float32 can compute with."""
     if not isinstance(model, LightRNNModel):
         raise TypeError(
-            f"What is exported is a `LightRNNModel`. Received: model={model!r}. Other models that "
-            "are made of the layers export log-probabilities with `model.export`."
+            f"`model` must be a `LightRNNModel`. Received: model={model!r}. Export other models of "
+            "these layers with `model.export`, which writes log-probabilities."
         )
     if not model.built:
         raise ValueError(
-            "A model must be built before it is exported. Received: a model without weights. "
+            "`model` must be built before it is exported. Received: a model without weights. "
             "Train it, load it, or call `model.build`."
         )
     for weight in model.weights:
         values = ops.convert_to_numpy(weight)
-        is_number = np.isfinite(values)
-        if weight.name in _MAY_BE_MINUS_INFINITY:
-            is_number |= values == -np.inf
-        if not is_number.all():
+        # Minus infinity makes words impossible, which is no error.
+        is_allowed = np.isneginf(values) if weight.name in _MAY_BE_MINUS_INFINITY else False
+        is_wrong = ~((np.abs(values) <= _MAX_WEIGHT) | is_allowed)
+        if is_wrong.any():
             raise ValueError(
-                "The weights of what is exported must be finite. Received: a model with "
-                f"{np.count_nonzero(~is_number)} numbers in {weight.path} that are not. Its "
-                "training has diverged: load weights from before, and train with a lower learning "
-                "rate or with `global_clipnorm`."
+                f"Exported weights must be finite and at most {_MAX_WEIGHT:g} in absolute value. "
+                f"Received: {np.count_nonzero(is_wrong)} other numbers in {weight.path}. The "
+                "training has diverged: load earlier weights, and train with a lower learning rate "
+                "or with `global_clipnorm`."
             )

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lightrnn._internal.checks import check_not_negative
 from keras_lightrnn._internal.files import make_directory
 from keras_lightrnn.data import Vocabulary
 from keras_lightrnn.models import LightRNNModel
+from keras_lightrnn.serving.limits import ServingLimits
 from keras_lightrnn.serving.network import Network, check_exportable, make_variable
 from keras_lightrnn.serving.search import (
     find_best_cells,
     generate_cells,
-    read_prefix,
+    read_prefixes,
     score_cells,
 )
 from keras_lightrnn.serving.served_vocabulary import (
@@ -26,6 +26,7 @@ from keras_lightrnn.serving.served_vocabulary import (
     check_vocabulary,
     write_words_by_cell,
 )
+from keras_lightrnn.serving.versions import check_readable, claim_version
 from keras_lightrnn.serving.warm_up import write_warm_up_requests
 
 
@@ -35,18 +36,19 @@ def export_saved_model(
     path: str | os.PathLike[str],
     reorder_vocabulary: bool = False,
     version: int | None = None,
+    limits: ServingLimits | None = None,
 ) -> Path:
     """Write a SavedModel that scores, completes and continues text.
 
-    It goes into `path/version`, as TensorFlow Serving wants it (`path` is its
+    The SavedModel is written to `path/version`, the layout of TensorFlow Serving (`path` is its
     `--model_base_path`), under a temporary name first, so that a server never sees half a
-    model. It holds the vocabulary, needs nothing of this package or of Keras to run, and
+    model. It contains the vocabulary, needs neither this package nor Keras to run, and
     computes in float32 whatever the dtype policy of the model.
 
-    A text is one line: white space separates its words, as in `Vocabulary.encode`, words that
-    are not in the vocabulary are `<unk>`, and what comes before it is the end of another line.
-    So the empty text has an answer too. Signatures, for any number `B` of texts, each of any
-    length:
+    A text is one line. White space separates its words, as in `Vocabulary.encode`; words that
+    are not in the vocabulary are `<unk>`; the text follows the end of another line, so that the
+    empty text has an answer too. The SavedModel has these signatures, for `B` texts of any
+    lengths up to the limits:
 
     | signature | inputs | outputs | equals |
     |---|---|---|---|
@@ -59,28 +61,35 @@ def export_saved_model(
     | `score_ids`, `serving_default` | `words` (B, N) int32 | `log_probs` (B, N - 1) | \
 `model.score(words)` |
 
-    The end word of a text is scored as well. Texts shorter than the longest are filled up with
-    `""` and 0.0. `generate` draws other random numbers than `model.generate`: a seed gives the
-    same words again, for a text at the same place of its batch, and temperature 0 the chain of
-    best words. What cannot be answered is an `INVALID_ARGUMENT` error: `k` outside `[1, V]`,
-    `length` below 1, a temperature that is negative or not finite, ids outside the vocabulary.
+    `score` scores the end word of a text as well, and pads shorter texts with `""` and 0.0.
+    `generate` draws other random numbers than `model.generate`. A seed gives the same words
+    again for a text at the same place of its batch; temperature 0 takes the best word at each step.
+
+    A request that cannot be answered is an `INVALID_ARGUMENT` error: an input of another rank, a
+    request above the limits, `k` outside `[1, V]`, `length` below 1, a temperature that is
+    negative or not finite, or ids outside the vocabulary.
 
     Args:
         model: `LightRNNModel`, built, on any Keras backend.
         vocabulary: `Vocabulary` of the `V` words of the model.
-        path: Directory of the model, into which versions go; made where it is missing.
-        reorder_vocabulary: Boolean, whether words are numbered by their cells in the SavedModel,
-            so that the line of a word in the vocabulary file is its cell and no allocation is
-            stored. Answers to text stay the same; the ids of `score_ids` are cells then.
-        version: Integer, or `None` for one more than the greatest in `path`.
+        path: Directory of the versions of the model. It is created if it does not exist.
+        reorder_vocabulary: Boolean, whether the SavedModel numbers words by their cells. The
+            line of a word in the vocabulary file is its cell then, and no allocation is stored.
+            Answers to text stay the same; the ids of `score_ids` are cells. Defaults to `False`.
+        version: Integer. Defaults to one more than the greatest version in `path`, or than one
+            that another export is writing there.
+        limits: `ServingLimits`, the largest requests that are answered. Defaults to
+            `ServingLimits()`.
 
     Returns:
         The directory written, `path/version`.
 
     Raises:
-        ValueError: if the model is not built or its weights are not finite, the vocabulary is not
-            that of the model, or the version is negative.
-        FileExistsError: if the version exists already.
+        TypeError: if the model is not a `LightRNNModel` or the limits are not `ServingLimits`.
+        ValueError: if the model is not built, its weights are not finite or above 1e12, the
+            vocabulary is not that of the model, the version is negative, or the absolute path
+            contains one of the characters `*?[\\`, which TensorFlow reads as patterns.
+        FileExistsError: if the version exists, or another export is writing it.
 
     Example:
 
@@ -96,12 +105,19 @@ def export_saved_model(
     ('1', (2, 3))
     """
     check_exportable(model)
-    check_vocabulary(vocabulary, model.word_table.allocation)
-    target = _find_version(Path(path), version)
-    # A server that watches the directory looks at names that are numbers only.
-    with make_directory(target) as directory, tempfile.TemporaryDirectory() as assets:
+    allocation = model.word_table.allocation
+    check_vocabulary(vocabulary, allocation)
+    limits = ServingLimits() if limits is None else limits
+    if not isinstance(limits, ServingLimits):
+        raise TypeError(f"`limits` must be `ServingLimits`. Received: limits={limits!r}.")
+    check_readable(path)
+    # A server that watches the directory reads only names that are numbers.
+    with (
+        claim_version(Path(path), version) as target,
+        make_directory(target) as directory,
+        tempfile.TemporaryDirectory() as assets,
+    ):
         words_path = os.path.join(assets, "vocabulary.txt")
-        allocation = model.word_table.allocation
         unknown_id, end_id = vocabulary.unknown_id, vocabulary.end_id
         if reorder_vocabulary:
             write_words_by_cell(vocabulary, allocation, words_path)
@@ -109,7 +125,7 @@ def export_saved_model(
         else:
             vocabulary.save(words_path)
         served = _ServedModel(
-            model, ServedVocabulary(words_path, unknown_id, end_id), reorder_vocabulary
+            model, ServedVocabulary(words_path, unknown_id, end_id), reorder_vocabulary, limits
         )
         signatures = {
             # OpenVINO, among others, reads no other signature than the default.
@@ -129,13 +145,18 @@ _TEXT = tf.TensorSpec((None,), tf.string, "text")
 
 
 class _ServedModel(tf.Module):
-    """What is exported: a `Network` between the ids or words of text and those of the answers."""
+    """The exported signatures: a `Network` between ids or words of text and those of answers."""
 
     def __init__(
-        self, model: LightRNNModel, vocabulary: ServedVocabulary, ids_are_cells: bool
+        self,
+        model: LightRNNModel,
+        vocabulary: ServedVocabulary,
+        ids_are_cells: bool,
+        limits: ServingLimits,
     ) -> None:
         super().__init__()
         self._vocabulary = vocabulary
+        self._limits = limits
         self._network = Network(model)
         allocation = model.word_table.allocation
         self._size = allocation.vocabulary_size
@@ -148,6 +169,18 @@ class _ServedModel(tf.Module):
 
     @tf.function(input_signature=[_IDS], autograph=False)
     def score_ids(self, words: Any) -> dict[str, Any]:
+        words = _check_shape("words", words, [None, None])
+        size, length = tf.unstack(tf.shape(words))
+        words = _check(words, size >= 1, "`words` must hold at least one text. Received", size)
+        words = self._check_limit("words", words, "texts", size, "max_batch_size")
+        words = _check(
+            words,
+            length >= 2,
+            "`words` must hold at least two word ids (B, N). Received words of the shape",
+            tf.shape(words),
+        )
+        # The end words before and after a text are not counted.
+        words = self._check_limit("words", words, "words", length - 2, "max_words_per_text")
         is_valid = (words >= 0) & (words < self._num_ids)
         requirement = f"Word ids must lie in [0, {self._num_ids})"
         if self._words is None and self._network.empty_cells is not None:
@@ -159,26 +192,21 @@ class _ServedModel(tf.Module):
             f"{requirement}. Received the ids",
             tf.boolean_mask(words, ~is_valid),
         )
-        words = _check(
-            words,
-            tf.shape(words)[1] >= 2,
-            "`words` must hold at least two word ids (B, N). Received words of the shape",
-            tf.shape(words),
-        )
-        return {"log_probs": self._score(words)}
+        cells = self._get_cells(words)
+        return {"log_probs": score_cells(self._network, cells, tf.fill([size], length))}
 
     @tf.function(input_signature=[_TEXT], autograph=False)
     def score(self, text: Any) -> dict[str, Any]:
-        context, words = self._encode(text)
-        end = tf.fill([tf.shape(text)[0], 1], self._vocabulary.end_id)
-        words = tf.concat([words, end], axis=1)  # ragged (B, None)
-        num_words = tf.cast(words.row_lengths(), tf.int32)
-        log_probs = self._score(tf.concat([context, words], axis=1).to_tensor())  # (B, N)
-        is_word = tf.sequence_mask(num_words, tf.shape(log_probs)[1])
-        log_probs = tf.where(is_word, log_probs, 0.0)
+        ids = self._encode(text)  # ragged (B, None)
+        end = tf.fill([ids.nrows(), 1], self._vocabulary.end_id)
+        ids = tf.concat([ids, end], axis=1)
+        lengths = tf.cast(ids.row_lengths(), tf.int32)
+        cells = self._get_cells(ids.to_tensor())
+        log_probs = score_cells(self._network, cells, lengths)  # (B, N)
         total = tf.reduce_sum(log_probs, axis=1)
+        num_words = lengths - 1
         return {
-            "words": self._vocabulary.get_words(words).to_tensor(),
+            "words": self._vocabulary.get_words(ids[:, 1:]).to_tensor(),
             "log_probs": log_probs,
             "num_words": num_words,
             "total_log_prob": total,
@@ -187,8 +215,12 @@ class _ServedModel(tf.Module):
 
     @tf.function(input_signature=[_TEXT, tf.TensorSpec((), tf.int32, "k")], autograph=False)
     def next_words(self, text: Any, k: Any) -> dict[str, Any]:
-        is_valid = (k >= 1) & (k <= self._size)
-        k = _check(k, is_valid, f"`k` must lie in [1, {self._size}]. Received k =", k)
+        k = _check_shape("k", k, [])
+        most = min(self._size, self._limits.max_k)
+        advice = f"The vocabulary has {self._size} words. {_describe(self._limits, 'max_k')}"
+        k = _check(
+            k, (k >= 1) & (k <= most), f"`k` must lie in [1, {most}]. Received k =", k, advice
+        )
         cells, log_probs = find_best_cells(self._network, self._read(text), k)
         return {"words": self._get_words(cells), "log_probs": log_probs}
 
@@ -202,7 +234,17 @@ class _ServedModel(tf.Module):
         autograph=False,
     )
     def generate(self, text: Any, length: Any, temperature: Any, seed: Any) -> dict[str, Any]:
-        length = _check(length, length >= 1, "`length` must be positive. Received length =", length)
+        length = _check_shape("length", length, [])
+        temperature = _check_shape("temperature", temperature, [])
+        seed = _check_shape("seed", seed, [])
+        most = self._limits.max_length
+        length = _check(
+            length,
+            (length >= 1) & (length <= most),
+            f"`length` must lie in [1, {most}]. Received length =",
+            length,
+            _describe(self._limits, "max_length"),
+        )
         temperature = _check(
             temperature,
             tf.math.is_finite(temperature) & (temperature >= 0),
@@ -213,20 +255,36 @@ class _ServedModel(tf.Module):
         words = self._get_words(cells)
         return {"words": words, "text": tf.strings.reduce_join(words, axis=1, separator=" ")}
 
-    def _encode(self, text: Any) -> tuple[Any, Any]:
-        """Return the end word that comes before a text, `(B, 1)`, and its words, as ids."""
+    def _encode(self, text: Any) -> Any:
+        """Return the end word that precedes each text and the words of the text, ragged ids."""
+        text = _check_shape("text", text, [None])
         size = tf.shape(text)[0]
         text = _check(text, size >= 1, "`text` must hold at least one text. Received", size)
-        context = tf.fill([tf.shape(text)[0], 1], self._vocabulary.end_id)
-        return context, self._vocabulary.encode(text)
+        text = self._check_limit("text", text, "texts", size, "max_batch_size")
+        # Bytes are counted before words: splitting a text takes many times its memory.
+        num_bytes = tf.reduce_max(tf.strings.length(text))
+        text = self._check_limit("text", text, "bytes a text", num_bytes, "max_bytes_per_text")
+        ids = self._vocabulary.encode(text)
+        num_words = tf.cast(tf.reduce_max(ids.row_lengths()), tf.int32)
+        ids = ids.with_flat_values(
+            self._check_limit("text", ids.flat_values, "words", num_words, "max_words_per_text")
+        )
+        return tf.concat([tf.fill([size, 1], self._vocabulary.end_id), ids], axis=1)
 
-    def _score(self, ids: Any) -> Any:
-        return score_cells(self._network, self._get_cells(ids))
+    def _check_limit(self, name: str, value: Any, unit: str, size: Any, limit: str) -> Any:
+        most = getattr(self._limits, limit)
+        return _check(
+            value,
+            size <= most,
+            f"`{name}` must hold at most {most} {unit}. Received",
+            size,
+            _describe(self._limits, limit),
+        )
 
     def _read(self, text: Any) -> list[Any]:
-        ids = tf.concat(self._encode(text), axis=1)  # ragged (B, None)
+        ids = self._encode(text)
         lengths = tf.cast(ids.row_lengths(), tf.int32)
-        return read_prefix(self._network, self._get_cells(ids.to_tensor()), lengths)
+        return read_prefixes(self._network, self._get_cells(ids.to_tensor()), lengths)
 
     def _is_empty(self, cells: Any) -> Any:
         """Return whether cells hold no word; what is no cell at all is not asked for."""
@@ -234,7 +292,7 @@ class _ServedModel(tf.Module):
         rows, columns = cells // self._network.num_columns, cells % self._network.num_columns
         empty = self._network.find_empty_cells(tf.reshape(rows, [-1]))  # (B * N, C)
         empty = tf.gather(empty, tf.reshape(columns, [-1]), batch_dims=1)
-        return tf.reshape(empty, tf.shape(cells)) == 1
+        return tf.reshape(empty, tf.shape(cells))
 
     def _get_cells(self, ids: Any) -> Any:
         return ids if self._cells is None else tf.gather(self._cells, ids)
@@ -244,11 +302,21 @@ class _ServedModel(tf.Module):
         return self._vocabulary.get_words(ids)
 
 
-def _check(value: Any, condition: Any, requirement: str, received: Any) -> Any:
-    """Return `value`, which can be computed only where `condition` holds."""
-    check = tf.debugging.Assert(condition, [requirement, received])
+def _check_shape(name: str, value: Any, shape: list[int | None]) -> Any:
+    """Return `value`. Servers do not compare its shape with the signature; the operation does."""
+    kind = {0: "scalar", 1: "vector", 2: "matrix"}[len(shape)]
+    return tf.ensure_shape(value, shape, name=f"{name}_must_be_a_{kind}")
+
+
+def _check(value: Any, condition: Any, requirement: str, received: Any, advice: str = "") -> Any:
+    """Return `value`, which is computed only if `condition` holds."""
+    check = tf.debugging.Assert(condition, [requirement, received, advice][: 3 if advice else 2])
     with tf.control_dependencies([check]):
         return tf.identity(value)
+
+
+def _describe(limits: ServingLimits, name: str) -> str:
+    return f"The model was exported with ServingLimits({name}={getattr(limits, name)})."
 
 
 def _make_warm_up_requests(id_: int, word: str) -> list[tuple[str, dict[str, Any]]]:
@@ -262,17 +330,3 @@ def _make_warm_up_requests(id_: int, word: str) -> list[tuple[str, dict[str, Any
         ("generate", {**sampling, "temperature": np.float32(0)}),
         ("generate", {**sampling, "temperature": np.float32(1)}),
     ]
-
-
-def _find_version(path: Path, version: int | None) -> Path:
-    if version is None:
-        names = os.listdir(path) if path.exists() else []
-        versions = [int(name) for name in names if name.isdecimal()]
-        version = max(versions, default=0) + 1
-    target = path / str(check_not_negative("version", version))
-    if target.exists():
-        raise FileExistsError(
-            f"A version is written once. Received: version={version}, and {str(target)!r} exists. "
-            "Give another version, leave it out for the next one, or remove the directory."
-        )
-    return target

@@ -3,27 +3,52 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from keras_lightrnn.ops import EMPTY_CELL_LOGIT
 from keras_lightrnn.serving.network import Network
 
+# Rows of each text that the search expands in one step.
 _ROWS_AT_ONCE = 16
+# Texts that are computed together, and the largest number of floats in one tensor of theirs.
+_TEXTS_AT_ONCE = 64
+_FLOATS_AT_ONCE = 1 << 22
+# Log-probability of impossible words inside the search. Empty cells come after it.
+_LEAST = float(np.finfo(np.float32).min)
 
 
-def score_cells(network: Network, cells: Any) -> Any:
+def score_cells(network: Network, cells: Any, lengths: Any) -> Any:
     """Return the log-probability of every cell but the first, from the zero state.
+
+    Texts are computed in blocks of similar lengths, so that one long text does not slow down
+    many short ones.
 
     Args:
         network: `Network`.
         cells: `(B, N)` int32.
+        lengths: `(B,)` int32, cells of each text, from 1 to `N`.
 
     Returns:
-        `(B, N - 1)` float32. Memory does not grow with `N` but for this.
+        `(B, N - 1)` float32, with 0 behind the last cell of a text. Memory grows with `N` by this
+        tensor only.
     """
-    rows, columns = cells // network.num_columns, cells % network.num_columns
+    num_log_probs = tf.maximum(tf.shape(cells)[1] - 1, 0)
+
+    def score_block(cells: Any, lengths: Any) -> list[Any]:
+        log_probs = _score_block(network, cells[:, : tf.reduce_max(lengths)])
+        log_probs = tf.where(tf.sequence_mask(lengths - 1, tf.shape(log_probs)[1]), log_probs, 0.0)
+        missing = num_log_probs - tf.shape(log_probs)[1]
+        return [tf.pad(log_probs, [[0, 0], [0, missing]])]
+
+    (log_probs,) = _map_by_length(score_block, cells, lengths, [(tf.float32, [None])])
+    return log_probs
+
+
+def _score_block(network: Network, cells: Any) -> Any:
+    rows, columns = network.split_cells(cells)
     is_read = network.is_read(cells)
     batch_size, length = tf.unstack(tf.shape(cells))
 
@@ -46,45 +71,74 @@ def score_cells(network: Network, cells: Any) -> Any:
     return tf.transpose(log_probs.stack())
 
 
-def read_prefix(network: Network, cells: Any, lengths: Any) -> list[Any]:
-    """Return the states after the first `lengths`, `(B,)`, of `cells`, `(B, N)`; `lengths >= 1`."""
-    rows = cells // network.num_columns
-    is_read = network.is_read(cells) & tf.sequence_mask(lengths, tf.shape(cells)[1])
-    start = network.make_states(tf.shape(cells)[0])
-    states = _keep(is_read[:, 0], network.read_columns(cells[:, 0], start), start)
+def read_prefixes(network: Network, cells: Any, lengths: Any) -> list[Any]:
+    """Return the states after texts of different lengths.
 
-    def read_one(t: Any, *states: Any) -> Any:
-        old = list(states)
-        new = network.read_columns(cells[:, t], network.read_rows(rows[:, t], old))
-        return (t + 1, *_keep(is_read[:, t], new, old))
+    Args:
+        network: `Network`.
+        cells: `(B, N)` int32.
+        lengths: `(B,)` int32, cells of each text, from 1 to `N`.
 
-    _, *states = tf.while_loop(
-        lambda t, *_: t < tf.shape(cells)[1], read_one, (tf.constant(1), *states)
-    )
-    return states
+    Returns:
+        States, `(B, H)` each.
+    """
+
+    def read_block(cells: Any, lengths: Any) -> list[Any]:
+        rows, _ = network.split_cells(cells)
+        is_read = network.is_read(cells) & tf.sequence_mask(lengths, tf.shape(cells)[1])
+        start = network.make_states(tf.shape(cells)[0])
+        states = _keep(is_read[:, 0], network.read_columns(cells[:, 0], start), start)
+
+        def read_one(t: Any, *states: Any) -> Any:
+            old = list(states)
+            new = network.read_columns(cells[:, t], network.read_rows(rows[:, t], old))
+            return (t + 1, *_keep(is_read[:, t], new, old))
+
+        _, *states = tf.while_loop(
+            lambda t, *_: t < tf.reduce_max(lengths), read_one, (tf.constant(1), *states)
+        )
+        return states
+
+    kinds = [(tf.float32, [network.units])] * network.num_states
+    return _map_by_length(read_block, cells, lengths, kinds)
 
 
 def find_best_cells(network: Network, states: list[Any], k: Any) -> tuple[Any, Any]:
     """Return the `k` likeliest cells after a column half-step and their log-probabilities.
 
-    Rows are expanded in falling order of probability, some at a time, until no further row can
-    hold a better cell; each text of the batch goes its own way. Exact.
+    The search expands rows in falling order of probability, some at a time, until no further row
+    can hold a better cell. It is exact. Empty cells are never among the answers.
+
+    Args:
+        network: `Network`.
+        states: States after a column half-step, `(B, H)` each.
+        k: int32 scalar, from 1 to `V`.
 
     Returns:
         `(B, k)` int32 and `(B, k)` float32, best first.
     """
+
+    def find_block(*states: Any) -> list[Any]:
+        return list(_find_best_in_block(network, list(states), k))
+
+    kinds = [(tf.int32, [None]), (tf.float32, [None])]
+    cells, log_probs = _map_blocks(find_block, states, kinds, _get_block_size(network))
+    return cells, log_probs
+
+
+def _find_best_in_block(network: Network, states: list[Any], k: Any) -> tuple[Any, Any]:
     batch_size = tf.shape(states[0])[0]
     num_columns = network.num_columns
     at_once = min(_ROWS_AT_ONCE, network.num_rows)
     log_probs, order = tf.math.top_k(network.compute_row_log_probs(states), network.num_rows)
     padding = [[0, 0], [0, -network.num_rows % at_once]]
-    # Rows past the last are impossible; (B, R'), a whole number of times `at_once`.
+    # Rows past the last one are impossible; (B, R'), a multiple of `at_once`.
     log_probs = tf.pad(log_probs, padding, constant_values=float("-inf"))
     order = tf.pad(order, padding)
     repeated = [tf.repeat(state, at_once, axis=0) for state in states]
 
     def is_unsure(start: Any, _: Any, best: Any) -> Any:
-        bound = log_probs[:, tf.minimum(start, network.num_rows - 1)]
+        bound = tf.maximum(log_probs[:, tf.minimum(start, network.num_rows - 1)], _LEAST)
         return (start < network.num_rows) & tf.reduce_any(best[:, -1] < bound)
 
     def expand(start: Any, best_cells: Any, best: Any) -> Any:
@@ -94,7 +148,14 @@ def find_best_cells(network: Network, states: list[Any], k: Any) -> tuple[Any, A
             flat_rows, network.read_rows(flat_rows, repeated)
         )
         columns = tf.reshape(columns, [batch_size, at_once, num_columns])
-        joint = log_probs[:, start : start + at_once, None] + columns
+        row_log_probs = log_probs[:, start : start + at_once, None]
+        # An impossible word is an answer if `k` asks for all words; an empty cell never is.
+        joint = tf.maximum(row_log_probs + columns, _LEAST)
+        is_missing = tf.reshape(tf.range(start, start + at_once) >= network.num_rows, [1, -1, 1])
+        if network.empty_cells is not None:
+            is_empty = network.find_empty_cells(flat_rows)
+            is_missing |= tf.reshape(is_empty, [batch_size, at_once, num_columns])
+        joint = tf.where(is_missing, float("-inf"), joint)
         cells = rows[:, :, None] * num_columns + tf.range(num_columns)  # (B, n, C)
         shape = [batch_size, at_once * num_columns]
         joint = tf.concat([best, tf.reshape(joint, shape)], axis=1)
@@ -113,7 +174,7 @@ def find_best_cells(network: Network, states: list[Any], k: Any) -> tuple[Any, A
             tf.TensorShape([None, None]),
         ),
     )
-    return best_cells, best
+    return best_cells, tf.where(best <= _LEAST, float("-inf"), best)
 
 
 def sample_cells(
@@ -121,16 +182,16 @@ def sample_cells(
 ) -> Any:
     """Draw one cell for each text with probability proportional to `P(cell) ** (1 / temperature)`.
 
-    Row by row rejection, exact: a row is drawn by an upper bound of its total weight, then
-    expanded, which makes its weight known; it is kept with probability weight / bound, and
-    drawn by its weight from then on. At temperature 1 the first row is kept always.
+    Rejection sampling by rows, exact: a row is drawn by an upper bound of its total weight, then
+    expanded, which makes its weight known. It is accepted with probability weight / bound, and
+    drawn by its weight from then on. At temperature 1 the first row is always accepted.
 
     Args:
         network: `Network`.
-        states: After a column half-step, `(B, H)` each.
+        states: States after a column half-step, `(B, H)` each.
         temperature: Positive float64 scalar.
-        seed: int64 scalar.
-        step: int64 scalar; every step has random numbers of its own.
+        seed: `(2,)` int64.
+        step: int64 scalar; every step has different random numbers.
 
     Returns:
         `(B,)` int32.
@@ -142,7 +203,7 @@ def sample_cells(
 
     def draw(attempt: Any, is_drawn: Any, cells: Any, weights: Any) -> Any:
         def make_seed(purpose: int) -> Any:
-            return tf.stack([seed, step * (1 << 32) + 3 * attempt + purpose])
+            return tf.stack([seed[0], seed[1] + step * (1 << 32) + 3 * attempt + purpose])
 
         rows = _sample(weights, make_seed(0))
         column_log_probs = network.compute_column_log_probs(rows, network.read_rows(rows, states))
@@ -150,14 +211,14 @@ def sample_cells(
         columns = _sample(column_logits, make_seed(1))
         weight = _pick(row_logits, rows) + tf.reduce_logsumexp(column_logits, axis=1)
         uniform = tf.random.stateless_uniform([batch_size], make_seed(2), dtype=tf.float64)
-        is_kept = tf.math.log(uniform) < weight - _pick(weights, rows)
+        is_accepted = tf.math.log(uniform) < weight - _pick(weights, rows)
         cells = tf.where(is_drawn, cells, rows * network.num_columns + columns)
         places = tf.stack([tf.range(batch_size), rows], axis=1)
         weights = tf.tensor_scatter_nd_update(weights, places, weight)
-        return attempt + 1, is_drawn | is_kept, cells, weights
+        return attempt + 1, is_drawn | is_accepted, cells, weights
 
     _, _, cells, _ = tf.while_loop(
-        lambda _, is_drawn, *__: ~tf.reduce_all(is_drawn),
+        lambda attempt, is_drawn, *_: ~tf.reduce_all(is_drawn) & (attempt <= network.num_rows),
         draw,
         (
             tf.constant(0, tf.int64),
@@ -174,24 +235,85 @@ def generate_cells(
 ) -> Any:
     """Sample a continuation of `length` cells for each text, `(B, length)` int32."""
 
-    def generate_one(t: Any, chosen: Any, *states: Any) -> Any:
-        old = list(states)
-        cells = tf.cond(
-            temperature > 0,
-            lambda: sample_cells(
-                network, old, tf.cast(temperature, tf.float64), seed, tf.cast(t, tf.int64)
-            ),
-            lambda: find_best_cells(network, old, 1)[0][:, 0],
-        )
-        rows = cells // network.num_columns
-        new = network.read_columns(cells, network.read_rows(rows, old))
-        return (t + 1, chosen.write(t, cells), *_keep(network.is_read(cells), new, old))
+    def generate_block(first: Any, *states: Any) -> list[Any]:
+        # Every block draws different random numbers, whatever the rest of the batch is.
+        block_seed = tf.random.experimental.stateless_fold_in(tf.stack([seed, 0]), first[0])
 
-    chosen = tf.TensorArray(tf.int32, length, element_shape=[None])
-    _, chosen, *_ = tf.while_loop(
-        lambda t, *_: t < length, generate_one, (tf.constant(0), chosen, *states)
+        def generate_one(t: Any, chosen: Any, *states: Any) -> Any:
+            old = list(states)
+            cells = tf.cond(
+                temperature > 0,
+                lambda: sample_cells(
+                    network, old, tf.cast(temperature, tf.float64), block_seed, tf.cast(t, tf.int64)
+                ),
+                lambda: _find_best_in_block(network, old, 1)[0][:, 0],
+            )
+            rows, _ = network.split_cells(cells)
+            new = network.read_columns(cells, network.read_rows(rows, old))
+            return (t + 1, chosen.write(t, cells), *_keep(network.is_read(cells), new, old))
+
+        chosen = tf.TensorArray(tf.int32, length, element_shape=[None])
+        _, chosen, *_ = tf.while_loop(
+            lambda t, *_: t < length, generate_one, (tf.constant(0), chosen, *states)
+        )
+        return [tf.transpose(chosen.stack())]
+
+    places = tf.range(tf.shape(states[0])[0], dtype=tf.int64)
+    (cells,) = _map_blocks(
+        generate_block, [places, *states], [(tf.int32, [None])], _get_block_size(network)
     )
-    return tf.transpose(chosen.stack())
+    return cells
+
+
+def _get_block_size(network: Network) -> int:
+    """Return how many texts the search expands together, by the memory that their rows take."""
+    floats_per_text = _ROWS_AT_ONCE * network.num_columns * max(network.word_dim, 1)
+    return max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats_per_text))
+
+
+def _map_by_length(
+    function: Callable[..., list[Any]], cells: Any, lengths: Any, kinds: list[Any]
+) -> list[Any]:
+    """Apply `_map_blocks` to texts sorted by length; results are in the order of the texts."""
+    order = tf.argsort(lengths, stable=True)
+    results = _map_blocks(
+        function, [tf.gather(cells, order), tf.gather(lengths, order)], kinds, _TEXTS_AT_ONCE
+    )
+    places = tf.math.invert_permutation(order)
+    return [tf.gather(result, places) for result in results]
+
+
+def _map_blocks(
+    function: Callable[..., list[Any]], tensors: list[Any], kinds: list[Any], size: int
+) -> list[Any]:
+    """Apply a function to blocks of a batch, one after the other, and join the results.
+
+    Args:
+        function: From slices of `tensors` to as many results as there are `kinds`.
+        tensors: List of tensors `(B, ...)`.
+        kinds: For each result, its dtype and its shape without the batch axis.
+        size: Integer, the largest block.
+    """
+    batch_size = tf.shape(tensors[0])[0]
+    num_blocks = -(-batch_size // size)
+
+    def run(block: Any, *arrays: Any) -> Any:
+        start = block * size
+        results = function(*(tensor[start : start + size] for tensor in tensors))
+        written = (array.write(block, x) for array, x in zip(arrays, results, strict=True))
+        return (block + 1, *written)
+
+    arrays = [
+        tf.TensorArray(dtype, num_blocks, infer_shape=False, element_shape=[None, *shape])
+        for dtype, shape in kinds
+    ]
+    _, *arrays = tf.while_loop(
+        lambda block, *_: block < num_blocks,
+        run,
+        (tf.constant(0), *arrays),
+        parallel_iterations=1,  # blocks bound the memory
+    )
+    return [array.concat() for array in arrays]
 
 
 def _keep(condition: Any, new: list[Any], old: list[Any]) -> list[Any]:
@@ -204,10 +326,9 @@ def _pick(values: Any, indices: Any) -> Any:
 
 
 def _temper(log_probs: Any, temperature: Any) -> Any:
-    """Divide log-probabilities by a temperature; what is empty stays so, however high that is."""
-    is_occupied = log_probs > EMPTY_CELL_LOGIT / 2
+    """Divide log-probabilities by a temperature; impossible events stay impossible."""
     logits = tf.cast(log_probs, tf.float64) / temperature
-    return tf.where(is_occupied, logits, tf.constant(-math.inf, tf.float64))
+    return tf.where(tf.math.is_inf(log_probs), tf.constant(-math.inf, tf.float64), logits)
 
 
 def _sample(logits: Any, seed: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -15,8 +16,7 @@ from keras_lightrnn.table.allocation import Allocation
 class ServedVocabulary(tf.Module):
     """Lookup tables over a file with one word a line, which becomes an asset of the SavedModel.
 
-    Text is split as `Vocabulary.encode` splits it: at every run of what Unicode calls white
-    space.
+    Text is split like in `Vocabulary.encode`, at every run of Unicode white space.
 
     Args:
         path: File with one word a line; the id of a word is the number of its line, from 0.
@@ -47,7 +47,7 @@ class ServedVocabulary(tf.Module):
 
     def encode(self, text: Any) -> Any:
         """Return the ids of the words of texts `(B,)`, a ragged `(B, None)` int32."""
-        # `tf.strings.split` knows the white space of ASCII only.
+        # `tf.strings.split` splits at ASCII white space only.
         words = tf.strings.split(tf.strings.regex_replace(text, self._blanks, " "))
         return tf.cast(self._ids[words], tf.int32)
 
@@ -57,7 +57,7 @@ class ServedVocabulary(tf.Module):
 
 
 def check_vocabulary(vocabulary: Vocabulary, allocation: Allocation) -> None:
-    """Raise unless it is a vocabulary, of as many words as are in the table."""
+    """Raise unless `vocabulary` is a `Vocabulary` of as many words as the table holds."""
     if not isinstance(vocabulary, Vocabulary):
         raise TypeError(
             f"`vocabulary` must be a `Vocabulary`. Received: {type(vocabulary).__name__}. Make one "
@@ -65,8 +65,8 @@ def check_vocabulary(vocabulary: Vocabulary, allocation: Allocation) -> None:
         )
     if len(vocabulary) != allocation.vocabulary_size:
         raise ValueError(
-            "The vocabulary must hold the words of the model, one for each id. Received: "
-            f"{len(vocabulary)} words, and a model of {allocation.vocabulary_size}. Give the "
+            "`vocabulary` must hold the words of the model, one for each id. Received: "
+            f"{len(vocabulary)} words, and a model of {allocation.vocabulary_size}. Pass the "
             "vocabulary that the model was trained with."
         )
 
@@ -74,22 +74,24 @@ def check_vocabulary(vocabulary: Vocabulary, allocation: Allocation) -> None:
 def write_words_by_cell(
     vocabulary: Vocabulary, allocation: Allocation, path: str | os.PathLike[str]
 ) -> None:
-    """Write a file whose line `k` (from 0) is the word in cell `k`.
-
-    An empty cell has a line too: a blank and the number of the cell, which no word of a text
-    can be, as it has white space in it.
-
-    Args:
-        vocabulary: `Vocabulary`.
-        allocation: `Allocation` of its words.
-        path: File to write.
-    """
-    names = vocabulary.words
+    """Write a file of the lines that `iter_words_by_cell` yields."""
     with (
         replace_file(path) as temporary,
         open(temporary, "w", encoding="utf-8", newline="\n") as file,
     ):
-        file.writelines(
-            f"{names[word]}\n" if word >= 0 else f" {cell}\n"
-            for cell, word in enumerate(allocation.words.ravel().tolist())
-        )
+        file.writelines(iter_words_by_cell(vocabulary, allocation))
+
+
+def iter_words_by_cell(vocabulary: Vocabulary, allocation: Allocation) -> Iterator[str]:
+    """Yield one line for each cell, with the word in it.
+
+    The line of an empty cell is a space and the number of the cell. It contains white space, so
+    that no word of a text can equal it.
+
+    Args:
+        vocabulary: `Vocabulary`.
+        allocation: `Allocation` of its words.
+    """
+    names = vocabulary.words
+    for cell, word in enumerate(allocation.words.ravel().tolist()):
+        yield f"{names[word]}\n" if word >= 0 else f" {cell}\n"

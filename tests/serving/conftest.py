@@ -6,7 +6,10 @@ import pytest
 from exportable import V, make_model
 
 from keras_lightrnn.data import Vocabulary
-from keras_lightrnn.serving import export_saved_model
+from keras_lightrnn.serving import ServingLimits, export_saved_model
+
+# Enough for the tests that draw many samples and read long texts.
+LIMITS = ServingLimits(max_batch_size=20_000, max_words_per_text=3_000)
 
 
 @pytest.fixture(scope="session")
@@ -22,10 +25,10 @@ def vocabulary():
 
 @pytest.fixture(scope="session")
 def by_id(model, vocabulary, tmp_path_factory):
-    return export_saved_model(model, vocabulary, tmp_path_factory.mktemp("by-id"))
+    return export_saved_model(model, vocabulary, tmp_path_factory.mktemp("by-id"), limits=LIMITS)
 
 
 @pytest.fixture(scope="session")
 def by_cell(model, vocabulary, tmp_path_factory):
     path = tmp_path_factory.mktemp("by-cell")
-    return export_saved_model(model, vocabulary, path, reorder_vocabulary=True)
+    return export_saved_model(model, vocabulary, path, reorder_vocabulary=True, limits=LIMITS)

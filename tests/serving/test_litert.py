@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import keras
@@ -14,13 +15,19 @@ from exportable import C, R, V, make_model
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.data import Vocabulary, token_windows
 from keras_lightrnn.datasets.docstring_prose import iter_docstrings, iter_sentences
-from keras_lightrnn.serving import export_litert
+from keras_lightrnn.serving import export_litert, litert
 
 pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
 
 from phone import Phone
 
 PHONE = Path(__file__).with_name("phone.py")
+
+
+def read_words(path):
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["words.txt"]
+        return archive.read("words.txt").decode().split("\n")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,7 @@ def trained():
 
 def test_runs_without_tensorflow_and_equals_the_model(model, vocabulary, tmp_path, rng):
     path = export_litert(model, tmp_path / "model.tflite", vocabulary=vocabulary)
-    lines = (tmp_path / "model.txt").read_text("utf-8").split("\n")
+    lines = read_words(path)
     words = model.word_table.allocation.words.ravel()
     for cell in range(R * C):
         assert lines[cell] == (vocabulary.words[words[cell]] if words[cell] >= 0 else f" {cell}")
@@ -100,12 +107,55 @@ def test_quantized_perplexity_on_real_text(trained, tmp_path):
         assert num_bytes * num_weights < sizes[quantize] < num_bytes * num_weights + 32_000
 
 
-def test_components_out_of_range_are_an_error(model, tmp_path):
-    phone = Phone(export_litert(model, tmp_path / "model.tflite"))
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_components_out_of_range_are_an_error(model, tmp_path, quantize):
+    phone = Phone(export_litert(model, tmp_path / "model.tflite", quantize))
     states = np.zeros((1, *phone.state_shape), np.float32)
     for row in (-1, R):
         with pytest.raises(RuntimeError, match="index"):
             phone.read_row(rows=np.int32([row]), states=states)
+    for cell in (-1, -C, R * C, 10**6, 2**31 - 1, -(2**31)):
+        with pytest.raises(RuntimeError, match="index"):
+            phone.read_column(cells=np.int32([cell]), states=states)
+
+
+@pytest.mark.parametrize("quantize", [None, "float16", "int8"])
+def test_impossible_words_stay_impossible(tmp_path, quantize):
+    model = make_model(word_bias="trainable")
+    allocation = model.word_table.allocation
+    word_bias = np.zeros(V, np.float32)
+    word_bias[[7, *np.flatnonzero(allocation.rows == 4)]] = -np.inf
+    model.softmax.word_bias_values.assign(word_bias)
+    phone = Phone(export_litert(model, tmp_path / "model.tflite", quantize))
+    texts = np.stack([np.full(R * C, allocation.cells[1]), np.arange(R * C)], axis=1)
+    with np.errstate(over="ignore"):
+        scores = phone.score(texts)
+    possible = allocation.cells[np.isfinite(word_bias)]
+    assert np.flatnonzero(scores > -6e4).tolist() == sorted(possible)
+    assert np.exp(scores).sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_model_and_words_are_replaced_as_one(model, vocabulary, tmp_path, monkeypatch):
+    path = tmp_path / "model.tflite"
+    other = Vocabulary(reversed(vocabulary.words))
+    export_litert(model, path, vocabulary=other)
+    before = path.read_bytes()
+    assert {*read_words(path)} >= {*vocabulary.words}
+
+    def fail(*_):
+        yield "w0\n"
+        raise OSError("disk full")
+
+    with monkeypatch.context() as context:
+        context.setattr(litert, "iter_words_by_cell", fail)
+        with pytest.raises(OSError, match="disk full"):
+            export_litert(model, path, vocabulary=vocabulary)
+    assert path.read_bytes() == before
+    # Equal models and words give equal files, whatever the time is.
+    assert export_litert(model, path, vocabulary=other).read_bytes() == before
+    export_litert(model, path)
+    assert not zipfile.is_zipfile(path)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_bad_arguments(model, tmp_path):
@@ -115,18 +165,15 @@ def test_bad_arguments(model, tmp_path):
         export_litert(LightRNNModel(V, 4, 4), tmp_path / "m.tflite")
     diverged = make_model()
     diverged.softmax.column_bias.assign(np.full(C, np.nan))
-    with pytest.raises(ValueError, match=rf"{C} numbers in .*column_bias.*has diverged"):
+    with pytest.raises(ValueError, match=rf"{C} other numbers in .*column_bias.*has diverged"):
         export_litert(diverged, tmp_path / "m.tflite")
     with pytest.raises(ValueError, match="2 words, and a model of 43"):
         export_litert(model, tmp_path / "m.tflite", vocabulary=Vocabulary(["<unk>", "<eos>"]))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_paths_are_checked_before_the_conversion(tmp_path, monkeypatch):
-    words = Vocabulary(["<eos>", "<unk>", *(f"w{i}" for i in range(V - 2))])
+def test_arguments_are_checked_before_the_conversion(tmp_path, monkeypatch):
     model = make_model("lstm")
     monkeypatch.setattr(tf.lite.TFLiteConverter, "from_saved_model", None)
-    with pytest.raises(ValueError, match=r"another.*model\.txt"):
-        export_litert(model, tmp_path / "model.txt", vocabulary=words)
     with pytest.raises(TypeError, match=r"`Vocabulary`.*list"):
         export_litert(model, tmp_path / "model.tflite", vocabulary=["a"])

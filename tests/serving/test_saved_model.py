@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from exportable import C, R, V, make_cells, make_model
-from tensorflow.core.protobuf import saved_model_pb2
+from served import call, decode, needs_c_api, run_c_api
 from tensorflow.python.tools import saved_model_cli
 
 from keras_lightrnn import LightRNNModel
@@ -33,19 +33,9 @@ def served(directory):
     return tf.saved_model.load(directory)
 
 
-def call(served, signature, **inputs):
-    specs = served.signatures[signature].structured_input_signature[1]
-    inputs = {name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()}
-    return {name: value.numpy() for name, value in served.signatures[signature](**inputs).items()}
-
-
 @pytest.fixture(scope="module")
 def served_by_id(by_id):
     return tf.saved_model.load(by_id)
-
-
-def decode(words):
-    return [word.decode() for word in words]
 
 
 def read(vocabulary, text):
@@ -228,16 +218,30 @@ BAD = [
     ("next_words", {"text": ["w1"], "k": V + 1}, r"`k` must lie in \[1, 43\].*\[44\]"),
     ("next_words", {"text": [], "k": 1}, "at least one text"),
     ("score", {"text": []}, "at least one text"),
+    ("score_ids", {"words": np.ones((0, 4), int)}, "at least one text"),
     ("score_ids", {"words": [IDS[:1]]}, r"at least two word ids.*\[1 1\]"),
     ("score_ids", {"words": [[IDS[0], -1]]}, r"Word ids must lie in .*-1"),
     ("score_ids", {"words": [[IDS[0], R * C]]}, r"Word ids must lie in .*60"),
+    # Servers do not compare shapes with those of the signature.
+    ("score", {"text": "w1"}, r"text.* \[\] is not compatible (.|\n)*text_must_be_a_vector"),
+    ("next_words", {"text": [["w1"]], "k": 1}, r"text.* \[1,1\] is not compatible"),
+    (
+        "next_words",
+        {"text": ["w1"], "k": [1]},
+        r"\[1\] is not compatible (.|\n)*k_must_be_a_scalar",
+    ),
+    ("score_ids", {"words": IDS[:2]}, r"words.* \[2\] is not compatible"),
 ] + [
     ("generate", {"text": ["w1"], "length": 2, "temperature": 1.0, "seed": 0} | bad, message)
     for bad, message in [
-        ({"length": 0}, r"`length` must be positive.*\[0\]"),
+        ({"length": 0}, r"`length` must lie in \[1, 256\].*\[0\]"),
         ({"temperature": -0.5}, r"`temperature` must be finite and not negative.*\[-0.5\]"),
         ({"temperature": np.inf}, r"`temperature` must be finite.*\[inf\]"),
         ({"temperature": np.nan}, r"`temperature` must be finite.*\[nan\]"),
+        ({"temperature": [1.0]}, "temperature_must_be_a_scalar"),
+        ({"length": [1]}, "length_must_be_a_scalar"),
+        ({"seed": [1]}, "seed_must_be_a_scalar"),
+        ({"text": "w1"}, "text_must_be_a_vector"),
     ]
 ]
 
@@ -282,7 +286,7 @@ def test_weights_must_be_finite(vocabulary, tmp_path, name, value):
     values.flat[3:5] = value
     weight.assign(values)
     with pytest.raises(
-        ValueError, match=rf"finite.* 2 numbers in .*{name}.*diverged: load weights"
+        ValueError, match=rf"finite.* 2 other numbers in .*{name}.*diverged: load earlier weights"
     ):
         export_saved_model(model, vocabulary, tmp_path / "model")
     assert not (tmp_path / "model").exists()
@@ -301,31 +305,59 @@ def test_words_may_be_impossible(vocabulary, tmp_path):
     assert np.isneginf(log_probs).all()
 
 
+@pytest.mark.parametrize("recurrence", ["lstm", "gru"])
+def test_extreme_weights(vocabulary, tmp_path, recurrence):
+    """An empty cell is no answer, however improbable the words are."""
+    model = make_model(recurrence, word_bias="trainable")
+    for weight in model.trainable_weights:
+        weight.assign(1e10 * np.array(weight))
+    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
+    text = "w1 w2"
+    answer = call(served, "next_words", text=[text], k=V)
+    words = decode(answer["words"][0])
+    assert sorted(words) == sorted(vocabulary.words)
+    log_probs = answer["log_probs"][0]
+    assert np.isfinite(log_probs).all()
+    assert log_probs[-1] < -1e10
+    assert (np.diff(log_probs) <= 0).all()
+    scores = call(served, "score", text=[f"{text} {word}" for word in words])["log_probs"][:, 2]
+    # Sums over units of numbers of this size are rounded.
+    assert log_probs == pytest.approx(scores, rel=1e-3, abs=1e6)
+    for temperature in (0, 1e-3, 1, 1e12):
+        sampling = {"length": 3, "temperature": temperature, "seed": 0}
+        for words in call(served, "generate", text=[text] * 9, **sampling)["words"]:
+            assert {*decode(words)} <= {*vocabulary.words}
+
+
+def test_every_impossible_word_is_an_answer_once(vocabulary, tmp_path):
+    model = make_model(word_bias="trainable")
+    rows = model.word_table.allocation.rows
+    word_bias = np.zeros(V, np.float32)
+    word_bias[[7, 9, *np.flatnonzero(rows == 4)]] = -np.inf
+    model.softmax.word_bias_values.assign(word_bias)
+    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
+    answer = call(served, "next_words", text=["w1"], k=V)
+    assert sorted(decode(answer["words"][0])) == sorted(vocabulary.words)
+    num_impossible = np.isneginf(word_bias).sum()
+    assert np.isneginf(answer["log_probs"][0, -num_impossible:]).all()
+    possible = answer["log_probs"][0, :-num_impossible]
+    assert np.exp(possible).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_weights_must_not_overflow(vocabulary, tmp_path):
+    model = make_model()
+    model.softmax.row_kernel.assign(np.full(model.softmax.row_kernel.shape, 1e13))
+    with pytest.raises(ValueError, match=r"at most 1e\+12 in .* 120 other numbers in .*row_kernel"):
+        export_saved_model(model, vocabulary, tmp_path)
+
+
 def test_vocabulary_must_fit(model, tmp_path):
     with pytest.raises(ValueError, match="2 words, and a model of 43"):
         export_saved_model(model, Vocabulary(["<unk>", "<eos>"]), tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
 
-# Where it is written.
-
-
-def test_versions(model, vocabulary, tmp_path, monkeypatch):
-    # What is written takes seconds, and is not the question here.
-    monkeypatch.setattr(tf.saved_model, "save", lambda *_: None)
-    path = tmp_path / "models" / "lightrnn"
-    assert export_saved_model(model, vocabulary, path) == path / "1"
-    assert export_saved_model(model, vocabulary, path, version=7) == path / "7"
-    assert export_saved_model(model, vocabulary, str(path)) == path / "8"
-    with pytest.raises(ValueError, match="version=-1"):
-        export_saved_model(model, vocabulary, path, version=-1)
-    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
-    with pytest.raises(FileExistsError, match="version=7"):
-        export_saved_model(model, vocabulary, path, version=7)
-    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
-    assert sorted(os.listdir(path)) == ["1", "7", "8"]
-    # Whoever runs the server may read it.
-    assert (path / "1").stat().st_mode & 0o777 == path.stat().st_mode & 0o777
+# Failures while it is written.
 
 
 def test_a_failure_leaves_nothing(model, vocabulary, tmp_path, monkeypatch):
@@ -384,36 +416,7 @@ def test_saved_model_cli(by_id, served_by_id, capsys, monkeypatch):
     assert " ".join(repr(word) for word in words) in printed
 
 
-def run_c_api(directory, calls, tmp_path):
-    """Return the answers of the C API to `(signature, inputs)`, in a process of its own."""
-    message = saved_model_pb2.SavedModel()
-    message.ParseFromString((directory / "saved_model.pb").read_bytes())
-    signatures = message.meta_graphs[0].signature_def
-
-    def kind(tensor):
-        return tf.as_dtype(tensor.dtype).name
-
-    requests = []
-    for name, inputs in calls:
-        feeds = []
-        for key, tensor in signatures[name].inputs.items():
-            value = np.array(inputs[key])
-            feeds.append([tensor.name, kind(tensor), value.shape, value.ravel().tolist()])
-        fetches = {key: [x.name, kind(x)] for key, x in signatures[name].outputs.items()}
-        requests.append({"inputs": feeds, "outputs": fetches})
-    wheel = Path(tf.__file__).parent
-    task = {"wheel": str(wheel), "saved_model": str(directory), "calls": requests}
-    (tmp_path / "task.json").write_text(json.dumps(task))
-    script = Path(__file__).with_name("c_api.py")
-    command = [sys.executable, str(script), str(tmp_path / "task.json")]
-    result = subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
-    return json.loads(result.stdout)
-
-
-@pytest.mark.skipif(
-    not list(Path(tf.__file__).parent.glob("libtensorflow_cc.so.2")),
-    reason="this TensorFlow wheel holds no libtensorflow_cc.so.2",
-)
+@needs_c_api
 def test_c_api(by_id, served_by_id, tmp_path):
     """The code path of TensorFlow Serving, whose errors must be errors there too."""
     good = [
