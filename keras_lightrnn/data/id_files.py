@@ -112,7 +112,7 @@ def compute_checksum(ids: np.ndarray, start: int = 0) -> int:
     """
     data = ids.reshape(-1).view(np.uint8)
     for first in range(0, data.size, _CHECKED_AT_ONCE):
-        start = zlib.crc32(data[first : first + _CHECKED_AT_ONCE], start)
+        start = zlib.crc32(data[first : first + _CHECKED_AT_ONCE].data, start)
     return start
 
 

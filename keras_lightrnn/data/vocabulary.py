@@ -5,8 +5,10 @@ from __future__ import annotations
 import array
 import collections
 import hashlib
+import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,6 +17,10 @@ import numpy as np
 from keras_lightrnn._internal.checks import check_counts, check_size
 from keras_lightrnn._internal.files import write_file
 from keras_lightrnn.data.text import BYTE_ORDER_MARK, LINE_END
+
+_WORD = re.compile(r"\S+")  # the words of `str.split`
+_LONG_LINE = 1 << 20  # characters
+_WORDS_AT_ONCE = 1 << 16
 
 
 class Vocabulary:
@@ -176,9 +182,9 @@ class Vocabulary:
         counter: collections.Counter[str] = collections.Counter()
         special = {unknown: 0, end: 0}
         num_lines = 0
-        for words in _split_lines(lines, "Use `lines.split('\\n')`."):
+        for words, is_end in _split_lines(lines, "Use `lines.split('\\n')`."):
             counter.update(words)
-            num_lines += 1
+            num_lines += is_end
             if len(counter) > max_entries:
                 for word in special:
                     special[word] += counter.pop(word, 0)
@@ -259,9 +265,10 @@ class Vocabulary:
         """
         get, unknown_id, end_id = self._ids.get, self.unknown_id, self.end_id
         ids = array.array("i")  # four bytes an id, where a list would take forty
-        for words in _split_lines(lines, "Use `encode` for a single line."):
+        for words, is_end in _split_lines(lines, "Use `encode` for a single line."):
             ids.extend([get(word, unknown_id) for word in words])
-            ids.append(end_id)
+            if is_end:
+                ids.append(end_id)
         return np.array(ids, np.int32)
 
     def decode(self, ids: Any) -> str:
@@ -381,8 +388,12 @@ class Vocabulary:
         return f"Vocabulary({len(self)} words, unknown={self._unknown!r}, end={self._end!r})"
 
 
-def _split_lines(lines: Iterable[str], remedy: str) -> Iterator[list[str]]:
-    """Yield the words of each line. `remedy` ends the error message for a single string."""
+def _split_lines(lines: Iterable[str], remedy: str) -> Iterator[tuple[list[str], bool]]:
+    """Yield the words of each line, and whether the line ends after them.
+
+    The words of a long line come in several lists, because a list takes ten times the memory of
+    the line. `remedy` ends the error message for a single string.
+    """
     if isinstance(lines, str):
         raise TypeError(
             "`lines` must be an iterable of lines, not one string. Received: "
@@ -394,7 +405,13 @@ def _split_lines(lines: Iterable[str], remedy: str) -> Iterator[list[str]]:
                 f"Every line must be a string. Received: {line!r:.60} (of type "
                 f"{type(line).__name__}). Join words with `' '.join(words)`; decode bytes."
             )
-        yield line.split()
+        if len(line) <= _LONG_LINE:
+            yield line.split(), True
+        else:
+            words = (match[0] for match in _WORD.finditer(line))
+            while block := list(itertools.islice(words, _WORDS_AT_ONCE)):
+                yield block, False
+            yield [], True
 
 
 def _forget_rare(counter: collections.Counter[str], size: int) -> int:

@@ -1,10 +1,14 @@
 import collections
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from keras_lightrnn.data import Vocabulary
+from keras_lightrnn.data import vocabulary as vocabulary_module
 
 SPECIAL = ["<eos>", "<unk>"]
 
@@ -214,6 +218,31 @@ def test_load_takes_a_byte_order_mark(tmp_path):
 def test_as_many_words_as_may_be_held_are_counted_beside_the_special_ones():
     lines = ["a b c <unk> <eos>", "a b <unk>"]
     assert Vocabulary.from_lines(lines, max_entries=3) == Vocabulary.from_lines(lines)
+
+
+@settings(deadline=None)
+@given(lines=st.lists(st.text(st.sampled_from("ab \t\n\x1c\x85\u2028\u3000é"))))
+def test_long_lines_are_split_as_short_ones(lines):
+    vocabulary = Vocabulary([*SPECIAL, "a", "b", "ab", "ba"])
+    ids = vocabulary.encode_lines(lines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabulary_module, "_LONG_LINE", 2)
+        patch.setattr(vocabulary_module, "_WORDS_AT_ONCE", 2)
+        assert vocabulary.encode_lines(lines).tolist() == ids.tolist()
+        counted = Vocabulary.from_lines(["", *lines])
+    assert counted == Vocabulary.from_lines(["", *lines])
+    assert counted.counts.sum() == ids.size + 1
+
+
+def test_a_long_line_takes_little_memory():
+    line = " ".join(map(str, range(400_000)))
+    tracemalloc.start()
+    try:
+        vocabulary = Vocabulary.from_lines([line], max_entries=1_000)
+        vocabulary.encode_lines([line])
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_special_words_are_never_forgotten():
