@@ -1,9 +1,9 @@
 """Train, evaluate and sample a LightRNN language model.
 
-Without arguments this reads the prose of the docstrings of the installed scientific Python
-packages, which needs no download. Give `--text TRAIN VALID TEST` for files of your own (plain
-or .gz, one sentence a line, words separated by spaces), or `--dataset NAME` for any text
-dataset of TensorFlow Datasets.
+Without arguments it reads the prose of the docstrings of the installed scientific Python
+packages, which needs no download. Pass `--text TRAIN VALID TEST` to read text files or pipes
+(plain or gzip, one sentence per line, words separated by spaces), or `--dataset NAME` to read a
+text dataset of TensorFlow Datasets.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--max-words",
         type=parse_size,
         help="train on at most this many words (default: all; 500,000 of "
-        "the default dataset, to be done in minutes)",
+        "the default dataset, to finish in minutes)",
     )
     source.add_argument(
         "--vocabulary-size",
@@ -100,8 +100,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--word-dim",
         type=int,
         default=0,
-        help="size of the small vectors that each word has of its own, at the input and at the "
-        "output (default: none, as published)",
+        help="size of an additional small vector per word, at the input and at the output "
+        "(default: none, as published)",
     )
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=parse_size, default=5, help="default: %(default)s")
@@ -122,8 +122,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         default=Path("lightrnn-model"),
-        help="directory for model.keras, vocabulary.txt, allocation.npz and table.html, a page to "
-        "look around in the table (default: %(default)s)",
+        help="directory for model.keras, vocabulary.txt, allocation.npz and table.html, a page "
+        "that shows the table (default: %(default)s)",
     )
     return parser
 
@@ -132,19 +132,21 @@ def read_text(args: argparse.Namespace) -> tuple[list[np.ndarray], Vocabulary]:
     """Return the word ids of the three splits, and the vocabulary of the first."""
     size = args.vocabulary_size
     if args.text:
-        lines = list(read_lines(args.text[0]))  # kept, because a pipe can be read only once
+        for path in args.text:
+            os.stat(path)  # fails now if a file is missing
+        lines = list(read_lines(args.text[0]))  # kept because a pipe can be read only once
         vocabulary = Vocabulary.from_lines(lines, max_size=size)
         others = [vocabulary.encode_lines(read_lines(path)) for path in args.text[1:]]
         return [vocabulary.encode_lines(lines), *others], vocabulary
     for split in args.splits:
-        tfds_lines(args.dataset, split)  # fails now if there is none
+        tfds_lines(args.dataset, split)  # fails now if the split does not exist
     train, vocabulary = from_tfds(args.dataset, args.splits[0], max_size=size)
     others = [from_tfds(args.dataset, split, vocabulary=vocabulary)[0] for split in args.splits[1:]]
     return [train, *others], vocabulary
 
 
 def make_strategy(devices: Sequence[str]) -> tf.distribute.Strategy:
-    """Return a strategy that mirrors the model on devices; several CPUs are parts of the one."""
+    """Return a strategy that mirrors the model on devices. Several CPUs are parts of one."""
     num_cpus = sum("CPU" in device.upper() for device in devices)
     if num_cpus > 1:
         (cpu,) = tf.config.list_physical_devices("CPU")
@@ -163,7 +165,7 @@ def make_allocation(args: argparse.Namespace, train: np.ndarray, size: int) -> A
 
 def make_objective(args: argparse.Namespace, train: np.ndarray, size: int) -> Any:
     if args.reallocate == "similarity" and args.allocation == "cooccurrence":
-        # What the first allocation went by is known still.
+        # The same features as for the first allocation.
         return SimilarityObjective(compute_word_features(train, size)[0])
     return args.reallocate
 
@@ -174,7 +176,7 @@ def compute_unigram_perplexity(counts: np.ndarray, words: np.ndarray) -> float:
 
 
 def count_full_softmax_params(size: int, units: int, layers: int) -> int:
-    """An LSTM of the same width with one vector a word at the input and at the output."""
+    """Count the parameters of an LSTM of the same width with full embeddings and softmax."""
     return 2 * size * units + size + layers * 4 * units * (2 * units + 1)
 
 

@@ -170,6 +170,7 @@ def test_what_may_be_imported_is():
         "_internal/files",
         "assignment",
         "clustering",
+        "data",
         "reallocation",
         "table/allocation",
         "visualization",

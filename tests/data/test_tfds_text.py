@@ -163,7 +163,7 @@ def test_text_feature(tmp_path, mock_text):
         tfds_lines("mnist", data_dir=tmp_path)
 
 
-def test_options_of_counting_beside_a_vocabulary(tmp_path):
+def test_options_of_counting_with_a_vocabulary(tmp_path):
     with pytest.raises(ValueError, match="min_count=3"):
         from_tfds("lm1b", vocabulary=Vocabulary(["<eos>", "<unk>"]), min_count=3)
 

@@ -215,7 +215,7 @@ def test_load_takes_a_byte_order_mark(tmp_path):
     assert Vocabulary.load(path).words == ("the", "<eos>", "<unk>")
 
 
-def test_as_many_words_as_may_be_held_are_counted_beside_the_special_ones():
+def test_max_entries_does_not_count_the_special_words():
     lines = ["a b c <unk> <eos>", "a b <unk>"]
     assert Vocabulary.from_lines(lines, max_entries=3) == Vocabulary.from_lines(lines)
 

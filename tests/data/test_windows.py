@@ -134,7 +134,7 @@ def test_processes_share_the_rows_of_larger_batches(
             assert np.array_equal(rows, array)
 
 
-def test_epochs_and_seeds_order_windows_anew():
+def test_epochs_and_seeds_determine_the_order():
     def order(**key):
         return [w.tobytes() for w, _, _ in shuffled_windows(np.arange(300), 2, 5, **key)]
 
