@@ -122,8 +122,8 @@ def check_ids(ids: Any, position: int, vocabulary_size: int) -> np.ndarray:
     >>> check_ids([3, 7], position=10, vocabulary_size=5)
     Traceback (most recent call last):
         ...
-    ValueError: Every word id must be in [0, 5), the vocabulary. Received: id 7 at position 11 of \
-the stream. Use the vocabulary that the text was encoded with.
+    ValueError: Every word id must be in [0, 5). Received: id 7 at position 11 of the stream. Use \
+the vocabulary that the text was encoded with.
     """
     ids = np.asarray(ids)
     if ids.ndim != 1:
@@ -140,13 +140,12 @@ the stream. Use the vocabulary that the text was encoded with.
             f"{ids.dtype} at position {position} of the stream. Encode text with "
             "`Vocabulary.encode_lines`."
         )
-    outside = (ids < 0) | (ids >= vocabulary_size)
-    if outside.any():
-        index = int(np.argmax(outside))
+    if ids.min() < 0 or ids.max() >= vocabulary_size:
+        index = int(np.argmax((ids < 0) | (ids >= vocabulary_size)))
         raise ValueError(
-            f"Every word id must be in [0, {vocabulary_size}), the vocabulary. Received: id "
-            f"{ids[index]} at position {position + index} of the stream. Use the vocabulary that "
-            "the text was encoded with."
+            f"Every word id must be in [0, {vocabulary_size}). Received: id {ids[index]} at "
+            f"position {position + index} of the stream. Use the vocabulary that the text was "
+            "encoded with."
         )
     return ids
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_lightrnn._internal.checks import check_not_negative, check_size
+from keras_lightrnn._internal.checks import check_ids, check_not_negative, check_size
 from keras_lightrnn.data.epochs import Epochs, make_dataset
 from keras_lightrnn.data.permutation import make_permutation
 from keras_lightrnn.data.token_shards import TokenShards
@@ -169,7 +169,10 @@ def _read_windows(
     positions = starts[:, None] + np.arange(sequence_length + 1)  # (B, T+1)
     window = words[np.minimum(positions, last)]
     if window.min() < 0 or window.max() >= _MOST_IDS:
-        raise _make_range_error(_MOST_IDS, f"{window.min()} .. {window.max()} in a batch")
+        raise ValueError(
+            f"Every word id must be in [0, {_MOST_IDS}). Received: ids from {window.min()} to "
+            f"{window.max()} in a batch. Encode the text with the vocabulary of the model."
+        )
     return window.astype(np.int32), (positions[:, 1:] <= last).astype(np.float32)
 
 
@@ -423,19 +426,8 @@ def _check_range(words: Any, vocabulary_size: int | None) -> None:
                 "vocabulary that the stream was encoded with."
             )
         return
-    limit = _MOST_IDS if vocabulary_size is None else vocabulary_size
     for start, part in _iterate_parts(words):
-        if part.min() >= 0 and part.max() < limit:
-            continue
-        position = int(np.flatnonzero((part < 0) | (part >= limit))[0])
-        raise _make_range_error(limit, f"words[{start + position}]={part[position]}")
-
-
-def _make_range_error(limit: int, received: str) -> ValueError:
-    return ValueError(
-        f"Every word id must be in [0, {limit}). Received: {received}. Encode the text with the "
-        "vocabulary of the model."
-    )
+        check_ids(part, start, _MOST_IDS if vocabulary_size is None else vocabulary_size)
 
 
 def _iterate_parts(words: Any) -> Iterator[tuple[int, np.ndarray]]:

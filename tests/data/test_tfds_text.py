@@ -279,14 +279,18 @@ def test_a_data_set_that_changed_is_encoded_again(tmp_path, modified):
         assert ids.tolist() == counted.encode_lines(texts).tolist()
 
 
-def test_the_same_files_elsewhere_are_another_data_set(tmp_path):
+def test_the_same_files_elsewhere_are_another_data_set(tmp_path, monkeypatch):
     prepare(tmp_path / "one", "red green", modified=1)
     prepare(tmp_path / "other", "red green", modified=1)
-    paths = []
-    for data_dir in (tmp_path / "one", tmp_path / "other"):
-        ids, _ = from_tfds("local_lines", data_dir=data_dir, cache_dir=tmp_path / "cache")
-        paths.append(ids.filename)
-    assert paths[0] != paths[1]
+    cache_dir = tmp_path / "cache"
+    one, other = (
+        from_tfds("local_lines", data_dir=tmp_path / name, cache_dir=cache_dir)[0].filename
+        for name in ("one", "other")
+    )
+    assert one != other
+    monkeypatch.setattr(tfds_text, "_iter_lines", None)  # not read again
+    again, _ = from_tfds("local_lines", data_dir=tmp_path / "one", cache_dir=cache_dir)
+    assert again.filename == one
 
 
 def test_any_change_of_a_file_changes_its_description(tmp_path):
