@@ -1,23 +1,32 @@
 """Export a trained model and serve it with TensorFlow Serving.
 
-Reads what `examples/train_language_model.py` has written (`model.keras` and `vocabulary.txt`),
-exports the next version of a SavedModel, and starts `tensorflow_model_server` on it, where that
-is installed. Asks it over REST for the next words of a text, and goes on serving until it is
-interrupted.
+Reads the files that `examples/train_language_model.py` writes (`model.keras` and
+`vocabulary.txt`), exports the next version of a SavedModel, and starts TensorFlow Serving on it.
+Then asks the server over REST for the next words of a text, and serves until it is interrupted
+(Ctrl-C or SIGTERM).
+
+By default only this machine can reach the server. `tensorflow_model_server` always listens on all
+network interfaces, so the default starts it in a Docker container whose ports are published on
+localhost. `--all-interfaces` starts `tensorflow_model_server` itself, or publishes the ports of
+the container on all interfaces.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import http.client
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +39,7 @@ from keras_lightrnn.data import Vocabulary
 from keras_lightrnn.serving import export_saved_model
 
 SERVER = "tensorflow_model_server"
+STOP_SECONDS = 20
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -46,32 +56,89 @@ def make_parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         default=Path("models/lightrnn"),
-        help="directory of the versions; its name is the name that is served "
+        help="directory of the versions; its name is the name of the served model "
         "(default: %(default)s)",
     )
-    parser.add_argument("--text", default="it is", help="continued once (default: %(default)s)")
+    parser.add_argument("--text", default="it is", help="text to complete (default: %(default)s)")
     parser.add_argument("--grpc-port", type=int, default=8500, help="default: %(default)s")
     parser.add_argument("--rest-port", type=int, default=8501, help="default: %(default)s")
+    parser.add_argument(
+        "--all-interfaces",
+        action="store_true",
+        help="let other machines reach the server (default: this machine only)",
+    )
     parser.add_argument("--once", action="store_true", help="stop after the first answer")
     return parser
 
 
-def describe_installation(output: Path, grpc_port: int, rest_port: int) -> str:
-    path = output.resolve()
-    name = path.name
-    variable, volume = (shlex.quote(x) for x in (f"MODEL_NAME={name}", f"{path}:/models/{name}"))
-    return (
-        f"\nNo `{SERVER}` is on the PATH, so nothing serves the model yet. Either\n"
-        "- install the Debian package `tensorflow-model-server`, from the repository that\n"
-        "  https://www.tensorflow.org/tfx/serving/setup describes, and run this again; or\n"
-        "- with Docker, run\n"
-        f"    docker run -p {grpc_port}:8500 -p {rest_port}:8501 -e {variable} \\\n"
-        f"        -v {volume} tensorflow/serving"
+def make_docker_command(args: argparse.Namespace) -> list[str]:
+    path = args.output.resolve()
+    host = "" if args.all_interfaces else "127.0.0.1:"
+    return [
+        *("docker", "run", "--rm", "--init"),
+        *("-p", f"{host}{args.grpc_port}:8500", "-p", f"{host}{args.rest_port}:8501"),
+        *("-e", f"MODEL_NAME={path.name}"),
+        *("-v", f"{path}:/models/{path.name}:ro", "tensorflow/serving"),
+    ]
+
+
+def make_server_command(args: argparse.Namespace) -> list[str]:
+    """Return the command that starts the server, or exit with a description of what is missing."""
+    path = args.output.resolve()
+    executable = shutil.which(SERVER)
+    if args.all_interfaces and executable is not None:
+        return [
+            executable,
+            f"--port={args.grpc_port}",
+            f"--rest_api_port={args.rest_port}",
+            f"--model_name={path.name}",
+            f"--model_base_path={path}",
+        ]
+    if shutil.which("docker") is not None:
+        return make_docker_command(args)
+    if executable is not None:
+        raise SystemExit(
+            f"\n`{SERVER}` is installed, but it always listens on all network interfaces. Run this "
+            "again\nwith --all-interfaces if other machines may reach the server, or install "
+            "Docker."
+        )
+    raise SystemExit(
+        f"\nNeither `docker` nor `{SERVER}` is on the PATH, so nothing serves the model yet. "
+        "Either\n- install Docker and run this again; or, with Docker elsewhere, run there\n"
+        f"    {shlex.join(make_docker_command(args))}\n"
+        "- or install the Debian package `tensorflow-model-server`, from the repository that\n"
+        "  https://www.tensorflow.org/tfx/serving/setup describes, and run this again with "
+        "--all-interfaces."
     )
 
 
-def send(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """GET, or POST `body` as JSON; return the JSON of the answer."""
+@contextlib.contextmanager
+def run_server(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until the block ends, by SIGTERM to this process too."""
+    # Without a handler, SIGTERM would end this process alone and leave the server running.
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        server = subprocess.Popen(command)
+        try:
+            yield server
+        finally:
+            server.terminate()
+            try:
+                server.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def send(url: str, body: dict[str, Any] | None = None) -> Any:
+    """GET, or POST `body` as JSON; return the JSON of the reply.
+
+    Raises:
+        OSError: if the server cannot be reached or answers with an error.
+        ValueError: if the reply is not JSON.
+    """
     data = None if body is None else json.dumps(body).encode()
     with urllib.request.urlopen(urllib.request.Request(url, data), timeout=60) as response:
         return json.load(response)
@@ -80,14 +147,40 @@ def send(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
 def wait_until_available(url: str, server: subprocess.Popen[bytes], seconds: float = 120) -> None:
     start = time.monotonic()
     while server.poll() is None and time.monotonic() - start < seconds:
-        try:
-            states = [version["state"] for version in send(url)["model_version_status"]]
-        except (urllib.error.URLError, ConnectionError):
-            states = []  # not there yet
-        if "AVAILABLE" in states:
-            return
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, LookupError):
+            if "AVAILABLE" in [version["state"] for version in send(url)["model_version_status"]]:
+                return
         time.sleep(0.2)
-    raise SystemExit(f"{SERVER} did not make the model available; its messages are above.")
+    raise SystemExit("The server did not make the model available; its messages are above.")
+
+
+def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the outputs of `next_words`, or exit with a message."""
+    reply: Any = None
+    try:
+        reply = send(f"{url}:predict", body)
+        outputs = reply["outputs"]
+        pairs = zip(outputs["words"][0], outputs["log_probs"][0], strict=True)
+        for word, log_prob in pairs:
+            print(f"  {escape(word)}  {log_prob:.3f}", flush=True)
+    except urllib.error.HTTPError as error:
+        message = error.read().decode(errors="replace")
+        raise SystemExit(f"The server refused the request: {error}: {escape(message)}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise SystemExit(f"The server did not answer: {error}.") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise SystemExit(
+            f"{url} did not answer as TensorFlow Serving does ({escape(str(error))}). Received: "
+            f"{escape(repr(reply))[:200]}. Does another program listen on this port?"
+        ) from error
+    return outputs
+
+
+def escape(text: str) -> str:
+    """Return text that does nothing to a terminal: words come from a corpus, not from you."""
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -97,32 +190,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     version = export_saved_model(model, vocabulary, args.output)
     print(f"exported {version}", flush=True)
 
-    executable = shutil.which(SERVER)
-    if executable is None:
-        raise SystemExit(describe_installation(args.output, args.grpc_port, args.rest_port))
-    name = args.output.resolve().name
-    server = subprocess.Popen(
-        [
-            executable,
-            f"--port={args.grpc_port}",
-            f"--rest_api_port={args.rest_port}",
-            f"--model_name={name}",
-            f"--model_base_path={args.output.resolve()}",
-        ]
-    )
-    try:
-        url = f"http://localhost:{args.rest_port}/v1/models/{name}"
+    with run_server(make_server_command(args)) as server:
+        url = f"http://127.0.0.1:{args.rest_port}/v1/models/{args.output.resolve().name}"
         wait_until_available(url, server)
         body = {"signature_name": "next_words", "inputs": {"text": [args.text], "k": 5}}
         print(f"POST {url}:predict {json.dumps(body)}", flush=True)
-        answer = send(f"{url}:predict", body)["outputs"]
-        for word, log_prob in zip(answer["words"][0], answer["log_probs"][0], strict=True):
-            print(f"  {word}  {log_prob:.3f}", flush=True)
+        answer = ask(url, body)
         if not args.once:
-            server.wait()
-    finally:
-        server.terminate()
-        server.wait()
+            with contextlib.suppress(KeyboardInterrupt):
+                print("serving; stop with Ctrl-C", flush=True)
+                server.wait()
     return answer
 
 

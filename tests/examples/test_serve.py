@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import socket
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from scripts import load_script
@@ -11,11 +16,20 @@ from keras_lightrnn import LightRNNModel
 from keras_lightrnn.data import Vocabulary
 
 # The REST protocol of TensorFlow Serving over an exported model, as far as the example needs it.
+# It is started like `docker` or like the server itself.
 SERVER = f"""#!{sys.executable}
 import http.server, json, os, sys
 import tensorflow as tf
 
-flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
+if os.path.basename(sys.argv[0]) == "docker":
+    words = sys.argv[1:]
+    host, port, _ = words[words.index("-p", words.index("-p") + 1) + 1].split(":")
+    volume, target, _ = words[words.index("-v") + 1].split(":")
+    name = target.split("/")[-1]
+    flags = {{"model_base_path": volume, "model_name": name, "rest_api_port": port}}
+    assert host == "127.0.0.1", host
+else:
+    flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
 (version,) = [name for name in os.listdir(flags["model_base_path"]) if name.isdecimal()]
 served = tf.saved_model.load(os.path.join(flags["model_base_path"], version))
 
@@ -38,7 +52,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
         outputs["words"] = [[word.decode() for word in row] for row in outputs["words"]]
         self.answer({{"outputs": outputs}})
 
-http.server.HTTPServer(("localhost", int(flags["rest_api_port"])), Handler).serve_forever()
+http.server.HTTPServer(("127.0.0.1", int(flags["rest_api_port"])), Handler).serve_forever()
+"""
+# A server that answers every POST alike.
+REPLY = """#!{python}
+import http.server, json, os, sys
+
+flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def answer(self, status, content):
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_GET(self):
+        states = [{{"state": "AVAILABLE"}}]
+        self.answer(200, json.dumps({{"model_version_status": states}}).encode())
+
+    def do_POST(self):
+        self.answer({status}, {content!r})
+
+with open({pid_path!r}, "w") as file:
+    file.write(str(os.getpid()))
+http.server.HTTPServer(("127.0.0.1", int(flags["rest_api_port"])), Handler).serve_forever()
 """
 
 
@@ -47,54 +84,162 @@ def example():
     return load_script("examples/serve.py")
 
 
-@pytest.fixture
-def trained(tmp_path):
-    """The files that `train_language_model.py` leaves."""
-    vocabulary = Vocabulary([*(f"w{i}" for i in range(8)), "<unk>", "<eos>"])
-    vocabulary.save(tmp_path / "vocabulary.txt")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The files that `train_language_model.py` writes."""
+    path = tmp_path_factory.mktemp("trained")
+    # A word may hold an escape sequence of terminals, here one that clears the screen.
+    vocabulary = Vocabulary(["\x1b[2J", *(f"w{i}" for i in range(7)), "<unk>", "<eos>"])
+    vocabulary.save(path / "vocabulary.txt")
     model = LightRNNModel(len(vocabulary), embedding_dim=4, units=4)
     model.build((None, None))
-    model.save(tmp_path / "model.keras")
-    return model, vocabulary
+    model.save(path / "model.keras")
+    return path, model, vocabulary
 
 
-def test_says_what_to_install(example, trained, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(SystemExit, match=r"tensorflow-model-server(.|\n)*docker run -p 8500:8500"):
-        example.main(["--model", str(tmp_path), "--output", str(tmp_path / "out" / "lm")])
-    assert (tmp_path / "out" / "lm" / "1" / "saved_model.pb").exists()
-
-
-def test_the_command_that_it_prints_is_one_for_a_shell(example, tmp_path):
-    text = example.describe_installation(tmp_path / "the models" / "it's", 8500, 8501)
-    words = shlex.split(text[text.index("docker run") :].replace("\\\n", ""))
-    assert "MODEL_NAME=it's" in words
-    assert words[-3:] == ["-v", f"{tmp_path}/the models/it's:/models/it's", "tensorflow/serving"]
-
-
-def test_serves(example, trained, tmp_path, monkeypatch, capfd):
-    model, vocabulary = trained
-    server = tmp_path / "bin" / "tensorflow_model_server"
-    server.parent.mkdir()
-    server.write_text(SERVER)
-    server.chmod(0o755)
-    monkeypatch.setenv("PATH", str(server.parent), prepend=":")
+@pytest.fixture
+def port():
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    options = ["--text", "w1 w2", "--rest-port", str(port), "--once"]
-    answer = example.main(["--model", str(tmp_path), "--output", str(tmp_path / "lm"), *options])
-    words, log_probs = model.next_words([vocabulary.end_id, 1, 2], k=5)
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def export_nothing(example, monkeypatch):
+    """Exporting takes seconds, and these tests are about the server only."""
+    monkeypatch.setattr(example, "export_saved_model", lambda *_: "nothing")
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Return a function that makes a program the only one on the PATH."""
+
+    def install_program(name, source):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(source)
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent))
+
+    return install_program
+
+
+def run(example, trained, tmp_path, port, *options):
+    paths = ["--model", str(trained[0]), "--output", str(tmp_path / "lm")]
+    return example.main([*paths, "--text", "w1 w2", "--rest-port", str(port), *options])
+
+
+def test_says_what_to_install(example, trained, tmp_path, monkeypatch, port):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match=r"docker run (.|\n)*tensorflow-model-server"):
+        run(example, trained, tmp_path, port)
+    assert (tmp_path / "lm" / "1" / "saved_model.pb").exists()
+
+
+def test_the_command_that_it_prints_is_one_for_a_shell(example, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    args = example.make_parser().parse_args(["--output", str(tmp_path / "the models" / "it's")])
+    with pytest.raises(SystemExit) as info:
+        example.make_server_command(args)
+    line = next(line for line in str(info.value).splitlines() if "docker run" in line)
+    words = shlex.split(line)
+    assert words == example.make_docker_command(args)
+    assert words[words.index("-p") + 1] == "127.0.0.1:8500:8500"
+    assert words[words.index("-e") + 1] == "MODEL_NAME=it's"
+    assert words[-2] == f"{tmp_path}/the models/it's:/models/it's:ro"
+
+
+@pytest.mark.parametrize(
+    ("program", "options"), [("docker", []), ("tensorflow_model_server", ["--all-interfaces"])]
+)
+def test_serves(example, trained, tmp_path, install, capfd, port, program, options):
+    _, model, vocabulary = trained
+    install(program, SERVER)
+    answer = run(example, trained, tmp_path, port, "--once", *options)
+    words, log_probs = model.next_words([vocabulary.end_id, 2, 3], k=5)
     assert answer["words"] == [[vocabulary.words[word] for word in words]]
     assert answer["log_probs"][0] == pytest.approx(log_probs, abs=1e-5)
-    assert vocabulary.words[words[0]] in capfd.readouterr().out
+    assert example.escape(vocabulary.words[words[0]]) in capfd.readouterr().out
 
 
-def test_a_server_that_fails_is_an_error(example, trained, tmp_path, monkeypatch):
-    server = tmp_path / "bin" / "tensorflow_model_server"
-    server.parent.mkdir()
-    server.write_text("#!/bin/sh\nexit 1\n")
-    server.chmod(0o755)
-    monkeypatch.setenv("PATH", str(server.parent), prepend=":")
+@pytest.mark.usefixtures("export_nothing")
+def test_no_other_machine_reaches_the_server_by_default(example, trained, tmp_path, install, port):
+    install("tensorflow_model_server", "#!/bin/sh\nexit 1\n")
+    with pytest.raises(SystemExit, match=r"listens on all(.|\n)*--all-interfaces"):
+        run(example, trained, tmp_path, port)
+
+
+@pytest.mark.usefixtures("export_nothing")
+def test_a_server_that_fails_is_an_error(example, trained, tmp_path, install, port):
+    install("tensorflow_model_server", "#!/bin/sh\nexit 1\n")
     with pytest.raises(SystemExit, match="did not make the model available"):
-        example.main(["--model", str(tmp_path), "--output", str(tmp_path / "lm"), "--once"])
+        run(example, trained, tmp_path, port, "--all-interfaces")
+
+
+@pytest.mark.usefixtures("export_nothing")
+@pytest.mark.parametrize(
+    ("status", "content", "message"),
+    [
+        (200, b"<html>", "did not answer as TensorFlow Serving does"),
+        (200, b"[]", r"did not answer as TensorFlow Serving does .* Received: \[\]"),
+        (200, b"{}", r"TensorFlow Serving does \('outputs'\). Received: \{\}"),
+        (200, b'{"outputs": {"words": [["a"]], "log_probs": [[]]}}', "does .*shorter"),
+        (200, b'{"outputs": {"words": [["a"]], "log_probs": [["x"]]}}', "TensorFlow Serving does"),
+        (400, b'{"error": "k is \x1b[2J"}', r'refused the request: .*400.*"k is \\x1b\[2J"'),
+    ],
+)
+def test_malformed_replies(example, trained, tmp_path, install, port, status, content, message):
+    source = REPLY.format(
+        python=sys.executable, status=status, content=content, pid_path=str(tmp_path / "pid")
+    )
+    install("tensorflow_model_server", source)
+    with pytest.raises(SystemExit, match=message):
+        run(example, trained, tmp_path, port, "--all-interfaces")
+
+
+def test_printed_words_do_nothing_to_a_terminal(example):
+    assert example.escape("naïve 東京 \x1b[2J\x9b\u202e\n") == r"naïve 東京 \x1b[2J\x9b\u202e\n"
+
+
+# `serve.py` with an export that does nothing.
+SERVE = """
+import sys
+sys.path[:0] = {paths!r}
+from scripts import load_script
+example = load_script("examples/serve.py")
+example.export_saved_model = lambda *_: "nothing"
+example.main(sys.argv[1:])
+"""
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_the_server(trained, tmp_path, install, port, sent):
+    pid_path = tmp_path / "pid"
+    content = b'{"outputs": {"words": [["a"]], "log_probs": [[-1.0]]}}'
+    source = REPLY.format(
+        python=sys.executable, status=200, content=content, pid_path=str(pid_path)
+    )
+    install("tensorflow_model_server", source)
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-c", SERVE.format(paths=[str(tests.parent), str(tests)])]
+    options = ["--model", str(trained[0]), "--output", str(tmp_path / "lm"), "--all-interfaces"]
+    process = subprocess.Popen(
+        [*command, *options, "--rest-port", str(port)], stdout=subprocess.PIPE, text=True
+    )
+    assert any(line == "serving; stop with Ctrl-C\n" for line in process.stdout)
+    pid = int(pid_path.read_text())
+    assert is_running(pid)
+    process.send_signal(sent)
+    assert process.wait(60) == (0 if sent == signal.SIGINT else 143)
+    deadline = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(pid)
