@@ -31,6 +31,7 @@ class Network(tf.Module):
     Attributes:
         empty_cells: `(R, ceil(C / 8))` uint8, one bit for each cell without a word; `None` for a
             full table.
+        has_impossible_words: Boolean, whether a word has the probability 0 by its biases.
     """
 
     def __init__(self, model: LightRNNModel) -> None:
@@ -79,6 +80,11 @@ class Network(tf.Module):
         self._impossible_cells = self.empty_cells
         if (is_impossible != is_empty).any():
             self._impossible_cells = _pack(is_impossible)
+        self.has_impossible_words = self._impossible_cells is not self.empty_cells or any(
+            np.isneginf(ops.convert_to_numpy(bias)).any()
+            for bias in (softmax.row_bias, softmax.column_bias)
+            if bias is not None
+        )
 
     def _copy_word_vectors(self, model: LightRNNModel) -> None:
         embeddings = ops.convert_to_numpy(model.embedding.word_embeddings)  # (N, K)

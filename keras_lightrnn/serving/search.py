@@ -138,7 +138,9 @@ def _find_best_in_block(network: Network, states: list[Any], k: Any) -> tuple[An
     repeated = [tf.repeat(state, at_once, axis=0) for state in states]
 
     def is_unsure(start: Any, _: Any, best: Any) -> Any:
-        bound = tf.maximum(log_probs[:, tf.minimum(start, network.num_rows - 1)], _LEAST)
+        bound = log_probs[:, tf.minimum(start, network.num_rows - 1)]
+        if network.has_impossible_words:
+            bound = tf.maximum(bound, _LEAST)
         return (start < network.num_rows) & tf.reduce_any(best[:, -1] < bound)
 
     def expand(start: Any, best_cells: Any, best: Any) -> Any:
@@ -149,13 +151,14 @@ def _find_best_in_block(network: Network, states: list[Any], k: Any) -> tuple[An
         )
         columns = tf.reshape(columns, [batch_size, at_once, num_columns])
         row_log_probs = log_probs[:, start : start + at_once, None]
-        # An impossible word is an answer if `k` asks for all words; an empty cell never is.
-        joint = tf.maximum(row_log_probs + columns, _LEAST)
-        is_missing = tf.reshape(tf.range(start, start + at_once) >= network.num_rows, [1, -1, 1])
-        if network.empty_cells is not None:
-            is_empty = network.find_empty_cells(flat_rows)
-            is_missing |= tf.reshape(is_empty, [batch_size, at_once, num_columns])
-        joint = tf.where(is_missing, float("-inf"), joint)
+        joint = row_log_probs + columns  # minus infinity in empty cells
+        if network.has_impossible_words:
+            # They are answers if `k` asks for all words; empty cells and missing rows never are.
+            is_missing = tf.reshape(tf.range(start, start + at_once) >= network.num_rows, [-1, 1])
+            if network.empty_cells is not None:
+                is_empty = network.find_empty_cells(flat_rows)
+                is_missing |= tf.reshape(is_empty, [batch_size, at_once, num_columns])
+            joint = tf.where(is_missing, float("-inf"), tf.maximum(joint, _LEAST))
         cells = rows[:, :, None] * num_columns + tf.range(num_columns)  # (B, n, C)
         shape = [batch_size, at_once * num_columns]
         joint = tf.concat([best, tf.reshape(joint, shape)], axis=1)
