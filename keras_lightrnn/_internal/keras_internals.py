@@ -1,8 +1,11 @@
-"""Private names of Keras that the package cannot avoid, each with its reason."""
+"""Private names of Keras and TensorFlow that the package cannot avoid, each with its reason."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
+
+import keras
 
 # Masks: there is no public way to read the mask of a tensor on every backend, because JAX arrays
 # take no attributes.
@@ -48,3 +51,83 @@ def get_shared_objects() -> dict[Any, Any] | None:
     True
     """
     return get_global_attribute("shared_objects/id_to_obj_map")
+
+
+def list_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return a model and all layers in it, at any depth.
+
+    `model.layers` has the outermost ones only, and not those that a layer got after it was built.
+    """
+    return list(model._flatten_layers())
+
+
+def call_takes_training(model: keras.Model) -> bool:
+    """Return whether a model hands `training` to its layers. Only Keras's own flag says so."""
+    return bool(getattr(model, "_call_has_training_arg", True))
+
+
+def build_from_batch(model: keras.Model, batch: Any) -> None:
+    """Build a model, its loss and its metrics from one batch, without a training step.
+
+    Keras has no public way to build metrics alone.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
+    """Make a running `fit` start at an epoch, as Keras's `BackupAndRestore` does.
+
+    Args:
+        model: The model that is being fitted.
+        epoch: Integer from 0, or `None` for what `fit` was given.
+    """
+    model._initial_epoch = epoch
+
+
+def peek_model(callback: keras.callbacks.Callback) -> Any:
+    """Return the model of a callback, or `None`, and leave its state where it is.
+
+    On JAX the public property `callback.model` copies the training state back to the variables.
+    """
+    return callback._model
+
+
+def find_callback_list(callback: keras.callbacks.Callback) -> list[keras.callbacks.Callback]:
+    """Return the callbacks of the `CallbackList` that is calling `callback`, itself included.
+
+    Keras does not tell a callback which others there are. Called by something else, such as a
+    custom training loop, it is alone.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList) and callback in caller.callbacks:
+            return list(caller.callbacks)
+        frame = frame.f_back
+    return [callback]
+
+
+def get_replica_resource(variable: keras.Variable) -> Any:
+    """Return the TensorFlow variable behind a Keras variable, on the replica that asks.
+
+    A variable of a strategy that is summed when it is read has no scatter operations; its component
+    on the replica has them, and no public method returns that.
+    """
+    resource = variable.value
+    get_component = getattr(resource, "_get_on_device_or_primary", None)
+    return resource if get_component is None else get_component()
+
+
+class FirstBatchBuild:
+    """Mixin of a model that chooses the batch which `fit` and `evaluate` build it from.
+
+    Keras reads that batch in a private method, and offers no public one to override.
+    """
+
+    def build_from_iterator(self, iterator: Any) -> bool:
+        """Build the model from an iterator over epochs, or return `False` to let Keras do it."""
+        return False
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        if iterator is None or not self.build_from_iterator(iterator):
+            super()._maybe_symbolic_build(iterator, data_batch)  # type: ignore[misc]
