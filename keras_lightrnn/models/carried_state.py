@@ -1,4 +1,4 @@
-"""Recurrent state that lives from one window to the next."""
+"""Recurrent state that is carried from one window to the next."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from keras_lightrnn._internal.run_state import RunState
 
 
 class CarriedState(RunState):
-    """Holds the state of a recurrent stack between calls, `(B, H)` each, outside the saved weights.
+    """State of a recurrent stack between calls, `(B, H)` each. It is not saved with the weights.
 
-    Each of `N` replicas has its own, `(B / N, H)`: the state of its share of the batch.
+    Each of `N` replicas holds the state of its share of the batch, `(B / N, H)`.
 
     Args:
-        batch_size: Integer `B`, fixed, of all replicas together.
+        batch_size: Integer `B`, fixed, the sum over replicas.
         state_sizes: For each layer, the sizes `H` of its states.
 
     Raises:
@@ -47,7 +47,7 @@ class CarriedState(RunState):
         self.built = True
 
     def make_size_error(self, received: str) -> ValueError:
-        """Return the error for windows of another batch size, which were `received`."""
+        """Return the error for windows of another batch size; `received` describes them."""
         shared = f" ({self.share} on each replica)" if self.share < self.batch_size else ""
         return ValueError(
             "A stateful model takes windows of the batch size that it was built for: "
@@ -61,17 +61,17 @@ class CarriedState(RunState):
         return [[ops.copy(state) for state in states] for states in self.states]
 
     def write(self, new_states: list[list[Any]]) -> None:
-        """Keep `new_states` for the next call."""
+        """Store `new_states` for the next call."""
         for states, values in zip(self.states, new_states, strict=True):
             for state, value in zip(states, values, strict=True):
                 state.assign(ops.stop_gradient(value))
 
 
 class StateReset(keras.callbacks.Callback):
-    """Starts every pass over a stream of text in the zero state.
+    """Resets the carried state before every pass over the text.
 
-    An evaluation or a prediction leaves the state as it was: training may be in the middle of an
-    epoch.
+    After an evaluation or a prediction it restores the state, because training may be in the middle
+    of an epoch.
     """
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""What Keras lacks to train on several replicas, and in several processes."""
+"""Repairs of Keras's training on several replicas and in several processes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import keras
 from keras import ops
 
 from keras_lightrnn._internal.distribution import count_replicas, is_multi_worker, strategy_scope
+from keras_lightrnn._internal.keras_internals import FirstBatchBuild, build_from_batch
 
 
-class MultiWorkerTraining:
+class MultiWorkerTraining(FirstBatchBuild):
     """Mixin with which `fit` and `evaluate` work under `MultiWorkerMirroredStrategy`.
 
-    Keras averages what a step returns over its first axis, which scalars have not
-    (keras-team/keras#20585), and averages a first batch over replicas, as if inputs, targets and
-    weights were one tensor, and all had equal shares. Without a strategy, and on other backends,
-    nothing is changed.
+    Keras averages the results of a step over their first axis, which scalars do not have
+    (keras-team/keras#20585). It also averages the first batch over replicas, as if inputs, targets
+    and weights were one tensor and all replicas had equal shares. Without a strategy, and on other
+    backends, the mixin changes nothing.
 
     Example: a functional model that several workers can train.
 
@@ -37,15 +38,16 @@ class MultiWorkerTraining:
             return logs
         return {name: ops.reshape(value, (1,)) for name, value in logs.items()}
 
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        if iterator is None or count_replicas(self) == 1:
-            super()._maybe_symbolic_build(iterator, data_batch)  # type: ignore[misc]
-            return
+    def build_from_iterator(self, iterator: Any) -> bool:
+        if count_replicas(self) == 1:
+            return False
         strategy = self.distribute_strategy  # type: ignore[attr-defined]
+        batch = None
         for _, _, batches in iterator:
-            data_batch = keras.tree.map_structure(
+            batch = keras.tree.map_structure(
                 lambda values: strategy.experimental_local_results(values)[0], next(batches)
             )
             break
         with strategy_scope(self):
-            self._symbolic_build(data_batch=data_batch)  # type: ignore[attr-defined]
+            build_from_batch(self, batch)  # type: ignore[arg-type]
+        return True

@@ -1,24 +1,26 @@
-"""What `fit`, `evaluate` and `predict` are given to read, checked before anything is made of it."""
+"""Checks of the input of `fit`, `evaluate` and `predict`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_lightrnn.ops.word_ids import check_word_ids
 
-# By name: they are TensorFlow's, which may be absent.
+# By name, because they are classes of TensorFlow, which may be absent.
 _NOT_DENSE = ("RaggedTensor", "SparseTensor", "RaggedTensorSpec", "SparseTensorSpec")
 _CUT = (
-    "Cut text into windows with `token_windows`, which pads short ones and gives what it pads the "
+    "Cut text into windows with `token_windows`, which pads short windows and gives padding the "
     "sample weight 0."
 )
 
 
 def is_array(x: Any) -> bool:
-    """Return whether `x` is what NumPy makes an array of, and no source of batches."""
+    """Return whether `x` is an array, or converts to one, and not a source of batches."""
     return isinstance(x, (list, tuple)) or hasattr(x, "__array__")
 
 
@@ -26,9 +28,9 @@ def check_windows(name: str, windows: Any, vocabulary_size: int) -> np.ndarray:
     """Return windows of word ids as an array `(N, T + 1)`, or raise.
 
     Raises:
-        TypeError: if they are no numbers.
-        ValueError: if they are of another shape, too short or none, no whole numbers, or hold ids
-            outside `[0, V)`.
+        TypeError: if they are not numbers.
+        ValueError: if they have another shape, are empty or too short, or hold numbers that are not
+            whole or ids outside `[0, V)`.
 
     Example:
 
@@ -39,7 +41,7 @@ def check_windows(name: str, windows: Any, vocabulary_size: int) -> np.ndarray:
         windows = _to_numpy(windows)
     except ValueError as error:  # NumPy's, for lists of unequal lengths
         raise ValueError(
-            f"The windows of `{name}` must be of one length. Received: {name} of {len(windows)} "
+            f"The windows of `{name}` must have one length. Received: {name} with {len(windows)} "
             f"windows of unequal lengths. {_CUT}"
         ) from error
     check_shape(f"`{name}`", windows.shape, f"{name}.shape={windows.shape}")
@@ -65,7 +67,7 @@ def _to_numpy(x: Any) -> np.ndarray:
 
 
 def check_shape(what: str, shape: Any, received: str) -> None:
-    """Raise `ValueError` unless a shape, as far as it is known, is `(B, T + 1)` with `T >= 1`."""
+    """Raise `ValueError` unless a shape can be `(B, T + 1)` with `T >= 1`."""
     rank = shape.rank if hasattr(shape, "rank") else len(shape)
     if rank != 2 or (isinstance(shape[1], int) and shape[1] < 2):
         raise ValueError(
@@ -90,7 +92,7 @@ def complete_arrays(
         raise ValueError(
             f"The targets of windows `{name}` are their words from the second on. Received: other "
             f"targets, in {np.count_nonzero(np.not_equal(y, windows[:, 1:]))} of {np.size(y)} "
-            "places. Leave the targets out; give words that are not to count the sample weight 0."
+            "places. Leave the targets out; give words that must not count the sample weight 0."
         )
     if y is None and sample_weight is not None:
         y = windows[:, 1:]  # Keras drops weights where there are no targets
@@ -102,7 +104,7 @@ def complete_arrays(
 def _spread_weights(name: str, windows: np.ndarray, weights: Any) -> np.ndarray:
     """Return the sample weights of windows as one for each target, `(N, T)`.
 
-    A step that has seen weights of one rank takes no other.
+    A compiled step accepts weights of one rank only.
     """
     weights = _to_numpy(weights)
     expected = (len(windows), windows.shape[1] - 1)
@@ -118,15 +120,15 @@ def _spread_weights(name: str, windows: np.ndarray, weights: Any) -> np.ndarray:
 
 
 def check_source(name: str, source: Any) -> tuple[int | None, ...] | None:
-    """Return the shape of the batches of windows of a dataset, as far as it says, or raise.
+    """Check a source of batches, and return the shape of its windows if it declares one.
 
     Args:
-        name: String, what the source is called in messages.
-        source: A `tf.data.Dataset`, or another source of batches, which does not say and of which
-            Keras knows what it takes.
+        name: String, the name of the source in messages.
+        source: A `tf.data.Dataset`, or another source of batches that Keras accepts, which declares
+            no shape.
 
     Raises:
-        TypeError: if it is nothing that windows could come from.
+        TypeError: if windows cannot come from it.
         ValueError: if its batches are not `(B, T + 1)`.
     """
     kind = type(source).__name__
@@ -150,7 +152,49 @@ def check_source(name: str, source: Any) -> tuple[int | None, ...] | None:
     check_shape(
         f"The batches of the dataset `{name}`",
         spec.shape,
-        f"elements {element}. Make batches with `.batch(batch_size)`, or say with "
-        "`tf.ensure_shape` of which shape they are",
+        f"elements {element}. Make batches with `.batch(batch_size)`, or declare their shape with "
+        "`tf.ensure_shape`",
     )
     return tuple(spec.shape)
+
+
+def read_first_batch(name: str, source: Any) -> tuple[tuple[int | None, ...], Any]:
+    """Return the shape of the first batch of windows, and a source that still has that batch.
+
+    Args:
+        name: String, the name of the source in messages.
+        source: A generator, `keras.utils.PyDataset`, PyTorch `DataLoader` or another iterable.
+
+    Raises:
+        ValueError: if it has no batches, or its windows are not `(B, T + 1)`.
+
+    Example:
+
+    >>> shape, batches = read_first_batch("x", (np.zeros((2, 5)) for _ in range(3)))
+    >>> shape, len(list(batches))
+    ((2, 5), 3)
+    """
+    try:
+        if isinstance(source, keras.utils.PyDataset):
+            batch = source[0]
+        elif hasattr(source, "__next__"):
+            batch = next(source)
+            source = _prepend(batch, source)
+        else:
+            batch = next(iter(source))
+    except (StopIteration, IndexError) as error:
+        raise ValueError(
+            f"`{name}` must hold at least one batch of windows. Received: {name} of type "
+            f"{type(source).__name__} without one. {_CUT}"
+        ) from error
+    batch = tuple(batch) if isinstance(batch, list) else batch
+    windows, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    shape = tuple(np.shape(windows))
+    check_shape(f"The batches of `{name}`", shape, f"a batch of shape {shape}")
+    return shape, source
+
+
+def _prepend(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    # A generator, because Keras takes no other iterators.
+    yield first
+    yield from rest

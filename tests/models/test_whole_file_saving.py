@@ -48,6 +48,22 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path, name):
     assert np.array_equal(other.predict(WINDOWS, verbose=0), expected)
 
 
+def test_a_disk_that_fills_at_any_byte_is_an_error(tmp_path):
+    """HDF5, which brings the process down, must not be what writes to the disk."""
+    path = tmp_path / "model.weights.h5"
+    model = LightRNNModel(20, embedding_dim=4, units=4)
+    model.compile("adam")
+    model.build((None, None))
+    model.save_weights(path)
+    size = path.stat().st_size
+    data = path.read_bytes()
+    for limit in range(0, size, size // 15):
+        with limit_file_size(limit), pytest.raises(OSError):  # noqa: PT011
+            model.save_weights(path)
+    assert path.read_bytes() == data
+    assert os.listdir(tmp_path) == ["model.weights.h5"]
+
+
 def test_a_truncated_file_is_refused(tmp_path):
     path = tmp_path / "model.weights.h5"
     model = make_model()
@@ -87,6 +103,6 @@ def test_overwrite_asks(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
 def test_a_format_that_could_not_be_loaded_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=r"is saved as `.keras`.*save_weights"):
+    with pytest.raises(ValueError, match=r"must be saved as `.keras`.*save_weights"):
         make_model().save(tmp_path / name)
     assert os.listdir(tmp_path) == []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_lightrnn import LightRNNModel
+from keras_lightrnn.callbacks import ReallocationCallback, TrainingBackup
 
 WINDOWS = np.random.default_rng(0).integers(11, size=(4, 3))
 RAGGED = tf.ragged.constant([[1, 2, 3], [1, 2]])
@@ -126,3 +129,45 @@ class Batches(keras.utils.PyDataset):
 def test_sources_of_batches(source):
     history = make().fit(source(), steps_per_epoch=2, validation_data=(WINDOWS,), verbose=0).history
     assert np.isfinite([history["loss"], history["val_loss"]]).all()
+
+
+def make_generator():
+    return (batch for batch in (Batches()[0], Batches()[1]))
+
+
+def make_loader():
+    torch = pytest.importorskip("torch")
+    dataset = torch.utils.data.TensorDataset(torch.as_tensor(WINDOWS))
+    return torch.utils.data.DataLoader(dataset, batch_size=2)
+
+
+SOURCES = [make_generator, Batches, make_loader]
+
+
+@pytest.mark.parametrize("make_source", SOURCES)
+@pytest.mark.parametrize("stateful", [False, True])
+def test_sources_that_declare_no_shape_build_the_model(tmp_path, make_source, stateful):
+    """Before the callbacks, which need a built model, and without losing a batch."""
+    model = make(stateful=stateful)
+    callbacks = [ReallocationCallback(verbose=0), TrainingBackup(tmp_path / "a.npz")]
+    model.fit(make_source(), callbacks=callbacks, verbose=0)
+    assert callbacks[0].num_steps == 2
+    if stateful:
+        assert model.carried_state.batch_size == 2
+
+
+def test_a_source_without_batches():
+    model = make(stateful=True)
+    with pytest.raises(ValueError, match=r"`x` must hold at least one batch.*type generator"):
+        model.fit(batch for batch in [])
+    assert not model.built
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_arguments_are_those_of_keras(method):
+    """In their order, so that code that passes them by position goes on working."""
+    received = inspect.signature(getattr(LightRNNModel, method)).parameters
+    expected = inspect.signature(getattr(keras.Model, method)).parameters
+    assert list(received) == list(expected)
+    differing = [name for name in expected if received[name].default != expected[name].default]
+    assert differing == (["shuffle"] if method == "fit" else [])
