@@ -71,6 +71,7 @@ SURFACE = {
         "LikelihoodObjective",
         "OutputWeights",
         "Proposal",
+        "ProposalStatus",
         "ReallocationObjective",
         "SimilarityObjective",
         "get",

@@ -1,4 +1,4 @@
-"""What becomes of shared vectors, and of an optimizer's slots of them, when words move."""
+"""Shared vectors and their optimizer slots when words move."""
 
 from __future__ import annotations
 
@@ -10,6 +10,36 @@ from keras import ops
 from scipy import sparse
 
 
+def list_indexed_weights(
+    layers: Iterable[Any], table_shape: tuple[int, int]
+) -> tuple[list[Any], list[Any]]:
+    """Return the weights of layers that are indexed by rows and by columns, each weight once.
+
+    Args:
+        layers: Keras layers. Their properties `row_weights` and `column_weights`, if they have
+            them, list weights whose first axis is the rows, or the columns, of the table.
+        table_shape: `(R, C)`.
+
+    Raises:
+        ValueError: if the first axis of a weight has another size.
+    """
+    weights: tuple[dict[int, Any], dict[int, Any]] = ({}, {})
+    for layer in layers:
+        for found, name, size in zip(
+            weights, ("row_weights", "column_weights"), table_shape, strict=True
+        ):
+            for weight in getattr(layer, name, ()):
+                if not weight.shape or weight.shape[0] != size:
+                    raise ValueError(
+                        f"`{name}` must list weights whose first axis has the size {size}. "
+                        f"Received: {weight.path!r} of shape {tuple(weight.shape)} from the layer "
+                        f"{layer.name!r}."
+                    )
+                found[id(weight)] = weight
+    by_row, by_column = weights
+    return list(by_row.values()), list(by_column.values())
+
+
 def compute_changes(
     variables: Iterable[Any],
     optimizer: Any,
@@ -17,18 +47,15 @@ def compute_changes(
     new_groups: np.ndarray,
     counts: np.ndarray,
 ) -> list[tuple[Any, Any]]:
-    """Return the weights that change when words move, and the values that they are to have.
+    """Return the weights that change when words move, each with its new value.
 
     Args:
-        variables: Weights with one vector or number for each row, or for each column; `None` among
-            them stands for none.
-        optimizer: The Keras optimizer, whose slots of these weights change as they do; or `None`.
+        variables: Weights with one vector or number for each row, or for each column.
+        optimizer: The Keras optimizer, whose slots of these weights change alike; or `None`.
         old_groups, new_groups, counts: See `carry_vectors`.
     """
     changes = []
     for variable in variables:
-        if variable is None:
-            continue
         for weight in (variable, *_find_slots(optimizer, variable)):
             values: Any = ops.convert_to_numpy(weight)
             values = carry_vectors(values, old_groups, new_groups, counts)
@@ -41,16 +68,17 @@ def compute_changes(
 def carry_vectors(
     vectors: np.ndarray, old_groups: np.ndarray, new_groups: np.ndarray, counts: np.ndarray
 ) -> np.ndarray:
-    """Return shared vectors for new groups: means of what their words had, weighted by counts.
+    """Return shared vectors of new groups: the mean vector of their words, weighted by counts.
 
     Args:
-        vectors: `(R, D)`, one vector a group, or `(R,)`, one number.
-        old_groups: `(V,)`, the group of each word until now.
-        new_groups: `(V,)`, its group from now on.
+        vectors: `(R, ...)`, a vector or number for each group.
+        old_groups: `(V,)`, the group of each word before.
+        new_groups: `(V,)`, the group of each word after.
         counts: `(V,)`, occurrences of each word.
 
     Returns:
-        Of the shape and type of `vectors`. A group none of whose words occurs keeps its vector.
+        An array of the shape and type of `vectors`. A group whose words never occur keeps its
+        vector.
 
     Example:
 
@@ -67,7 +95,7 @@ def carry_vectors(
 
 
 def _find_slots(optimizer: Any, variable: Any) -> list[Any]:
-    """Return the optimizer's variables that shadow a weight: moments and the like."""
+    """Return the optimizer's variables that belong to a weight, such as moments."""
     if optimizer is None:
         return []
     prefix = variable.path.replace("/", "_") + "_"

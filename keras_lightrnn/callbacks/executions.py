@@ -1,18 +1,20 @@
-"""Train steps of an epoch, counted by the executions that Keras tells its callbacks of."""
+"""Number of train steps in an epoch, from the executions that Keras reports to callbacks."""
 
 from __future__ import annotations
 
 import keras
 
+from keras_lightrnn._internal.keras_internals import peek_model
+
 
 def count_steps(callback: keras.callbacks.Callback, begin: int, end: int) -> int:
-    """Return the steps that the epoch has had after an execution, which may be several steps.
+    """Return the number of steps of the epoch after an execution of one or more steps.
 
     Args:
-        callback: One of the callbacks that Keras told.
+        callback: A callback of that `fit`.
         begin: Integer, the `batch` of `on_train_batch_begin`.
-        end: Integer, the `batch` of `on_train_batch_end`. Keras 3.8 names the first step of an
-            execution there too, later ones the last.
+        end: Integer, the `batch` of `on_train_batch_end`: the last step of the execution, or in
+            Keras 3.8 the first.
 
     Example:
 
@@ -24,8 +26,7 @@ def count_steps(callback: keras.callbacks.Callback, begin: int, end: int) -> int
     >>> count_steps(callback, 0, 3), count_steps(callback, 8, 9)
     (4, 10)
     """
-    # On JAX, to ask for `model` brings its state back from the device.
-    num_steps = max(end + 1, begin + getattr(callback._model, "steps_per_execution", 1))
-    num_there = (callback.params or {}).get("steps")
+    num_steps = max(end + 1, begin + getattr(peek_model(callback), "steps_per_execution", 1))
+    num_available = (callback.params or {}).get("steps")
     # The last execution may have fewer than the others.
-    return min(num_steps, num_there) if num_there else num_steps
+    return min(num_steps, num_available) if num_available else num_steps

@@ -1,4 +1,4 @@
-"""Sums of hidden states that say what the network makes of each word."""
+"""Sums of the hidden states around each word."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.distribution import make_replica_variable
+from keras_lightrnn._internal.keras_internals import get_replica_resource
 from keras_lightrnn._internal.run_state import RunState
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
 _SUMS = ("column_sums", "row_sums", "following_sums")
-# In float32 a sum of ones grows no further, and a sum of states soon loses what is added.
+# A float32 sum of ones stops growing here, and a sum of states soon loses what is added.
 _MOST_OCCURRENCES = 2.0**24
 
 
 class HalfStepStatistics(RunState):
-    """Adds up, for each word, the hidden half-steps around its occurrences.
+    """Sums, for each word, the hidden states around its occurrences.
 
-    An observer of `TwoComponentSoftmax`. The sums that there are:
+    An observer of `TwoComponentSoftmax`. It can keep these sums:
 
-    - `column_sums`: the column half-steps that predicted the word's row;
-    - `row_sums`: the row half-steps that predicted its column;
-    - `following_sums`: the column half-steps after the word has been read. The last word of a
-      window has none in that window.
+    - `column_sums`: the states that predicted the word's row (column half-steps);
+    - `row_sums`: the states that predicted its column (row half-steps);
+    - `following_sums`: the column half-steps after the word was read. The last word of a window
+      has none in that window.
 
-    They add up over batches, replicas and hosts, and each costs a step one scatter-add of states
-    that it has computed anyway. Of a word they hold the first `2**24` occurrences on a replica,
-    which is as far as float32 counts; its mean state stays what it was.
+    They add up over batches, replicas and hosts. Each costs a step one scatter-add of states that
+    the step has computed anyway. Accumulation stops after `2**24` occurrences of a word on a
+    replica (the limit of float32 counts); its mean state stays valid.
 
-    Not saved with the weights of a model.
+    The sums are not saved with the weights of a model.
 
     Args:
         vocabulary_size: Integer `V`.
         units: Integer `H`.
-        sums: Names of the sums to keep, of those above.
+        sums: Names of the sums to keep.
 
     Call arguments:
         column_half_steps: `(B, T, H)`.
         row_half_steps: `(B, T, H)`.
         targets: Word ids `(B, T)`.
-        weights: `(B, T)`, how often each target counts, 0 for padding. `None` for once.
+        weights: `(B, T)`, how often each target counts, 0 for padding. `None` for 1.
 
     Example:
 
@@ -68,7 +69,9 @@ class HalfStepStatistics(RunState):
         self.sums = tuple(sums)
         unknown = sorted(set(self.sums) - set(_SUMS))
         if unknown:
-            raise ValueError(f"`sums` must be of {list(_SUMS)}. Received: unknown ones {unknown}.")
+            raise ValueError(
+                f"`sums` must be among {list(_SUMS)}. Received: unknown sums {unknown}."
+            )
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(self.sums, (vocabulary_size, units))
         shapes["counts"] = (vocabulary_size,)
         if "following_sums" in self.sums:
@@ -95,7 +98,7 @@ class HalfStepStatistics(RunState):
             self._add_states("following_sums", words, column_half_steps[:, 1:], factors)
 
     def _count(self, name: str, words: Any, weights: Any) -> Any:
-        """Count words, and return their weights, 0 for those of which no more is counted."""
+        """Count words, and return their weights, 0 for words at the limit."""
         counts = _gather(self.replica_variables[name], words)
         factors = ops.where(counts < _MOST_OCCURRENCES, weights, 0.0)
         self._add(name, words, factors)
@@ -113,7 +116,7 @@ class HalfStepStatistics(RunState):
     def read(self) -> dict[str, np.ndarray]:
         """Return the sums `(V, H)`, `counts` and, with `following_sums`, `following_counts` `(V,)`.
 
-        `counts` are the words' occurrences, `following_counts` those not at the end of a window.
+        `counts` are the occurrences of words, `following_counts` those not at the end of a window.
         """
         return {
             name: ops.convert_to_numpy(variable)
@@ -122,21 +125,21 @@ class HalfStepStatistics(RunState):
 
 
 def _gather(variable: Any, indices: Any) -> Any:
-    """Return some elements of a vector, of this replica: to read it whole would copy it."""
+    """Return elements of a vector, on this replica. Reading it whole would copy it."""
     if keras.backend.backend() != "tensorflow":
         return ops.take(variable, indices, axis=0)
     import tensorflow as tf
 
-    return tf.gather(_get_resource(variable), indices)
+    return tf.gather(get_replica_resource(variable), indices)
 
 
 def _scatter_add(variable: Any, indices: Any, values: Any) -> None:
-    """Add to some rows of a variable in place: `keras.ops` would touch all `V` of them."""
+    """Add to rows of a variable in place; `keras.ops` would copy all `V` of them."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        handle = _get_resource(variable).handle
+        handle = get_replica_resource(variable).handle
         tf.raw_ops.ResourceScatterAdd(resource=handle, indices=indices, updates=values)
     elif backend == "jax":
         variable.assign(variable.value.at[indices].add(values))
@@ -144,11 +147,3 @@ def _scatter_add(variable: Any, indices: Any, values: Any) -> None:
         variable.assign(variable.value.index_add(0, indices.long(), values))
     else:
         raise NotImplementedError(f"No scatter-add for the Keras backend {backend!r}.")
-
-
-def _get_resource(variable: Any) -> Any:
-    """Return the variable of TensorFlow, on this replica."""
-    resource = variable.value
-    # Summed on read, a variable of a strategy offers no scatter; its part on this replica does.
-    part = getattr(resource, "_get_on_device_or_primary", None)
-    return resource if part is None else part()

@@ -1,4 +1,4 @@
-"""What callbacks ask of a model before its training begins."""
+"""Checks of a model before its training begins."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ def check_ready(model: Any, what: str, *layers: Any) -> None:
 
     Args:
         model: The Keras model.
-        what: String, what needs them.
-        *layers: Layers of it that must have theirs: a model with a `build` of its own may say that
-            it is built before they are.
+        what: String, the subject of the message.
+        *layers: Layers of it that must be built too: a model that overrides `build` may be marked
+            as built before its layers are.
 
     Example:
 
@@ -20,17 +20,17 @@ def check_ready(model: Any, what: str, *layers: Any) -> None:
     >>> check_ready(keras.Sequential([keras.layers.Dense(1)]), "A backup")
     Traceback (most recent call last):
         ...
-    ValueError: A backup needs a model that is built. Received: a model without weights. Call it \
-on a batch, or `model.build`, before `fit`.
+    ValueError: A backup needs a built model. Received: a model without weights. Call it on a \
+batch, or call `model.build`, before `fit`.
     """
     if not all(layer.built for layer in (model, *layers)):
         raise ValueError(
-            f"{what} needs a model that is built. Received: a model without weights. Call it on a "
-            "batch, or `model.build`, before `fit`."
+            f"{what} needs a built model. Received: a model without weights. Call it on a batch, "
+            "or call `model.build`, before `fit`."
         )
     if not model.compiled:
         raise ValueError(
-            f"{what} needs a model that is compiled, for what the optimizer knows of the weights "
-            "goes with them. Received: a model that is not. Call `model.compile`, in a training "
-            "loop of your own too, with its optimizer."
+            f"{what} needs a compiled model, because optimizer state moves with the weights. "
+            "Received: a model that is not compiled. Call `model.compile` with the optimizer, in a "
+            "custom training loop too."
         )

@@ -1,33 +1,33 @@
-"""When there is a round of reallocation."""
+"""Schedule of reallocation rounds."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable
 from typing import Any
 
 from keras_lightrnn._internal.checks import check_size, is_size
+from keras_lightrnn.callbacks.rounds import Rounds
 
 
 class RoundSchedule:
-    """Says after which train steps or epochs a round is due.
+    """Determines after which train steps or epochs a reallocation round is due.
 
     Args:
-        every: `"epoch"`: after every epoch. An integer: after every so many train steps, counted
-            over the whole training. A list of integers: after these epochs, from 1. `"plateau"`:
-            after an epoch in which `monitor` was no lower than in the best one since the last
-            round.
+        every: `"epoch"`: after every epoch. An integer: after that many train steps, counted over
+            the whole training. A list of integers: after these epochs, counted from 1.
+            `"plateau"`: after an epoch in which `monitor` was not lower than its best value since
+            the last round.
         max_rounds: Integer, or `None` for no limit.
-        monitor: What `"plateau"` looks at in the `logs`.
+        monitor: The key in the `logs` that `"plateau"` reads.
 
     Raises:
-        ValueError: if an argument is none of these.
+        ValueError: if an argument has another value.
 
     Example:
 
     >>> schedule = RoundSchedule([1, 3])
-    >>> [epoch for epoch in range(1, 6) if schedule.is_due_after_epoch(epoch, 0, {})]
+    >>> [epoch for epoch in range(1, 6) if schedule.is_due_after_epoch(epoch, Rounds(), {})]
     [1, 3]
     >>> schedule.is_over(num_epochs=2, num_rounds=1), schedule.is_over(num_epochs=3, num_rounds=2)
     (False, True)
@@ -55,56 +55,56 @@ class RoundSchedule:
         self.every = every
         self.max_rounds = None if max_rounds is None else check_size("max_rounds", max_rounds)
         self.monitor = monitor
-        self.best = math.inf  # of `monitor`
 
     @property
     def counts_steps(self) -> bool:
-        """Whether rounds follow train steps and not epochs."""
+        """Whether rounds follow train steps instead of epochs."""
         return isinstance(self.every, int)
 
     def is_due_after_step(self, before: int, step: int, num_rounds: int) -> bool:
-        """Return whether a round is due now.
+        """Return whether a round is due after a train step.
 
         Args:
-            before: Integer, train steps of the whole training when it was last asked. One
-                execution of the train function may be several.
-            step: Integer, train steps by now.
-            num_rounds: Integer, rounds that there were.
+            before: Integer, train steps of the whole training at the previous call. One execution
+                of the train function may run several.
+            step: Integer, train steps of the whole training now.
+            num_rounds: Integer, rounds so far.
         """
         if not self.counts_steps or before // self.every == step // self.every:
             return False
         return self._is_left(num_rounds)
 
-    def is_due_after_epoch(self, epoch: int, num_rounds: int, logs: dict[str, Any]) -> bool:
-        """Return whether a round follows epoch `epoch`, from 1, after so many rounds.
+    def is_due_after_epoch(self, epoch: int, rounds: Rounds, logs: dict[str, Any]) -> bool:
+        """Return whether a round is due after an epoch. Updates `rounds.best`.
 
-        Where `"plateau"` misses its `monitor` in the `logs`, as in epochs that `validation_freq`
-        leaves out, it warns and there is none.
+        If `logs` lacks the monitor, as in epochs that `validation_freq` skips, `"plateau"` warns
+        and no round is due.
+
+        Args:
+            epoch: Integer, the number of the epoch, from 1.
+            rounds: The `Rounds` so far.
+            logs: The `logs` of the epoch.
         """
         if self.every == "plateau":
             if self.monitor not in logs:
                 warnings.warn(
                     f"A round at a plateau needs {self.monitor!r} in the logs. Received: "
-                    f"{sorted(logs)}. There is none after this epoch. If it is never there, give "
-                    "`fit` validation data, or another `monitor`.",
+                    f"{sorted(logs)}. No round follows this epoch. If the key is always missing, "
+                    "give `fit` validation data, or another `monitor`.",
                     stacklevel=2,
                 )
                 return False
             value = float(logs[self.monitor])
-            is_due = not value < self.best
-            self.best = min(self.best, value)
+            is_due = not value < rounds.best
+            rounds.best = min(rounds.best, value)
         elif isinstance(self.every, list):
             is_due = epoch in self.every
         else:
             is_due = self.every == "epoch"
-        return is_due and self._is_left(num_rounds)
-
-    def start_over(self) -> None:
-        """Forget the best of the `monitor`: a plateau is sought anew."""
-        self.best = math.inf
+        return is_due and self._is_left(len(rounds.history))
 
     def is_over(self, num_epochs: int, num_rounds: int) -> bool:
-        """Return whether no round will be due after so many epochs and rounds."""
+        """Return whether no round can be due after so many epochs and rounds."""
         is_past = isinstance(self.every, list) and max(self.every) <= num_epochs
         return is_past or not self._is_left(num_rounds)
 

@@ -1,69 +1,91 @@
-"""Backups from which a killed training run goes on as if nothing had happened."""
+"""Backups that let a killed training run go on as if nothing had happened."""
 
 from __future__ import annotations
 
 import itertools
-import json
+import math
 import os
-import zipfile
+import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.distribution import (
     count_replicas,
     is_chief,
     is_multi_worker,
+    run_on_chief,
     strategy_scope,
 )
-from keras_lightrnn._internal.files import remove_temporaries, replace_file
+from keras_lightrnn._internal.files import remove_temporaries
+from keras_lightrnn._internal.keras_internals import (
+    build_from_batch,
+    list_layers,
+    set_initial_epoch,
+)
+from keras_lightrnn._internal.path_lock import PathLock
 from keras_lightrnn._internal.run_state import find_run_states
+from keras_lightrnn.callbacks.backup_file import BackupFile, write_backup
 from keras_lightrnn.callbacks.executions import count_steps
 from keras_lightrnn.callbacks.readiness import check_ready
+from keras_lightrnn.table.allocation import Allocation
 from keras_lightrnn.table.linked_variable import DerivedVariable
-
-_FORMAT = "keras_lightrnn.TrainingBackup.4"
+from keras_lightrnn.table.word_table import WordTable
 
 
 class TrainingBackup(keras.callbacks.Callback):
-    """Backs a training run up in one file, and takes it up again where the backup was made.
+    """Backs up a training run in one file, and resumes it from there.
 
-    `fit` with this callback starts from the file if there is one. At the start of every epoch,
-    and every so many steps, the file is written: weights, optimizer, seeds of dropout, the table,
-    and of `ReallocationCallback` its history, prices and sums. In the middle of an epoch the state
-    that a stateful model carries is written too, and the resumed run passes over the batches that
-    the epoch has had. So the weights and the table in the end are those of a run that was never
-    killed, bit for bit on a CPU, whenever it is killed. The file is written under a temporary name
-    and renamed. It is removed when `fit` ends.
+    `fit` with this callback resumes from the file if it exists. The file is written at the start
+    of every epoch and, with `every_steps`, within epochs. It holds weights, optimizer, seeds of
+    dropout, the word table, and the history, prices and sums of `ReallocationCallback`. A backup
+    made within an epoch also holds the state that a stateful model carries, and the resumed run
+    skips the batches that were already trained on. On a CPU the final weights and table are
+    bit for bit those of an uninterrupted run.
 
-    What the data are must be the same: contiguous windows always come in one order; for an order
-    drawn anew for each epoch use `token_windows(..., seed=0, initial_epoch=backup.epoch)`. Keras's
-    own shuffling of arrays starts over, so shuffle them not at all, or not by `fit`, and on PyTorch
-    its dropout draws from PyTorch's generator, which is not saved. Data that go on from epoch to
-    epoch (`.repeat()` with `steps_per_epoch`) must be given from where the backup was made:
-    `data.skip(backup.epoch * steps_per_epoch)`. Callbacks that
-    decide from earlier epochs (`EarlyStopping`, `ReduceLROnPlateau`) start over too, and the
-    `logs` of an epoch taken up in its middle are those of its rest.
+    The file is replaced only by a complete new one. Only one run at a time may use it: a lock file
+    beside it, `path + ".lock"`, names the run that does. When `fit` ends, the backup is removed
+    unless `delete_backup=False`.
 
-    With several workers all must see the file; the first writes it.
+    When training diverges (a weight is NaN or infinite), backups stop with a warning, and the last
+    finite one is kept after `fit` ends, also if `TerminateOnNaN` ends it. It contains the learning
+    rate: lower that with `LearningRateScheduler`, or clip gradients, to resume from it.
+
+    The resumed run must read the same data. Contiguous windows always come in the same order. For
+    windows that are shuffled for each epoch use
+    `token_windows(..., seed=0, initial_epoch=backup.epoch)`. Keras shuffles arrays in another order
+    after a restart, so pass `shuffle=False` with arrays. Data that continue from epoch to epoch
+    (`.repeat()` with `steps_per_epoch`) must start at the backup:
+    `data.skip(backup.epoch * steps_per_epoch)`. Dropout on the PyTorch backend draws from PyTorch's
+    generator, which is not saved. Callbacks that decide from earlier epochs (`EarlyStopping`,
+    `ReduceLROnPlateau`) start over, and the `logs` of an epoch that was resumed in the middle cover
+    the rest of it.
+
+    With several workers all must be able to read the file; the chief writes it.
 
     Args:
         path: Path of the file.
-        every_steps: Integer, train steps from one backup to the next inside an epoch, or `None`
-            for the starts of epochs alone. Sums of `ReallocationCallback` are large: `2 V H`
-            floats. Needs the TensorFlow backend and one process.
+        every_steps: Integer, the number of train steps between backups within an epoch, or `None`
+            (default) for the starts of epochs only. With `ReallocationCallback` such a backup holds
+            its sums, `2 V H` floats. Requires the TensorFlow backend and one process.
+        delete_backup: Boolean, whether to remove the backup when `fit` ends. With `False` a script
+            that is killed before it has saved its model can be started again: it repeats what
+            followed the last backup. Remove the file after saving. Defaults to `True`.
 
     Attributes:
         epoch: Integer, the epoch (from 0) in which `fit` will start.
 
     Raises:
-        ValueError: in `fit`, if the model is not built or not compiled; or if the file was not
-            written by this callback, is damaged, or belongs to another model or run; the model is
-            as it was.
-        OSError: if the file cannot be written; an earlier one is as it was.
+        ValueError: in `fit`, if the model is not built or not compiled; or if the file is damaged,
+            was not written by this callback, belongs to another model or run, or was made at or
+            after the end of the `epochs` of this `fit`. The model is unchanged.
+        RuntimeError: in `fit`, if another run uses the file.
+        OSError: if the file cannot be written; an earlier one is unchanged.
 
     Example:
 
@@ -81,49 +103,72 @@ class TrainingBackup(keras.callbacks.Callback):
     []
     """
 
-    def __init__(self, path: str | os.PathLike[str], every_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        every_steps: int | None = None,
+        delete_backup: bool = True,
+    ) -> None:
         super().__init__()
         self.path = os.fspath(path)
         self.every_steps = None if every_steps is None else check_size("every_steps", every_steps)
+        self.delete_backup = delete_backup
+        self._lock: PathLock | None = None
         self._epoch = 0
         self._steps = 0  # of this epoch
-        self._first_step = 0  # of the execution that runs
-        self._is_passing_over = False
+        self._first_step = 0  # of the current execution
+        self._is_skipping = False
         self._is_in_step = False
-        # Steps to pass over and the state after them, of a run that is taken up.
+        self._has_warned = False
+        # Steps to skip and the state after them, of a resumed run.
         self._resume: tuple[int, dict[str, np.ndarray]] | None = None
 
     @property
     def epoch(self) -> int:
-        return self._read_header()["epoch"] if os.path.exists(self.path) else 0
+        if not os.path.exists(self.path):
+            return 0
+        with BackupFile(self.path) as file:
+            return file.header["epoch"]
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self.every_steps is not None and (
             keras.backend.backend() != "tensorflow" or is_multi_worker(self.model)
         ):
             raise ValueError(
-                "Backups inside an epoch need the TensorFlow backend and one process. Received: "
+                "Backups within an epoch require the TensorFlow backend and one process. Received: "
                 f"every_steps={self.every_steps}. Leave it out, and make the epochs shorter "
                 "(`steps_per_epoch`) if they are long."
             )
         check_ready(self.model, "A training backup")
         self._resume = None
-        self._is_passing_over = False
-        if is_chief(self.model):
-            remove_temporaries(self.path)
+        self._is_skipping = False
+        self._has_warned = False
+        run_on_chief(self.model, self._lock_path)
         if os.path.exists(self.path):
-            self._restore()
+            try:
+                self._restore()
+            except Exception:
+                if self._lock is not None:
+                    self._lock.release()
+                raise
+
+    def _lock_path(self) -> dict[str, Any]:
+        self._lock = PathLock(self.path)
+        # After a `fit` that raised, nothing else releases it.
+        weakref.finalize(self, self._lock.release)
+        remove_temporaries(self.path)
+        return {}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.model._initial_epoch = None  # Keras has read it, and would in a later `fit` again
+        set_initial_epoch(self.model, None)  # Keras has read it, and would read it in the next fit
         self._epoch = epoch
         self._steps = 0
         if self._resume is not None:
-            self._is_passing_over = True
-            self._pass_over(*self._resume)
+            self._is_skipping = True
+            self._skip(*self._resume)
             self._resume = None
         else:
-            # Everything that other callbacks do at the end of an epoch has been done.
+            # All callbacks have finished the epoch before.
             self._save(is_within_epoch=False)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -132,30 +177,34 @@ class TrainingBackup(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         before, self._steps = self._steps, count_steps(self, self._first_step, batch)
-        if self.every_steps is None or self._is_passing_over:
+        if self.every_steps is None or self._is_skipping:
             return
         if before // self.every_steps < self._steps // self.every_steps:
             self._save(is_within_epoch=True)
 
-    def on_train_end(self, logs: Any = None) -> None:
-        self.model._initial_epoch = None
-        if is_chief(self.model) and os.path.exists(self.path):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        set_initial_epoch(self.model, None)
+        if not is_chief(self.model):
+            return
+        fault = self._find_divergence(logs)
+        if fault:
+            self._warn_of_divergence(fault)
+        elif self.delete_backup and os.path.exists(self.path):
             os.remove(self.path)
+        if self._lock is not None:
+            self._lock.release()
 
     # Writing.
 
     def _save(self, is_within_epoch: bool) -> None:
         if not is_chief(self.model):
             return
+        fault = self._find_divergence()
+        if fault:
+            self._warn_of_divergence(fault)
+            return
         weights = self._list_weights()
-        states = {
-            f"state_{index}_{name}": values
-            for index, layer in enumerate(find_run_states(self.model))
-            if is_within_epoch or not layer.is_within_epoch
-            for name, values in layer.read_run_state().items()
-        }
         header = {
-            "format": _FORMAT,
             "epoch": self._epoch,
             "steps": self._steps if is_within_epoch else 0,
             "num_replicas": count_replicas(self.model),
@@ -163,12 +212,55 @@ class TrainingBackup(keras.callbacks.Callback):
             "run_states": self._describe_run_states(),
             "optimizer": self._name_optimizer(),
         }
-        with replace_file(self.path) as temporary, zipfile.ZipFile(temporary, "w") as file:
-            file.writestr("header.json", json.dumps(header))
-            for index, weight in enumerate(weights):
-                _write(file, f"weight_{index}", keras.ops.convert_to_numpy(weight))
-            for name, values in states.items():
-                _write(file, name, values)
+        write_backup(self.path, header, self._iterate_arrays(weights, is_within_epoch))
+
+    def _iterate_arrays(
+        self, weights: list[Any], is_within_epoch: bool
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        for index, weight in enumerate(weights):
+            yield f"weight_{index}", ops.convert_to_numpy(weight)
+        for index, layer in enumerate(find_run_states(self.model)):
+            if is_within_epoch or not layer.is_within_epoch:
+                for name, values in layer.read_run_state().items():
+                    yield f"state_{index}_{name}", values
+
+    def _find_divergence(self, logs: dict[str, Any] | None = None) -> str | None:
+        """Return a description of what is not finite, or `None`.
+
+        What is not trainable may be infinite on purpose.
+        """
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            return f"loss={float(loss)}"
+        trainable = {id(weight) for weight in self.model.trainable_variables}
+        for weight in self._list_weights():
+            if not keras.backend.is_float_dtype(weight.dtype):
+                continue
+            is_good = ops.isfinite(weight)
+            if id(weight) not in trainable:
+                is_good = ops.logical_not(ops.isnan(weight))
+            if not bool(ops.all(is_good)):
+                return f"{weight.path!r} with NaN or infinite values"
+        return None
+
+    def _warn_of_divergence(self, fault: str) -> None:
+        if self._has_warned:
+            return
+        self._has_warned = True
+        kept = "There is no earlier backup."
+        if os.path.exists(self.path):
+            with BackupFile(self.path) as file:
+                epoch, steps = file.header["epoch"], file.header["steps"]
+            kept = (
+                f"The last finite backup is kept: path={self.path!r}, epoch {epoch} (from 0), step "
+                f"{steps}. It contains the learning rate: lower that with `LearningRateScheduler`, "
+                "or clip gradients, to resume from it. Remove the file to start over."
+            )
+        warnings.warn(
+            f"A backup needs finite weights. Received: {fault}. Training has diverged, and no "
+            f"backup is made. {kept}",
+            stacklevel=3,
+        )
 
     def _list_weights(self) -> list[Any]:
         own = {id(v) for layer in find_run_states(self.model) for v in layer.variables}
@@ -179,7 +271,7 @@ class TrainingBackup(keras.callbacks.Callback):
         ]
         optimizer = self.model.optimizer
         if optimizer is not None:
-            if not optimizer.built:  # that of loss scaling would make its variables again
+            if not optimizer.built:  # a loss-scale optimizer would create its variables again
                 with strategy_scope(self.model):
                     optimizer.build(self.model.trainable_variables)
             weights += optimizer.variables
@@ -200,148 +292,150 @@ class TrainingBackup(keras.callbacks.Callback):
 
     # Reading.
 
-    def _read_header(self) -> dict[str, Any]:
-        with _open(self.path) as file:
-            try:
-                header = json.loads(file.read("header.json"))
-            except (KeyError, ValueError, zipfile.BadZipFile) as error:
-                raise _make_error(self.path, "has no header") from error
-        found = header.get("format") if isinstance(header, dict) else None
-        if found != _FORMAT:
-            raise _make_error(self.path, f"is of format {found!r}")
-        return header
-
     def _restore(self) -> None:
-        header = self._read_header()
         weights = self._list_weights()
+        with BackupFile(self.path) as file:
+            self._check_header(file, weights)
+            header = file.header
+            values = [file.read(f"weight_{index}") for index in range(len(weights))]
+            states = {name: file.read(name) for name in file.state_names}
+            self._check_values(file, weights, values, states)
+        # Nothing that was read can be refused from here on.
+        for weight, value in zip(weights, values, strict=True):
+            weight.assign(value)
+        # State that an epoch resets at its start is restored when its batches have been skipped.
+        steps = header["steps"]
+        self._resume = (steps, states) if steps else None
+        self._assign_states(states, is_within_epoch=False)
+        set_initial_epoch(self.model, header["epoch"])
+
+    def _check_header(self, file: BackupFile, weights: list[Any]) -> None:
+        """Raise `ValueError` unless a backup was made by this run."""
+        header = file.header
         if len(header["weights"]) != len(weights):
-            raise _make_error(
-                self.path,
-                f"holds {len(header['weights'])} weights where this model has {len(weights)}",
+            raise file.make_error(
+                f"holds {len(header['weights'])} weights where this model has {len(weights)}"
             )
         for weight, received in zip(weights, header["weights"], strict=True):
             if received != _describe(weight):
-                raise _make_error(
-                    self.path, f"holds {received} where {weight.path!r} is {_describe(weight)}"
+                raise file.make_error(
+                    f"holds {received} where {weight.path!r} is {_describe(weight)}"
                 )
         # Slots of another optimizer may have the same shapes.
         if header["optimizer"] != self._name_optimizer():
-            raise _make_error(
-                self.path,
+            raise file.make_error(
                 f"was made with the optimizer {header['optimizer']} where this model has "
-                f"{self._name_optimizer()}",
+                f"{self._name_optimizer()}"
             )
         run_states = self._describe_run_states()
         if header["run_states"] != run_states:
-            raise _make_error(
-                self.path,
+            raise file.make_error(
                 f"holds the state of {header['run_states']} where this run has {run_states}: other "
                 "callbacks, another objective of reallocation, or a model that is `stateful`, or "
-                "not, or with another batch size",
+                "not, or with another batch size"
             )
-        steps, num_replicas = header["steps"], count_replicas(self.model)
+        epoch, steps, num_replicas = header["epoch"], header["steps"], count_replicas(self.model)
+        num_epochs = (self.params or {}).get("epochs")
+        if num_epochs is not None and epoch >= num_epochs:
+            raise ValueError(
+                "`fit` must have epochs left to train after the backup that it resumes. Received: "
+                f"epochs={num_epochs} and path={self.path!r}, a backup made in epoch {epoch} (from "
+                "0). Nothing was changed. Give more `epochs` (they count from the beginning of the "
+                "run), or remove the file to start from the beginning."
+            )
         if steps and header["num_replicas"] != num_replicas:
-            raise _make_error(
-                self.path,
-                f"was made inside an epoch on {header['num_replicas']} replicas and not on "
-                f"{num_replicas}",
+            raise file.make_error(
+                f"was made within an epoch on {header['num_replicas']} replicas where this run has "
+                f"{num_replicas}"
             )
-        with _open(self.path) as file:
-            values = [_read(file, f"weight_{index}") for index in range(len(weights))]
-            states = {
-                name.removesuffix(".npy"): _read(file, name.removesuffix(".npy"))
-                for name in file.namelist()
-                if name.startswith("state_")
-            }
+        num_available = (self.params or {}).get("steps")
+        if num_available is not None:
+            # Of data of unknown length the last execution counts in full.
+            size = self.model.steps_per_execution
+            if -(-steps // size) > -(-num_available // size):
+                raise _make_short_error(steps, num_available)
+
+    def _check_values(
+        self,
+        file: BackupFile,
+        weights: list[Any],
+        values: list[np.ndarray],
+        states: dict[str, np.ndarray],
+    ) -> None:
+        """Raise `ValueError` unless everything that was read can be assigned."""
+        cells = {id(x.cells): x for x in list_layers(self.model) if isinstance(x, WordTable)}
         for weight, value in zip(weights, values, strict=True):
-            weight.assign(value)
-        # What an epoch sets to its start comes back when its batches have been passed over.
-        self._resume = (steps, states) if steps else None
-        self._assign_states(states, is_within_epoch=False)
-        self.model._initial_epoch = header["epoch"]
+            if value.shape != tuple(weight.shape):
+                raise file.make_error(
+                    f"holds a value of shape {value.shape} for {weight.path!r} of shape "
+                    f"{tuple(weight.shape)}"
+                )
+            if id(weight) in cells:
+                try:
+                    Allocation(value, *cells[id(weight)].table_shape)
+                except (TypeError, ValueError) as error:
+                    raise file.make_error(f"holds a damaged word table ({error})") from error
+        layers = find_run_states(self.model)
+        for index, layer in enumerate(layers):
+            own = _select_state(states, index)
+            if own or not layer.is_within_epoch or file.header["steps"]:
+                try:
+                    layer.check_run_state(own)
+                except ValueError as error:
+                    raise file.make_error(f"holds a damaged state ({error})") from error
 
     def _assign_states(self, states: dict[str, np.ndarray], is_within_epoch: bool) -> None:
         for index, layer in enumerate(find_run_states(self.model)):
-            prefix = f"state_{index}_"
-            own = {
-                name.removeprefix(prefix): values
-                for name, values in states.items()
-                if name.startswith(prefix)
-            }
+            own = _select_state(states, index)
             if own and layer.is_within_epoch == is_within_epoch:
                 layer.assign_run_state(own)
 
-    def _pass_over(self, num_steps: int, states: dict[str, np.ndarray]) -> None:
-        """Have the next steps of `fit` read their batches and do nothing else."""
+    def _skip(self, num_steps: int, states: dict[str, np.ndarray]) -> None:
+        """Let the next steps of `fit` read their batches and do nothing else."""
         steps_per_execution = self.model.steps_per_execution
-        num_there = self.params.get("steps")
-        if num_there is not None:
-            # Of data of unknown length the last execution counts in full.
-            executions, there = (-(-n // steps_per_execution) for n in (num_steps, num_there))
-            if executions > there:
-                raise _make_short_error(num_steps, num_there)
         train = self.model.train_function
-        passed = 0
+        num_skipped = 0
 
-        def read(batches: Iterator[Any]) -> dict[str, Any]:
-            nonlocal passed
-            if not self._is_in_step:  # of a `fit` that was interrupted; this is another one
+        def skip(batches: Iterator[Any]) -> dict[str, Any]:
+            nonlocal num_skipped
+            if not self._is_in_step:  # the `fit` was interrupted, and this is another one
                 self.model.train_function = train
                 return train(batches)
             self._is_in_step = False
             execution = list(itertools.islice(batches, steps_per_execution))
             if not execution:
-                raise _make_short_error(num_steps, passed)
-            passed += steps_per_execution
-            if passed >= num_steps:
+                raise _make_short_error(num_steps, num_skipped)
+            num_skipped += steps_per_execution
+            if num_skipped >= num_steps:
                 self.model.train_function = train
-                self._is_passing_over = False
+                self._is_skipping = False
                 self._assign_states(states, is_within_epoch=True)
                 if count_replicas(self.model) == 1:
-                    # Metrics would have been built by the first step; there may be none left.
-                    self.model._symbolic_build(data_batch=execution[-1])
+                    # The first step would build the metrics, and no step may be left.
+                    build_from_batch(self.model, execution[-1])
             return {}
 
-        self.model.train_function = read
+        self.model.train_function = skip
 
 
 def _describe(weight: Any) -> list[Any]:
-    # Names of slots have the model's name in them, which Keras numbers.
+    # Without the name: names of optimizer slots contain the model's name, which Keras numbers.
     return [list(weight.shape), keras.backend.standardize_dtype(weight.dtype)]
 
 
-def _write(file: zipfile.ZipFile, name: str, values: np.ndarray) -> None:
-    values = np.asanyarray(values)
-    if values.dtype.kind == "V":  # bfloat16, of which NumPy's format knows but the size
-        values = values.astype(np.float32)
-    with file.open(f"{name}.npy", "w", force_zip64=True) as member:
-        np.lib.format.write_array(member, values, allow_pickle=False)
+def _select_state(states: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+    """Return the arrays of one run state, by their names in it."""
+    prefix = f"state_{index}_"
+    return {
+        name.removeprefix(prefix): values
+        for name, values in states.items()
+        if name.startswith(prefix)
+    }
 
 
-def _read(file: zipfile.ZipFile, name: str) -> np.ndarray:
-    try:
-        with file.open(f"{name}.npy") as member:
-            return np.lib.format.read_array(member, allow_pickle=False)
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise _make_error(file.filename, f"is damaged at {name!r}") from error
-
-
-def _open(path: str) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise _make_error(path, "is damaged, or something else") from error
-
-
-def _make_short_error(num_steps: int, num_there: int) -> ValueError:
+def _make_short_error(num_steps: int, num_available: int) -> ValueError:
     return ValueError(
-        f"A backup made {num_steps} steps into an epoch needs as many. Received: an epoch of "
-        f"{num_there}. Give the data and the batch size that it was made with."
-    )
-
-
-def _make_error(path: str | None, fault: str) -> ValueError:
-    return ValueError(
-        "A backup must be one that `TrainingBackup` wrote for this model. Received: "
-        f"path={path!r}, which {fault}. Nothing was changed. Remove the file to start anew."
+        f"A backup made {num_steps} steps into an epoch needs an epoch of at least as many. "
+        f"Received: an epoch of {num_available} steps. Give the data and the batch size that it "
+        "was made with."
     )

@@ -136,6 +136,16 @@ class TwoComponentEmbedding(keras.layers.Layer):
             **kwargs,
         )
 
+    @property
+    def row_weights(self) -> list[Any]:
+        """Weights with one entry for each row: they follow the words at a reallocation."""
+        return [self.row_embeddings]
+
+    @property
+    def column_weights(self) -> list[Any]:
+        """Weights with one entry for each column."""
+        return [self.column_embeddings]
+
     def call(self, words: Any) -> Any:
         words = cast_word_ids(words)
         self._check_dense(words)

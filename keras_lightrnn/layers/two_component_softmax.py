@@ -222,6 +222,16 @@ class TwoComponentSoftmax(ObservedLayer):
         )
         return kernel, bias
 
+    @property
+    def row_weights(self) -> list[Any]:
+        """Weights with one entry for each row: they follow the words at a reallocation."""
+        return [weight for weight in (self.row_kernel, self.row_bias) if weight is not None]
+
+    @property
+    def column_weights(self) -> list[Any]:
+        """Weights with one entry for each column."""
+        return [x for x in (self.column_kernel, self.column_bias) if x is not None]
+
     def assign_word_counts(self, counts: Any) -> None:
         """Set the word bias to the log share of each word in the corpus.
 

@@ -1,17 +1,23 @@
-"""What a better table is: objectives of reallocation, in NumPy, apart from when and by whom."""
+"""Reallocation objectives: score an allocation and propose a better one (NumPy only)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from keras_lightrnn.reallocation.likelihood import LikelihoodObjective
-from keras_lightrnn.reallocation.objective import OutputWeights, Proposal, ReallocationObjective
+from keras_lightrnn.reallocation.objective import (
+    OutputWeights,
+    Proposal,
+    ProposalStatus,
+    ReallocationObjective,
+)
 from keras_lightrnn.reallocation.similarity import SimilarityObjective
 
 __all__ = [
     "LikelihoodObjective",
     "OutputWeights",
     "Proposal",
+    "ProposalStatus",
     "ReallocationObjective",
     "SimilarityObjective",
     "get",
@@ -21,22 +27,25 @@ _OBJECTIVES = {"likelihood": LikelihoodObjective, "similarity": SimilarityObject
 
 
 def get(identifier: Any) -> ReallocationObjective:
-    """Return an objective by name, `"similarity"` or `"likelihood"`, or as it is.
+    """Return an objective by name, or an objective unchanged.
+
+    Args:
+        identifier: `"similarity"`, `"likelihood"`, or a `ReallocationObjective`.
 
     Raises:
         ValueError: if the name is unknown.
-        TypeError: if it is neither a name nor an objective.
+        TypeError: if `identifier` is neither a name nor an objective.
 
     Example:
 
-    >>> get("likelihood").name
-    'likelihood'
+    >>> get("likelihood").unit
+    'nats/word'
     """
     if isinstance(identifier, ReallocationObjective):
         return identifier
     if not isinstance(identifier, str):
         raise TypeError(
-            "A reallocation objective is a name or a `ReallocationObjective`. Received: "
+            "A reallocation objective must be a name or a `ReallocationObjective`. Received: "
             f"{identifier!r} (of type {type(identifier).__name__})."
         )
     if identifier not in _OBJECTIVES:

@@ -1,4 +1,4 @@
-"""The objective of the paper: words go where the network, as it is, predicts them best."""
+"""Objective of the paper: put each word where the current network predicts it best."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from keras_lightrnn import assignment
 from keras_lightrnn.reallocation.objective import (
     OutputWeights,
     Proposal,
+    ProposalStatus,
     ReallocationObjective,
     check_sums,
 )
@@ -17,22 +18,22 @@ from keras_lightrnn.table.allocation import Allocation
 
 
 class LikelihoodObjective(ReallocationObjective):
-    """Negative log-likelihood of the corpus with network and hidden states kept fixed.
+    """Negative log-likelihood of the corpus, with network and hidden states kept fixed.
 
-    With `H_w` the sum of the column half-steps before the occurrences of word `w`, `G_w` that of
-    the row half-steps and `n_w` their number, `w` in row `i` costs
-    `-(H_w · row_kernel_i + n_w row_bias_i)` up to a constant of the word, and likewise in each
-    column. The least total is an assignment problem. Word biases and word vectors go with their
-    word and say the same of every cell.
+    Let `H_w` be the sum of the column half-steps before the occurrences of word `w`, `G_w` the sum
+    of the row half-steps, and `n_w` the number of occurrences. In row `i` the word costs
+    `-(H_w · row_kernel_i + n_w row_bias_i)`, up to a constant of the word, and likewise
+    in each column. Minimizing the total is an assignment problem. Word biases and word vectors move
+    with their word and add the same to every cell.
 
-    What it leaves out is that a word that moves reads other input vectors, which changes every
-    state after it. Measured on Penn Treebank, rounds by this objective help a random table and
-    harm a good one; see `SimilarityObjective`.
+    The objective ignores that a word that moves reads other input vectors, which changes every
+    later state. On Penn Treebank, rounds by this objective improve a random table and make a good
+    one worse; see `SimilarityObjective`.
 
     Args:
-        solver: Whatever `keras_lightrnn.assignment.get` takes: `"alternating"` (default),
-            `"auction"` for a certified gap near zero, `"exact"` for small vocabularies, or a
-            solver.
+        solver: A solver or name that `keras_lightrnn.assignment.get` accepts: `"alternating"`
+            (default), `"auction"` for a certified gap near zero, or `"exact"` for small
+            vocabularies.
 
     Example:
 
@@ -48,7 +49,6 @@ class LikelihoodObjective(ReallocationObjective):
         section 3.2.
     """
 
-    name = "likelihood"
     unit = "nats/word"
     sums = ("column_sums", "row_sums")
     carries_output = False
@@ -82,6 +82,6 @@ class LikelihoodObjective(ReallocationObjective):
             cost_before=problem.compute_cost(allocation) / num_words,
             cost=solution.primal_cost / num_words,
             gap=solution.duality_gap / num_words,
-            status=solution.status,
+            status=ProposalStatus(solution.status),
             prices=solution.prices,
         )

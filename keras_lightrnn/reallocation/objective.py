@@ -1,8 +1,9 @@
-"""What an objective of reallocation promises."""
+"""Interface of reallocation objectives."""
 
 from __future__ import annotations
 
 import abc
+import enum
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,22 +27,42 @@ class OutputWeights(NamedTuple):
     column_bias: np.ndarray | None
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """An allocation that an objective prefers, and by how much.
+class ProposalStatus(enum.Enum):
+    """How the search for an allocation ended.
 
-    Attributes:
-        allocation: The `Allocation`; never a worse one than it was made from.
-        cost_before: Float, cost of the allocation there was, in the objective's `unit`.
-        cost: Float, cost of this one.
-        gap: Float, by how much the best allocation could be better still at most; `None` where
-            nothing certifies it.
-        status: String, how the search ended.
-        prices: What the next round's search may start from, or `None`.
+    The first five are statuses of `keras_lightrnn.assignment` solvers.
 
     Example:
 
-    >>> proposal = Proposal(Allocation([1, 0], 1, 2), 3.0, 2.5, gap=None, status="clustered")
+    >>> ProposalStatus("time_limit")
+    <ProposalStatus.TIME_LIMIT: 'time_limit'>
+    """
+
+    OPTIMAL = "optimal"
+    CONVERGED = "converged"
+    ROUND_LIMIT = "round_limit"
+    TIME_LIMIT = "time_limit"
+    INTERRUPTED = "interrupted"
+    CLUSTERED = "clustered"
+    KEPT = "kept"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An allocation that an objective proposes, with its cost.
+
+    Attributes:
+        allocation: The `Allocation`; never worse than the one it was made from.
+        cost_before: Float, cost of the old allocation, in the objective's `unit`.
+        cost: Float, cost of the new allocation.
+        gap: Float, an upper bound on how far `cost` is from the best possible, or `None` if it is
+            not certified.
+        status: `ProposalStatus`. A round whose search was `INTERRUPTED` ends `fit`.
+        prices: Array from which the next round's search may start, or `None`.
+
+    Example:
+
+    >>> proposal = Proposal(Allocation([1, 0], 1, 2), 3.0, 2.5, None, ProposalStatus.CLUSTERED)
     >>> proposal.cost_before - proposal.cost
     0.5
     """
@@ -50,19 +71,37 @@ class Proposal:
     cost_before: float
     cost: float
     gap: float | None
-    status: str
+    status: ProposalStatus
     prices: np.ndarray | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the proposal as arrays and JSON values, to send it to another process."""
+        return {
+            "cells": self.allocation.cells,
+            "table_shape": list(self.allocation.shape),
+            "cost_before": float(self.cost_before),
+            "cost": float(self.cost),
+            "gap": None if self.gap is None else float(self.gap),
+            "status": self.status.value,
+            "prices": self.prices,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Proposal:
+        """Return the proposal that `to_dict` was called on."""
+        values = dict(values)
+        allocation = Allocation(values.pop("cells"), *values.pop("table_shape"))
+        return cls(allocation, **{**values, "status": ProposalStatus(values["status"])})
 
 
 class ReallocationObjective(abc.ABC):
-    """Says which sums over a training run it needs, and which allocation is best by them.
+    """Proposes an allocation from sums over a training run.
 
-    Pure: it reads arrays and returns a `Proposal`. `ReallocationCallback` decides when, gathers
-    the sums and installs what is proposed.
+    An objective only reads arrays and returns a `Proposal`. `ReallocationCallback` decides when,
+    collects the sums and installs the proposal.
 
     Attributes:
-        name: String.
-        unit: String, of the costs.
+        unit: String, the unit of the costs.
         sums: Names of the sums of `HalfStepStatistics` that it needs.
         carries_output: Boolean, whether the output vectors of rows and columns follow the words
             that move, as the input vectors always do.
@@ -70,11 +109,12 @@ class ReallocationObjective(abc.ABC):
     Example:
 
     >>> class Frequency(ReallocationObjective):
-    ...     name, unit, sums, carries_output = "frequency", "words", (), True
+    ...     unit, sums, carries_output = "words", (), True
     ...     def propose(self, sums, weights, allocation, prices=None):
     ...         order = np.argsort(-sums["counts"], kind="stable")
     ...         new = Allocation(np.argsort(order), allocation.num_rows, allocation.num_columns)
-    ...         return Proposal(new, float(new.count_moved(allocation)), 0.0, None, "sorted")
+    ...         moved = float(new.count_moved(allocation))
+    ...         return Proposal(new, moved, 0.0, None, ProposalStatus.OPTIMAL)
     >>> weights = OutputWeights(np.zeros((1, 1)), None, np.zeros((2, 1)), None)
     >>> sums = {"counts": np.array([1, 9])}
     >>> proposal = Frequency().propose(sums, weights, Allocation([0, 1], 1, 2))
@@ -82,13 +122,12 @@ class ReallocationObjective(abc.ABC):
     [1, 0]
     """
 
-    name: str
     unit: str
     sums: tuple[str, ...]
     carries_output: bool
 
     def check(self, vocabulary_size: int) -> None:  # noqa: B027, most have nothing to check
-        """Raise `ValueError` if it is not made for so many words. Called before training."""
+        """Raise `ValueError` if the objective does not fit a vocabulary. Called before training."""
 
     @abc.abstractmethod
     def propose(
@@ -101,10 +140,10 @@ class ReallocationObjective(abc.ABC):
         """Return the best allocation found.
 
         Args:
-            sums: By name, those that `sums` asks for, `(V, H)`, and `counts`, `(V,)`.
+            sums: By name, the sums that the attribute `sums` lists, `(V, H)`, and `counts`, `(V,)`.
             weights: The output weights.
-            allocation: The allocation that the sums were taken under.
-            prices: What the last proposal's `prices` were, or `None`.
+            allocation: The allocation under which the sums were collected.
+            prices: The `prices` of the last proposal, or `None`.
 
         Raises:
             ValueError: if a sum is not finite or nothing was counted.
@@ -112,12 +151,12 @@ class ReallocationObjective(abc.ABC):
 
 
 def check_sums(sums: dict[str, np.ndarray]) -> None:
-    """Raise `ValueError` unless all sums are finite, over at least one word."""
+    """Raise `ValueError` unless all sums are finite and at least one word was counted."""
     num_bad = sum(int((~np.isfinite(values)).sum()) for values in sums.values())
     counts: Any = sums["counts"]
     if num_bad or not counts.any():
         raise ValueError(
             "A reallocation round needs finite sums over at least one word. Received: "
-            f"{num_bad} numbers that are NaN or infinite, {counts.sum():.0f} words. Table and "
+            f"{num_bad} values that are NaN or infinite, {counts.sum():.0f} words. Table and "
             "weights are unchanged. Lower the learning rate or clip gradients if the loss is NaN."
         )

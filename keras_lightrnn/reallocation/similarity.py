@@ -1,4 +1,4 @@
-"""The objective that pays: words share vectors with words that the network treats alike."""
+"""Objective by which words share vectors with words that the network treats alike."""
 
 from __future__ import annotations
 
@@ -20,60 +20,61 @@ from keras_lightrnn.clustering.two_way import (
 from keras_lightrnn.reallocation.objective import (
     OutputWeights,
     Proposal,
+    ProposalStatus,
     ReallocationObjective,
     check_sums,
 )
 from keras_lightrnn.table.allocation import Allocation
 
-# A mean over n occurrences keeps n / (n + this) of its distance from the mean of all words.
+# A mean over n occurrences keeps n / (n + _SHRINKAGE) of its distance from the mean of all words.
 _SHRINKAGE = 5.0
 
-# In a large vocabulary a word that was seen less often since the sums began stays where it is, for
-# little is known of it.
+# In a large vocabulary, words that were counted less often stay in place.
 _LEAST_COUNT = 2
-# But all words move out of a table that leaves more than this share of what one by chance leaves.
+# All words are clustered from scratch if the table leaves more than this share of the error that a
+# random table leaves.
 _POOR = 0.6
-# A good table is rearranged until a round lowers what it leaves by no more than this share.
+# A good table is improved until a round lowers its error by no more than this share.
 _TOLERANCE = 5e-3
 
 
 class SimilarityObjective(ReallocationObjective):
-    """Squared distance of what the network has learnt of words from what their cells can say.
+    """Squared distance of learnt word features from the sum of a row and a column vector.
 
-    The features of a word are the mean hidden state before its occurrences (what leads to it)
-    and the mean state after them (what it leads to), reduced to `num_features` principal
-    components, and with the length `log(1 + n_w)`. Words are clustered by them as
-    `Allocation.from_cooccurrence` clusters by neighbours,
+    The features of a word are the mean hidden state before its occurrences and the mean state after
+    them, reduced to `num_features` principal components and scaled to the length `log(1 + n_w)`.
+    Words are clustered by them as `Allocation.from_cooccurrence` clusters by neighbours,
 
         sum over words w of |features_w - row_vector[row(w)] - column_vector[column(w)]|**2,
 
-    starting from the present table, for a round or two, for most is gained in the first. A table
-    that leaves more than 60 % of what a random one would says next to nothing of the features:
-    words are clustered afresh, and rows and columns numbered so that as many occurrences as can be
-    stay where they are. The cost is that sum as a share of what one vector for all would leave.
+    starting from the current table. One or two rounds are made, because the first gains most. A
+    table that leaves more than 60 % of the error of a random one says almost nothing about the
+    features: then words are clustered from scratch, and rows and columns are numbered so that as
+    many occurrences as possible stay in place. The cost is the error as a share of the error that
+    one vector for all words would leave.
 
-    In vocabularies of more than 20,000 words, where that would take minutes and most words are
-    rare, those that occurred twice or more since the sums began (with rounds after epochs, in the
-    epoch) exchange their cells, row by row and column by column; of rarer ones too little is
-    known. A poor table is replaced by one of greedy choices, in which all words exchange their
-    cells.
+    Clustering more than 20,000 words would take minutes, and most of them are rare. There, words
+    that occurred at least twice since the sums began (with rounds after epochs: in the epoch)
+    exchange their cells, row by row and column by column; too little is known about rarer ones. A
+    poor table is replaced by one of greedy choices, in which all words exchange their cells.
 
-    A word that moves takes its shares of input and output vectors along: a vector becomes the
-    mean of those of its new words, weighted by counts. So a round costs some perplexity at once
-    and earns it back, with more, in the training that follows. It pays early, and in a training
-    that goes on: a good table of 249,022 words is better for a round after the first of eight
-    epochs, and worse after the first of three (see the README).
+    Words that move take their shares of input and output vectors along: a vector becomes the mean,
+    weighted by counts, of the vectors of its new words. So a round raises perplexity at first, and
+    later training more than makes up for it. Rounds are worth it early, in a training that
+    continues: a good table of 249,022 words is better for a round after the first of eight epochs,
+    and worse after the first of three (see the README).
 
     Args:
-        features: `(V, F)`, what is known of the words beside, such as what
-            `keras_lightrnn.clustering.compute_word_features` returns, or `None`. It is set
-            beside the learnt features, with the lengths that it has.
-        num_features: Integer, principal components kept.
-        num_rounds: Integer, the most rounds of clustering.
-        solver: Whatever `keras_lightrnn.assignment.get` takes; `None` for what is said above.
+        features: `(V, F)`, further features of the words, such as those that
+            `keras_lightrnn.clustering.compute_word_features` returns, or `None`. They are
+            concatenated to the learnt features without scaling.
+        num_features: Integer, number of principal components.
+        num_rounds: Integer, the largest number of clustering rounds.
+        solver: A solver or name that `keras_lightrnn.assignment.get` accepts; `None` (default) for
+            the procedure above.
 
     Raises:
-        ValueError: if `features` is no finite matrix or an argument is out of range.
+        ValueError: if `features` is not a finite matrix or an argument is out of range.
 
     Example:
 
@@ -87,7 +88,6 @@ class SimilarityObjective(ReallocationObjective):
     (0.5, 0.0)
     """
 
-    name = "similarity"
     unit = "of the variance"
     sums = ("column_sums", "following_sums")
     carries_output = True
@@ -107,7 +107,7 @@ class SimilarityObjective(ReallocationObjective):
                 raise ValueError(
                     "`features` must be a finite matrix, one row for each word. Received: "
                     f"features.shape={features.shape}, "
-                    f"{np.count_nonzero(~np.isfinite(features))} of them not finite."
+                    f"{np.count_nonzero(~np.isfinite(features))} values that are not finite."
                 )
         self.features = features
         self.num_features = num_features
@@ -133,19 +133,21 @@ class SimilarityObjective(ReallocationObjective):
         spread = float(np.square(features - features.mean(axis=0)).sum(dtype=np.float64))
         total = max(spread, float(np.finfo(np.float32).tiny))
         error_before = compute_cluster_error(features, allocation)
-        # Each vector takes its share of the variance, whatever the words of its row or column.
+        # By chance, each vector explains an equal share of the variance.
         share_by_chance = 1 - (sum(allocation.shape) - 1) / len(features)
         is_poor = error_before > _POOR * share_by_chance * total
         found = self._cluster(features, allocation, sums["counts"], is_poor)
         error = compute_cluster_error(features, found)
         if error >= error_before:
-            return Proposal(allocation, error_before / total, error_before / total, None, "kept")
-        return Proposal(found, error_before / total, error / total, None, "clustered")
+            return Proposal(
+                allocation, error_before / total, error_before / total, None, ProposalStatus.KEPT
+            )
+        return Proposal(found, error_before / total, error / total, None, ProposalStatus.CLUSTERED)
 
     def _cluster(
         self, features: np.ndarray, allocation: Allocation, counts: np.ndarray, is_poor: bool
     ) -> Allocation:
-        """Return the allocation, or a fresh one where it is poor, after words have moved."""
+        """Improve the allocation, or make a new one if it is poor."""
         shape = allocation.shape
         is_large = self.solver is None and len(features) > AUCTION_SIZE
         options: Any = {"num_rounds": self.num_rounds}
@@ -163,13 +165,13 @@ class SimilarityObjective(ReallocationObjective):
 
     def compute_features(self, sums: dict[str, np.ndarray]) -> np.ndarray:
         """Return the features of the words, `(V, F)` float32; see `propose` for `sums`."""
-        seen = np.flatnonzero(sums["counts"])  # of the others nothing has been learnt
+        seen = np.flatnonzero(sums["counts"])  # nothing has been learnt about the others
         counts = sums["counts"][seen].astype(np.float32)
         parts = [
             _compute_deviations(sums["column_sums"][seen], counts),
             _compute_deviations(sums["following_sums"][seen], sums["following_counts"][seen]),
         ]
-        # Both sides weigh alike, whatever the scale of the states.
+        # Both sides get equal weight, whatever the scale of the states.
         for part in parts:
             squares = np.einsum("vh,vh->v", part, part)
             part /= max(np.sqrt(np.vdot(squares, counts) / counts.sum()), 1e-30)
@@ -186,7 +188,7 @@ class SimilarityObjective(ReallocationObjective):
 
 
 def _compute_deviations(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return by how much the mean state of each word differs from that of all, `(V, H)`."""
+    """Return the differences of the words' mean states from the mean of all, `(V, H)`."""
     counts = counts.astype(np.float32)[:, None]
     mean = sums.sum(axis=0, dtype=np.float64) / max(counts.sum(dtype=np.float64), 1.0)
     deviations = sums - counts * mean.astype(np.float32)
@@ -195,13 +197,13 @@ def _compute_deviations(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _number_alike(new: Allocation, old: Allocation, counts: np.ndarray) -> Allocation:
-    """Return `new` with its rows and columns numbered to keep the most occurrences in place."""
+    """Return `new` with rows and columns numbered so that most occurrences stay in place."""
     numbers = []
     for old_groups, new_groups, size in (
         (old.rows, new.rows, old.num_rows),
         (old.columns, new.columns, old.num_columns),
     ):
-        # One more each, so that words that never occurred count a little.
+        # Plus 1, so that words that never occurred count a little.
         shared = sparse.coo_matrix((counts + 1.0, (new_groups, old_groups)), shape=(size, size))
         _, number = linear_sum_assignment(shared.toarray(), maximize=True)
         numbers.append(number)

@@ -54,7 +54,7 @@ def test_sums_in_any_order_and_any_of_them(sums):
 
 
 def test_refuses_sums_that_there_are_not():
-    with pytest.raises(ValueError, match=r"unknown ones \['gate_sums'\]"):
+    with pytest.raises(ValueError, match=r"unknown sums \['gate_sums'\]"):
         HalfStepStatistics(6, 3, sums=["gate_sums"])
 
 

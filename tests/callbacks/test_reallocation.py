@@ -240,14 +240,14 @@ def test_another_model_starts_afresh():
     make_model().fit(make_windows(), callbacks=[callback], verbose=0)
     assert callback.prices is not None
     first = callback.history
-    callback.schedule.best = 0.0
+    callback._rounds.best = 0.0
     larger = LightRNNModel(VOCABULARY_SIZE + 40, embedding_dim=4, units=4)
     larger.compile("sgd")
     larger.fit(make_windows(), callbacks=[callback], verbose=0)
     assert len(callback.history) == len(first) == 1
     assert callback.history is not first
     assert callback.prices.shape == larger.word_table.allocation.shape
-    assert callback.schedule.best == math.inf
+    assert callback._rounds.best == math.inf
 
 
 def test_a_round_where_one_word_occurs_changes_nothing():
@@ -312,8 +312,7 @@ def test_a_plain_fit_after_a_broken_one_sums_no_more():
     assert np.array_equal(state.statistics.read()["counts"], counts)
 
 
-@pytest.mark.parametrize("is_first", [True, False])
-def test_early_stopping_restores_weights_and_table(is_first):
+def test_early_stopping_restores_weights_and_table():
     model = make_model()
     stopping = keras.callbacks.EarlyStopping("loss", restore_best_weights=True, patience=5)
     callback = ReallocationCallback(LikelihoodObjective("exact"), every=[2], verbose=0)
@@ -324,13 +323,37 @@ def test_early_stopping_restores_weights_and_table(is_first):
             logs["loss"] = float(epoch > 0)  # the first is the best
             seen.append((model.get_weights(), model.word_table.allocation))
 
-    callbacks = [callback, stopping] if is_first else [stopping, callback]
-    model.fit(make_windows(), epochs=3, callbacks=[Watch(), *callbacks], verbose=0)
+    model.fit(make_windows(), epochs=3, callbacks=[Watch(), stopping, callback], verbose=0)
     assert callback.history[0]["moved"] > 0
     weights, allocation = seen[0]
     assert model.word_table.allocation == allocation != seen[2][1]
     for received, expected in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(received, expected)
+
+
+def make_early_stopping(**kwargs):
+    return keras.callbacks.EarlyStopping("loss", **kwargs)
+
+
+def make_checkpoint(**kwargs):
+    return keras.callbacks.ModelCheckpoint("a.keras", monitor="loss", **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("make_other", "option"),
+    [(make_early_stopping, "restore_best_weights"), (make_checkpoint, "save_best_only")],
+)
+def test_callbacks_that_would_take_the_weights_after_a_round(make_other, option):
+    """They would pair the metric of an epoch with weights that a round has changed."""
+    model = make_built()
+    callback, other = ReallocationCallback(verbose=0), make_other(**{option: True})
+    with pytest.raises(ValueError, match=rf"`\w+\({option}=True\)` after it. Give it after that"):
+        keras.callbacks.CallbackList([callback, other], model=model)
+    assert model.softmax.observers == []
+    # The other way round, without the option, and with rounds before validation, all is well.
+    by_steps = ReallocationCallback(every=5, verbose=0)
+    for callbacks in ([other, callback], [callback, make_other()], [by_steps, other]):
+        keras.callbacks.CallbackList(callbacks, model=model)
 
 
 def test_weights_loaded_in_the_course_of_a_run_leave_its_rounds_alone(tmp_path):
@@ -439,6 +462,63 @@ def test_works_on_a_functional_model():
     model.fit(windows, windows[:, 1:], callbacks=[callback], verbose=0)
     assert callback.history[0]["moved"] > 0
     assert table.allocation != Allocation.random(VOCABULARY_SIZE, seed=0)
+
+
+class RowEmbedding(keras.layers.Embedding):
+    """A layer of the user's, indexed by rows."""
+
+    @property
+    def row_weights(self):
+        return [self.embeddings]
+
+
+def make_functional(layer, table):
+    words = keras.Input((None,), dtype="int32")
+    states = layer(table(words) // table.num_columns)[:, :-1]
+    states = keras.layers.GRU(6, return_sequences=True)(states)
+    states = keras.ops.repeat(states, 2, axis=1)
+    model = keras.Model(words, TwoComponentSoftmax(table)(states, words[:, 1:]))
+    model.compile("adam", loss=NegativeLogLikelihood())
+    return model
+
+
+def test_a_layer_of_the_user_is_carried():
+    table = WordTable(Allocation.random(VOCABULARY_SIZE, 5, 4, seed=0))
+    layer = RowEmbedding(5, 6)
+    model = make_functional(layer, table)
+    windows = make_windows(32)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0, at_end=True)
+    seen = []
+
+    class Before(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(keras.ops.convert_to_numpy(layer.embeddings))
+
+    old = table.allocation
+    callbacks = [Before(), callback]
+    model.fit(windows, windows[:, 1:], callbacks=callbacks, verbose=0)
+    counts = np.bincount(windows[:, 1:].ravel(), minlength=VOCABULARY_SIZE)
+    expected = carry_vectors(seen[0], old.rows, table.allocation.rows, counts)
+    assert np.abs(expected - seen[0]).max() > 0
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(layer.embeddings), expected, atol=1e-6)
+
+
+def test_a_model_whose_input_vectors_nothing_declares():
+    table = WordTable(Allocation.random(VOCABULARY_SIZE, 5, 4, seed=0))
+    model = make_functional(keras.layers.Embedding(5, 6), table)
+    with pytest.raises(ValueError, match=r"`row_weights` and `column_weights`.*without one"):
+        ReallocationCallback().set_model(model)
+
+
+def test_declared_weights_of_another_size():
+    table = WordTable(Allocation.random(VOCABULARY_SIZE, 5, 4, seed=0))
+    model = make_functional(RowEmbedding(7, 6), table)
+    windows = make_windows(8)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0, at_end=True)
+    before = table.allocation
+    with pytest.raises(ValueError, match=r"`row_weights`.*first axis has the size 5.*\(7, 6\)"):
+        model.fit(windows, windows[:, 1:], callbacks=[callback], verbose=0)
+    assert table.allocation == before
 
 
 def test_refuses_layers_with_tables_of_their_own():
@@ -674,8 +754,43 @@ def test_a_model_that_is_told_nothing_of_training():
 def test_a_model_that_is_not_compiled():
     model = LightRNNModel(VOCABULARY_SIZE, 6, 6)
     model.build((None, None))
-    with pytest.raises(ValueError, match=r"needs a model that is compiled.*training loop of your"):
+    with pytest.raises(ValueError, match=r"needs a compiled model.*custom training loop"):
         ReallocationCallback().set_model(model)
+
+
+def test_compiled_functions_are_used_again():
+    """TensorFlow does not release compiled programs, so each fit may add one at most."""
+    model, windows = make_model(), make_windows(8)
+    plain, passes = set(), set()
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                plain.add(self.model.train_function)
+
+    for _ in range(2):
+        callback = ReallocationCallback(verbose=0)
+        model.fit(windows, epochs=2, callbacks=[callback, Watch()], verbose=0)
+        assert len(callback.history) == 1
+        assert {model.train_function} == plain
+    # Rounds over data leave the train steps alone, and make one function for all their passes.
+    callback = ReallocationCallback(data=windows, every="epoch", verbose=0)
+    evaluate = model.evaluate
+
+    def watch(*args, **kwargs):
+        result = evaluate(*args, **kwargs)
+        passes.add(model.test_function)
+        return result
+
+    model.evaluate = watch
+    model.fit(windows, epochs=3, callbacks=[callback, Watch()], verbose=0)
+    assert len(callback.history) == 2
+    assert len(passes) == 1
+    assert {model.train_function} == plain
+    # Compiled again, all of them are stale.
+    model.compile("sgd")
+    model.fit(windows, epochs=2, callbacks=[ReallocationCallback(verbose=0), Watch()], verbose=0)
+    assert len(plain) == 2
 
 
 def test_data_that_can_be_read_once():

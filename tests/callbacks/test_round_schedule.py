@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from keras_lightrnn.callbacks.round_schedule import RoundSchedule
+from keras_lightrnn.callbacks.rounds import Rounds
 
 
-def list_due_epochs(schedule, losses):
-    due = []
+def list_due_epochs(schedule, losses, rounds=None):
+    rounds, due = rounds or Rounds(), []
     for epoch, loss in enumerate(losses, start=1):
-        if schedule.is_due_after_epoch(epoch, len(due), {"val_loss": loss}):
+        if schedule.is_due_after_epoch(epoch, rounds, {"val_loss": loss}):
             due.append(epoch)
+            rounds.history.append({})
     return due
 
 
@@ -56,19 +60,19 @@ def test_is_over_once_no_round_can_come(every, max_rounds, expected):
 
 
 def test_epochs_without_the_monitor_are_no_plateau():
-    schedule = RoundSchedule("plateau")
-    assert list_due_epochs(schedule, [3.0]) == []
-    with pytest.warns(UserWarning, match=r"'val_loss' in the logs.*\['loss'\].*after this epoch"):
-        assert not schedule.is_due_after_epoch(2, 0, {"loss": 4.0})
-    assert schedule.is_due_after_epoch(3, 0, {"val_loss": 3.0})
+    schedule, rounds = RoundSchedule("plateau"), Rounds()
+    assert list_due_epochs(schedule, [3.0], rounds) == []
+    with pytest.warns(UserWarning, match=r"'val_loss' in the logs.*\['loss'\].*follows this epoch"):
+        assert not schedule.is_due_after_epoch(2, rounds, {"loss": 4.0})
+    assert schedule.is_due_after_epoch(3, rounds, {"val_loss": 3.0})
 
 
 def test_a_plateau_is_sought_anew_after_a_round():
-    schedule = RoundSchedule("plateau")
-    assert list_due_epochs(schedule, [3.0, 3.0]) == [2]
-    schedule.start_over()
-    # The round cost something: that is no reason for another.
-    assert list_due_epochs(schedule, [5.0, 4.0, 4.0]) == [3]
+    schedule, rounds = RoundSchedule("plateau"), Rounds()
+    assert list_due_epochs(schedule, [3.0, 3.0], rounds) == [2]
+    rounds.best = math.inf
+    # A round raises the loss at first, which is no reason for another.
+    assert list_due_epochs(schedule, [5.0, 4.0, 4.0], rounds) == [3]
 
 
 def test_nan_is_a_plateau():

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -16,11 +20,18 @@ from scripts import make_environment
 
 from keras_lightrnn import LightRNNModel
 from keras_lightrnn.callbacks import ReallocationCallback, TrainingBackup
+from keras_lightrnn.callbacks.backup_file import BackupFile
+from keras_lightrnn.reallocation import LikelihoodObjective
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="backups inside an epoch need TensorFlow"
 )
 SCRIPT = Path(backup_run.__file__)
+
+
+def list_files(folder):
+    """Return names without the locks of runs that have raised, which go with their callback."""
+    return [name for name in os.listdir(folder) if not name.endswith(".lock")]
 
 
 class Crashed(Exception):
@@ -83,7 +94,7 @@ def test_a_broken_run_ends_as_an_unbroken_one(tmp_path, unbroken, kind, places):
     for place, number in places:
         with pytest.raises(Crashed):
             backup_run.train(kind, tmp_path, backup_run.Crash(place, number, raise_crashed))
-        assert os.listdir(tmp_path) == ["backup.npz"]
+        assert list_files(tmp_path) == ["backup.npz"]
     check_same(backup_run.train(kind, tmp_path, never()), unbroken(kind))
     assert os.listdir(tmp_path) == [], "a run that has ended needs no backup"
 
@@ -169,8 +180,7 @@ def test_a_backup_before_the_reallocation_in_the_list(tmp_path, policy):
 def test_keras_backup_before_the_round_is_refused(tmp_path):
     """It saves an epoch whose round has not been made."""
     backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
-    break_off(make_model(), backup, ReallocationCallback(verbose=0))
-    with pytest.raises(ValueError, match="`ReallocationCallback` before `BackupAndRestore`"):
+    with pytest.raises(ValueError, match=r"`BackupAndRestore` before it.*before that callback"):
         fit(make_model(), backup, ReallocationCallback(verbose=0))
 
 
@@ -215,7 +225,7 @@ def test_a_full_disk_leaves_the_earlier_backup(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             fit(make_model(), backup)
     assert path.read_bytes() == earlier
-    assert os.listdir(tmp_path) == ["a.npz"]
+    assert list_files(tmp_path) == ["a.npz"]
     assert fit(make_model(), backup).epoch == [1]
 
 
@@ -248,7 +258,7 @@ def damage(path, kind):
         ("a flipped bit", "is damaged at 'weight_0'"),
         ("text", "is damaged"),
         ("an archive", "has no header"),
-        ("another format", "is of format 'another format'"),
+        ("another format", "has the format 'another format'"),
     ],
 )
 def test_damaged_and_foreign_files_are_refused(tmp_path, kind, message):
@@ -332,7 +342,7 @@ def test_a_model_that_is_not_built(tmp_path):
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile("adam", "mse")
     batches = ((np.ones((2, 3)), np.ones((2, 1))) for _ in range(4))
-    with pytest.raises(ValueError, match="A training backup needs a model that is built"):
+    with pytest.raises(ValueError, match="A training backup needs a built model"):
         model.fit(batches, callbacks=[TrainingBackup(tmp_path / "a.npz")], verbose=0)
 
 
@@ -435,3 +445,289 @@ def test_fits_after_one_that_was_taken_up_and_interrupted_train(tmp_path, steps)
     assert history.epoch == [0, 1]
     assert len(history.history["loss"]) == 2
     assert int(model.optimizer.iterations) == before + 12
+
+
+def read_values(model):
+    weights = [*model.weights, *model.optimizer.variables]
+    return [keras.ops.convert_to_numpy(weight) for weight in weights]
+
+
+def check_unchanged(model, before):
+    for received, expected in zip(read_values(model), before, strict=True):
+        np.testing.assert_array_equal(received, expected)
+
+
+def rewrite(path, changes=(), header=None, **members):
+    """Write an archive again with other members; its checksums are right."""
+    with zipfile.ZipFile(path) as file:
+        contents = {name: file.read(name) for name in file.namelist()}
+    found = json.loads(contents["header.json"])
+    found.update(header or {})
+    for name, values in members.items():
+        stream = io.BytesIO()
+        np.lib.format.write_array(stream, np.asarray(values))
+        contents[f"{name}.npy"] = stream.getvalue()
+        found["members"][name] = [list(values.shape), values.dtype.str]
+    contents["header.json"] = json.dumps(found).encode()
+    for old, new in changes:
+        contents[new] = contents.pop(old)
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in contents.items():
+            file.writestr(name, data)
+
+
+@pytest.fixture(scope="module")
+def backup_file(tmp_path_factory):
+    """A backup within an epoch of a stateful model with reallocation."""
+    path = tmp_path_factory.mktemp("backup") / "a.npz"
+    model = make_model(stateful=True)
+    reallocation = ReallocationCallback(LikelihoodObjective("auction"), every="epoch", verbose=0)
+    break_off(model, reallocation, TrainingBackup(path, every_steps=1), num_windows=12, number=5)
+    return path
+
+
+@pytest.fixture
+def damaged(backup_file, tmp_path):
+    """Return the path of a copy of the backup and a function that tries to resume from it."""
+    path = Path(shutil.copy(backup_file, tmp_path))
+    model = make_model(stateful=True)
+    model.optimizer.build(model.trainable_variables)
+
+    def resume():
+        objective = LikelihoodObjective("auction")
+        reallocation = ReallocationCallback(objective, every="epoch", verbose=0)
+        before = read_values(model)
+        callbacks = [reallocation, TrainingBackup(path, every_steps=1)]
+        with pytest.raises(ValueError, match=r"Nothing was changed|needs an epoch of") as info:
+            fit(model, *callbacks, num_windows=12)
+        check_unchanged(model, before)
+        assert reallocation.history == []
+        return str(info.value)
+
+    return path, resume
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"epoch": -1}, "damaged header"),
+        ({"epoch": "1"}, "damaged header"),
+        ({"epoch": 10**30}, "epochs=2"),
+        ({"steps": 1.5}, "damaged header"),
+        ({"steps": 10**9}, "needs an epoch of"),
+        ({"weights": None}, "damaged header"),
+        ({"num_replicas": 7}, "on 7 replicas"),
+        ({"members": {}}, "damaged header"),
+        ({"members": 3}, "damaged header"),
+        ({"run_states": []}, "holds the state of"),
+        ({"format": ["another"]}, "has the format"),
+    ],
+)
+def test_a_bad_header_changes_nothing(damaged, header, message):
+    path, resume = damaged
+    rewrite(path, header=header)
+    assert message in resume()
+
+
+def test_bad_values_change_nothing(damaged):
+    path, resume = damaged
+    original = path.read_bytes()
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files if name != "header.json"}
+    last = max(int(name[7:]) for name in arrays if name.startswith("weight_"))
+    cells = next(name for name, x in arrays.items() if x.shape == (20,) and x.dtype == "int32")
+    twice = arrays[cells].copy()
+    twice[3] = twice[4]
+    rounds = next(name for name in arrays if name.endswith("_rounds"))
+    prices = next(name for name in arrays if name.endswith("_prices"))
+    carried = next(name for name in arrays if name.endswith("_state_0_0"))
+    for name, values, message in [
+        (cells, twice, "words 3 and 4 both in cell"),
+        (cells, arrays[cells] + 1000, "Every cell must lie in"),
+        (f"weight_{last}", np.zeros((3, 3, 3), "float32"), "of shape (3, 3, 3)"),
+        (f"weight_{last}", np.array(["a"]), "holds"),
+        (rounds, np.frombuffer(b"{}[", np.uint8), "damaged state"),
+        (rounds, np.frombuffer(b'{"num_steps": -1}', np.uint8), "damaged state"),
+        (rounds, np.frombuffer(b'{"history": [{"cost": "a"}]}', np.uint8), "damaged state"),
+        (prices, np.zeros(3), "damaged state"),
+        (carried, np.zeros((1, 9, 9), "float32"), "damaged state"),
+    ]:
+        path.write_bytes(original)
+        rewrite(path, **{name: values})
+        assert message in resume(), name
+
+
+def test_every_member_is_missed(damaged):
+    """A flipped bit in the name of a member would otherwise lose it without a word."""
+    path, resume = damaged
+    original = path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        names = file.namelist()
+    assert any(name.startswith("state_") for name in names)
+    for name in names:
+        path.write_bytes(original)
+        rewrite(path, changes=[(name, "t" + name[1:])])
+        assert "damaged" in (message := resume()) or "no header" in message
+        path.write_bytes(original)
+        data = original.replace(name.encode(), b"\xf3" + name.encode()[1:])
+        assert data != original
+        path.write_bytes(data)
+        resume()
+
+
+def read_all(path):
+    with BackupFile(str(path)) as file:
+        return {name: file.read(name) for name in file._members}
+
+
+def test_flipped_bits_are_errors_or_harmless(backup_file, tmp_path):
+    """Whatever is read is what was written."""
+    expected = read_all(backup_file)
+    original = backup_file.read_bytes()
+    path = tmp_path / "a.npz"
+    offsets = np.random.default_rng(0).integers(len(original), size=300)
+    # And the directory of the archive, where nothing has a checksum.
+    with zipfile.ZipFile(backup_file) as file:
+        directory = range(file.start_dir, len(original), 7)
+    num_refused = 0
+    for offset in [*offsets, *directory]:
+        data = bytearray(original)
+        data[offset] ^= 1 << (offset % 8)
+        path.write_bytes(data)
+        try:
+            received = read_all(path)
+        except ValueError as error:
+            assert "Nothing was changed" in str(error)  # noqa: PT017
+            num_refused += 1
+            continue
+        assert received.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(received[name], values)
+    assert num_refused > len(offsets) // 2
+
+
+def test_truncated_files_are_errors(backup_file, tmp_path):
+    original = backup_file.read_bytes()
+    path = tmp_path / "a.npz"
+    for size in range(0, len(original), len(original) // 50):
+        path.write_bytes(original[:size])
+        with pytest.raises(ValueError, match="Nothing was changed"):
+            read_all(path)
+
+
+def test_small_files_that_claim_much_are_refused(backup_file, tmp_path):
+    path = Path(shutil.copy(backup_file, tmp_path))
+    with zipfile.ZipFile(path) as file:
+        contents = {name: file.read(name) for name in file.namelist()}
+    header = json.loads(contents["header.json"])
+    # An array header that claims terabytes, and a member that would be inflated.
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": "<f4", "fortran_order": False, "shape": (2**40,)}
+    )
+    header["members"]["weight_0"] = [[2**40], "<f4"]
+    for method, name, data in [
+        (zipfile.ZIP_STORED, "weight_0.npy", stream.getvalue()),
+        (zipfile.ZIP_DEFLATED, "weight_1.npy", bytes(10**7)),
+        (zipfile.ZIP_DEFLATED, "header.json", b" " * 10**7),
+    ]:
+        with zipfile.ZipFile(path, "w") as file:
+            changed = {**contents, "header.json": json.dumps(header).encode(), name: data}
+            for other, values in changed.items():
+                kind = method if other == name else zipfile.ZIP_STORED
+                file.writestr(other, values, compress_type=kind)
+        tracemalloc.start()
+        with pytest.raises(ValueError, match="Nothing was changed"):
+            read_all(path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 2**20
+
+
+class Diverge(keras.callbacks.Callback):
+    """Does what a learning rate that is too high does, at the start of a step."""
+
+    def __init__(self, epoch, value=np.nan):
+        super().__init__()
+        self.epoch, self.value = epoch, value
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.now, batch) == (self.epoch, 1):
+            kernel = self.model.softmax.row_kernel
+            kernel.assign(np.full(kernel.shape, self.value))
+
+
+@pytest.mark.parametrize("every_steps", [None, 1])
+@pytest.mark.parametrize("stop", [True, False])
+def test_a_diverged_run_keeps_its_last_finite_backup(tmp_path, every_steps, stop):
+    path = tmp_path / "a.npz"
+    model = make_model()
+    callbacks = [TrainingBackup(path, every_steps), Diverge(epoch=1)]
+    if stop:
+        callbacks.append(keras.callbacks.TerminateOnNaN())
+    with pytest.warns(UserWarning, match=r"diverged.*finite backup is kept.*epoch 1") as record:
+        fit(model, *callbacks, epochs=4)
+    assert len([x for x in record if "diverged" in str(x.message)]) == 1
+    assert os.listdir(tmp_path) == ["a.npz"]
+    resumed = make_model()
+    assert fit(resumed, TrainingBackup(path, every_steps), epochs=2).epoch == [1]
+    assert all(np.isfinite(x).all() for x in read_values(resumed))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_run_that_starts_diverged_has_no_backup(tmp_path, value):
+    model = make_model()
+    model.embedding.row_embeddings.assign(np.full(model.embedding.row_embeddings.shape, value))
+    with pytest.warns(UserWarning, match=r"row_embeddings' with NaN.*There is no earlier backup"):
+        fit(model, TrainingBackup(tmp_path / "a.npz"), epochs=1)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("every_steps", [None, 1])
+def test_a_backup_that_is_kept_repeats_the_end(tmp_path, every_steps):
+    path = tmp_path / "a.npz"
+    model, other = make_model(), make_model()
+    fit(model, TrainingBackup(path, every_steps, delete_backup=False))
+    assert os.listdir(tmp_path) == ["a.npz"]
+    assert fit(other, TrainingBackup(path, every_steps)).epoch == [1]
+    check_unchanged(other, read_values(model))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_no_epochs_left_after_the_backup(tmp_path, epochs):
+    path = tmp_path / "a.npz"
+    fit(make_model(), TrainingBackup(path, delete_backup=False), epochs=3)
+    model = make_model()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=rf"epochs={epochs} and .*made in epoch 2.*Nothing was"):
+        fit(model, TrainingBackup(path), epochs=epochs)
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
+    assert os.listdir(tmp_path) == ["a.npz"], "the backup is kept and the path is free"
+    assert fit(model, TrainingBackup(path), epochs=3).epoch == [2]
+
+
+def test_a_path_that_another_run_uses(tmp_path):
+    path = tmp_path / "a.npz"
+    outcomes = []
+
+    class StartAnother(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            def run():
+                try:
+                    fit(make_model(), TrainingBackup(path))
+                except RuntimeError as error:
+                    outcomes.append(str(error))
+
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+
+    fit(make_model(), TrainingBackup(path), StartAnother())
+    assert len(outcomes) == 2
+    assert all("in use by thread 'MainThread'" in text for text in outcomes)
+    assert os.listdir(tmp_path) == []
