@@ -4,7 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
+from keras_lightrnn.metrics import Perplexity
 
 
 def test_is_the_mean_of_the_negative_log_probabilities(rng):
@@ -51,3 +53,50 @@ def test_reductions():
     assert float(NegativeLogLikelihood(reduction="sum")(log_probs, log_probs)) == 16.0
     each = NegativeLogLikelihood(reduction=None)(log_probs, log_probs)
     assert np.array_equal(each, -log_probs)
+
+
+def make_model():
+    words = keras.Input((None,), dtype="int32")
+    x = TwoComponentEmbedding(20, 4)(words)
+    x = keras.layers.SimpleRNN(4, return_sequences=True)(x)
+    model = keras.Model(words, TwoComponentSoftmax(20)(x, words[:, 1:]))
+    model.compile("sgd", NegativeLogLikelihood(), weighted_metrics=[Perplexity()])
+    return model
+
+
+def test_fits_and_evaluates_without_y(rng):
+    windows = rng.integers(20, size=(8, 6)).astype("int32")
+    model = make_model()
+    expected = model.evaluate(windows, windows[:, 1:], verbose=0)
+    assert model.evaluate(windows, verbose=0) == expected
+    history = model.fit(windows, epochs=2, verbose=0).history
+    assert history["loss"][1] < history["loss"][0]
+    assert np.isfinite(history["perplexity"]).all()
+
+
+@pytest.mark.parametrize("make", [lambda x: x, lambda x: x[:, 1:, None], lambda x: x[:, 0]])
+def test_refuses_targets_of_another_shape(rng, make):
+    windows = rng.integers(20, size=(8, 6)).astype("int32")
+    with pytest.raises(ValueError, match=r"one word for each log-probability.*leave `y` out"):
+        make_model().evaluate(windows, make(windows), verbose=0)
+
+
+def test_refuses_targets_that_are_not_numbers():
+    with pytest.raises(TypeError, match="must be integers"):
+        NegativeLogLikelihood()(np.array([[True, False]]), np.float32([[-1, -2]]))
+
+
+@pytest.mark.parametrize("floatx", ["bfloat16", "float16", "float32", "float64"])
+def test_sums_hold_many_words_under_every_floatx(floatx):
+    before = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        loss = NegativeLogLikelihood()
+    finally:
+        keras.config.set_floatx(before)
+    assert loss.dtype == ("float64" if floatx == "float64" else "float32")
+    targets = np.full((1, 20_000), 60_001)  # more than float16 holds
+    log_probs = np.full((1, 20_000), -6.0, "float32")
+    assert float(loss(targets, log_probs)) == pytest.approx(6.0, rel=1e-6)
+    copy = NegativeLogLikelihood.from_config(loss.get_config())
+    assert copy.dtype == loss.dtype

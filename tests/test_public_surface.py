@@ -108,7 +108,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": {"_internal", "ops"},
     "metrics": {"_internal", "ops"},
     "models": {"_internal", "layers", "losses", "metrics", "ops", "recurrence", "search", "table"},
-    "ops": set(),
+    "ops": {"_internal"},
     "reallocation": {"_internal", "assignment", "clustering", "table"},
     "recurrence": {"_internal", "ops"},
     "search": {"_internal", "ops", "recurrence"},

@@ -131,3 +131,19 @@ class FirstBatchBuild:
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if iterator is None or not self.build_from_iterator(iterator):
             super()._maybe_symbolic_build(iterator, data_batch)  # type: ignore[misc]
+
+
+def is_watched_by_tensorflow() -> bool:
+    """Return whether TensorFlow watches every operation, which XLA cannot compile.
+
+    `tf.debugging.enable_check_numerics` and `enable_dump_debug_info` add operations to every graph.
+    TensorFlow has no public way to ask for these.
+
+    Example:
+
+    >>> is_watched_by_tensorflow()
+    False
+    """
+    from tensorflow.python.eager import context
+
+    return bool(context.context().op_callbacks)

@@ -1,4 +1,4 @@
-"""Perplexity from exact totals."""
+"""Perplexity with exact totals."""
 
 from __future__ import annotations
 
@@ -7,29 +7,33 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lightrnn._internal.dtypes import choose_sum_dtype
 from keras_lightrnn._internal.keras_internals import get_mask
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
 class Perplexity(keras.metrics.Metric):
-    """`exp(total nats / total words)` over everything seen since the last reset.
+    """`exp(total nats / total words)` over all words since the last reset.
 
-    Both totals are kept as a float32 and what rounding cut off it, so that they stay exact far
+    Each total is kept as a float and the rounding error of that float, so that it stays exact far
     beyond `2**24` words, where a plain float32 sum stops growing. The mean of the perplexities
-    of batches is another, larger number.
+    of batches is a different, larger number.
+
+    The result is NaN, the mean of nothing, as long as no word counts.
 
     Args:
         name: Name in `logs` and the progress bar.
-        dtype: As in every Keras metric.
+        dtype: `"float64"` for float64 totals. They are float32 for every other dtype or policy,
+            low precision included. Default: `keras.config.floatx()`.
 
     Call arguments:
-        y_true: Target word ids; unused, the log-probabilities are of the targets.
+        y_true: Target word ids; unused, because the log-probabilities are those of the targets.
         y_pred: Log-probabilities of the targets in nats, any shape.
         sample_weight: Weight of each word, of the shape of `y_pred`, or of each window, `(B,)`;
-            0 for padding. A Keras mask on `y_pred` counts as well, but not in the train steps of
+            0 for padding. A Keras mask on `y_pred` counts as well, except in the train steps of
             JAX, where Keras loses it: give models that are composed of the layers a
-            `sample_weight` there. `LightRNNModel` needs none.
+            `sample_weight` there. `LightRNNModel` does not need it.
 
     Example:
 
@@ -44,10 +48,10 @@ class Perplexity(keras.metrics.Metric):
     """
 
     def __init__(self, name: str = "perplexity", dtype: Any = None) -> None:
-        super().__init__(name=name, dtype=dtype)
-        self._direction = "down"  # for callbacks that look for the best
+        super().__init__(name=name, dtype=choose_sum_dtype(dtype))
+        self._direction = "down"  # tells callbacks such as `EarlyStopping` that less is better
         self.nats, self.nats_rest, self.words, self.words_rest = (
-            self.add_variable(shape=(), initializer="zeros", name=variable)
+            self.add_variable(shape=(), initializer="zeros", dtype=self.dtype, name=variable)
             for variable in ("nats", "nats_rest", "words", "words_rest")
         )
 
@@ -55,23 +59,22 @@ class Perplexity(keras.metrics.Metric):
         mask = get_mask(y_pred)
         log_probs = ops.cast(y_pred, self.dtype)
         weights = compute_word_weights(log_probs, sample_weight, mask, dtype=self.dtype)
-        # Where the weight is 0 the log-probability may be anything, -inf included.
+        # Where the weight is 0 the log-probability may have any value, -inf and NaN included.
         nats = ops.sum(ops.where(weights > 0, -log_probs * weights, 0.0))
         _add_compensated(self.nats, self.nats_rest, nats)
         _add_compensated(self.words, self.words_rest, ops.sum(weights))
 
     def result(self) -> Any:
         words = self.words + self.words_rest
-        nats = self.nats + self.nats_rest
-        return ops.exp(ops.where(words > 0, nats / ops.maximum(words, 1e-30), 0.0))
+        return ops.exp((self.nats + self.nats_rest) / words)
 
 
 def _add_compensated(total: Any, rest: Any, value: Any) -> None:
-    """Add `value` to `total + rest`, `rest` being what `total` cannot hold (Knuth's two-sum)."""
+    """Add `value` to `total + rest`, where `rest` is the rounding error (Knuth's two-sum)."""
     old = ops.convert_to_tensor(total)
     new = old + value
     added = new - old
-    # The rest first: on TensorFlow `old` is the variable itself and changes with it.
+    # `rest` is assigned first: on TensorFlow `old` is the variable itself and changes with it.
     lost = (old - (new - added)) + (value - added)
     rest.assign(rest + ops.where(ops.isfinite(new), lost, 0.0))
     total.assign(new)

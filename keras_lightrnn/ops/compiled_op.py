@@ -1,4 +1,4 @@
-"""Functions of tensors with gradients written by hand, compiled wherever they are called from."""
+"""Functions of tensors with hand-written gradients, compiled wherever they are called."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lightrnn._internal.keras_internals import is_watched_by_tensorflow
+
 
 def compile_op(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a differentiable function of its forward and its backward pass.
+    """Make a differentiable function from a forward and a backward pass.
 
-    On TensorFlow XLA compiles each pass, also inside a step that is not compiled, as Keras's
-    steps on CPU and under a strategy are. On JAX the caller's `jit` compiles them. Nothing
-    but the inputs and what `forward` leaves lives between the two.
+    On TensorFlow, XLA compiles each pass, also inside a step that is not compiled, such as the
+    steps of Keras on a CPU or under a strategy. On JAX the `jit` of the caller compiles them. Only
+    the inputs and the residuals of `forward` live between the passes.
+
+    TensorFlow keeps one program for each function, set of shapes and set of options, and never
+    frees it. Call `compile_op` once, at the top of a module: all models then share the programs.
 
     Args:
         forward: `(inputs, *options) -> (outputs, residuals)`, lists of tensors.
-        backward: `(inputs, residuals, upstream, *options) -> gradients`, `upstream` being the
-            gradients of the outputs; a gradient for each input, `None` for integers and for
+        backward: `(inputs, residuals, upstream, *options) -> gradients`, where `upstream` are the
+            gradients of the outputs. One gradient for each input, `None` for integers and for
             inputs that are `None`.
 
     Returns:
-        `(inputs, *options) -> outputs`. Inputs are a list of tensors and `None`s, options
-        any hashable constants. Differentiable once: to differentiate the gradient raises
+        `(inputs, *options) -> outputs`. Inputs are a list of tensors and `None`s, options are
+        hashable constants. Differentiable once: differentiating the gradient raises
         `NotImplementedError`.
 
     Example:
@@ -48,8 +53,7 @@ def compile_op(forward: Callable[..., Any], backward: Callable[..., Any]) -> Cal
 
         @ops.custom_gradient
         def run(*present: Any) -> Any:
-            # What the tape does not see it does not differentiate: the loops inside have no
-            # gradients but ours.
+            # Hidden from the tape, which would try to differentiate the loops inside.
             hidden = restore(ops.stop_gradient(x) for x in present)
             outputs, residuals = run_forward(hidden, *options)
 
@@ -63,7 +67,7 @@ def compile_op(forward: Callable[..., Any], backward: Callable[..., Any]) -> Cal
                     has_gradient[:] = [g is not None for g in gradients]
                     return tuple(g for g in gradients if g is not None), _refuse
 
-                # The inputs are there to be seen by whoever differentiates once more.
+                # The inputs are arguments so that a second differentiation reaches `_refuse`.
                 rest = iter(differentiate(*present, *keras.tree.flatten(upstream)))
                 gradients = [next(rest) if is_there else None for is_there in has_gradient]
                 return tuple(g for g, x in zip(gradients, inputs, strict=True) if x is not None)
@@ -83,13 +87,33 @@ def _refuse(*upstream: Any) -> Any:
     )
 
 
+def uses_xla() -> bool:
+    """Return whether functions of `compile_op` are compiled on TensorFlow now.
+
+    They are not while functions run eagerly (`tf.config.run_functions_eagerly`), or while
+    TensorFlow watches every operation (`tf.debugging.enable_check_numerics`), which XLA does not
+    support.
+
+    Example:
+
+    >>> uses_xla()
+    True
+    """
+    import tensorflow as tf
+
+    return not (tf.config.functions_run_eagerly() or is_watched_by_tensorflow())
+
+
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.cache
-    def get() -> Callable[..., Any]:  # the backend is loaded on the first call
-        if keras.backend.backend() != "tensorflow":
-            return function
+    def get(jit_compile: bool) -> Callable[..., Any]:
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=True, autograph=False)
+        return tf.function(function, jit_compile=jit_compile, autograph=False)
 
-    return lambda *args: get()(*args)
+    def run(*args: Any) -> Any:  # the backend is known on the first call
+        if keras.backend.backend() != "tensorflow":
+            return function(*args)
+        return get(uses_xla())(*args)
+
+    return run

@@ -1,4 +1,4 @@
-"""From logits over rows and columns to the log-probabilities of words."""
+"""Log-probabilities of words from logits over rows and columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EMPTY_CELL_LOGIT = -1e9
 
 
 def invert_cells(cells: Any, num_rows: int, num_columns: int) -> Any:
-    """Return the word in each cell, -1 in empty ones.
+    """Return the word in each cell, -1 in empty cells.
 
     Args:
         cells: `(V,)` int32, the cell of each word.
@@ -28,17 +28,17 @@ def invert_cells(cells: Any, num_rows: int, num_columns: int) -> Any:
     >>> np.asarray(invert_cells(np.int32([2, 0]), num_rows=1, num_columns=3)).tolist()
     [[1, -1, 0]]
     """
-    numbers = ops.arange(1, cells.shape[0] + 1, dtype="int32")  # what is not set is zero
+    numbers = ops.arange(1, cells.shape[0] + 1, dtype="int32")  # cells without a word stay 0
     words = ops.scatter(ops.expand_dims(cells, 1), numbers, (num_rows * num_columns,)) - 1
     return ops.reshape(words, (num_rows, num_columns))
 
 
 def compute_bias_table(word_bias: Any, words: Any) -> Any:
-    """Lay one bias a word out as words lie in cells, with `EMPTY_CELL_LOGIT` in empty ones.
+    """Return the bias of the word in each cell, and `EMPTY_CELL_LOGIT` in empty cells.
 
     Args:
         word_bias: `(V,)` float32; or `None` for zeros.
-        words: `(..., C)` int32, what `invert_cells` returns or rows of it.
+        words: `(..., C)` int32, the result of `invert_cells` or rows of it.
 
     Returns:
         `(..., C)` float32.
@@ -50,19 +50,22 @@ def compute_bias_table(word_bias: Any, words: Any) -> Any:
     >>> np.asarray(table).tolist()
     [[2.0, -1000000000.0, 1.0]]
     """
-    bias = 0.0 if word_bias is None else ops.take(word_bias, ops.maximum(words, 0))
-    return ops.cast(ops.where(words < 0, EMPTY_CELL_LOGIT, bias), "float32")
+    if word_bias is None:
+        bias = ops.zeros_like(words, "float32")
+    else:
+        bias = ops.cast(ops.take(word_bias, ops.maximum(words, 0)), "float32")
+    return ops.where(words < 0, EMPTY_CELL_LOGIT, bias)
 
 
 def compute_row_offsets(word_bias: Any, words: Any) -> Any:
-    """Return what the words of each row add to its logit.
+    """Return the contribution of the words of each row to the logit of the row.
 
-    That is the log-sum-exp of their biases. Without biases a row is no likelier for holding more
-    words; only whether it holds any counts.
+    It is the log-sum-exp of their biases. Without biases it is 0 for every row that has words:
+    the number of words does not count.
 
     Args:
         word_bias: `(V,)` float32; or `None`.
-        words: `(R, C)` int32, what `invert_cells` returns.
+        words: `(R, C)` int32, the result of `invert_cells`.
 
     Returns:
         `(R,)` float32, `EMPTY_CELL_LOGIT` (about) for empty rows.
@@ -84,7 +87,7 @@ def compute_word_log_probs(row_logits: Any, column_logits: Any, cells: Any) -> A
     Args:
         row_logits: `(..., R)` float32, from the column half-steps.
         column_logits: `(..., C)` float32, from the row half-steps.
-        cells: `(...)` int32, the cells of the words predicted.
+        cells: `(...)` int32, the cells of the predicted words.
 
     Returns:
         `(...)` float32, in nats.

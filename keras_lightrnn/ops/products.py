@@ -1,4 +1,4 @@
-"""Matrix products whose sums are float32 whatever their factors are."""
+"""Matrix products with float32 sums for factors of any dtype."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lightrnn.ops.compiled_op import uses_xla
+
 
 def multiply(x: Any, kernel: Any) -> Any:
-    """Return `x · kernel` as float32, with `x` cast to the type of `kernel` for the product.
+    """Return `x · kernel` as float32, with `x` cast to the dtype of `kernel` for the product.
 
-    In low precision only inside what `compile_op` compiles: TensorFlow has no such
-    product elsewhere.
+    TensorFlow has a product of low-precision factors with float32 sums in XLA only. The graph of
+    such a product must therefore be part of a function that `compile_op` compiles.
+
+    Args:
+        x: `(..., n, k)`.
+        kernel: `(..., k, m)`, of any float dtype.
+
+    Returns:
+        `(..., n, m)` float32.
 
     Example:
 
@@ -20,13 +29,16 @@ def multiply(x: Any, kernel: Any) -> Any:
     >>> np.asarray(multiply(np.float32([[1, 2]]), np.float32([[3], [4]]))).tolist()
     [[11.0]]
     """
-    x = ops.cast(x, kernel.dtype)
-    if keras.backend.standardize_dtype(kernel.dtype) == "float32":
-        return ops.matmul(x, kernel)
+    dtype = keras.backend.standardize_dtype(kernel.dtype)
+    x = ops.cast(x, dtype)
+    if dtype in ("float32", "float64"):
+        return ops.cast(ops.matmul(x, kernel), "float32")
     if keras.backend.backend() == "jax":
         import jax.numpy as jnp
 
         return jnp.matmul(x, kernel, preferred_element_type="float32")
     import tensorflow as tf
 
+    if tf.executing_eagerly() or not uses_xla():
+        return tf.matmul(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32))
     return tf.raw_ops.BatchMatMulV3(x=x, y=kernel, Tout=tf.float32)

@@ -1,4 +1,4 @@
-"""Word ids as tensors: their type, and what happens to those outside the vocabulary."""
+"""Word ids as tensors: their dtype, and ids outside the vocabulary."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from keras import ops
 def cast_word_ids(words: Any) -> Any:
     """Return `words` as int32 or int64, casting when they arrive as floats.
 
-    Keras hands float32 to a layer when it builds a model on the mean of the replicas'
-    batches, or traces a default signature.
+    Keras passes float32 to a layer when it builds a model on the mean of the batches of the
+    replicas, or traces a default signature.
 
     Raises:
-        TypeError: for truth values, strings and whatever else is no number.
+        TypeError: for booleans, strings and other values that are not numbers.
 
     Example:
 
@@ -32,7 +32,7 @@ def cast_word_ids(words: Any) -> Any:
         )
     if dtype in ("int32", "int64"):
         return words
-    # What does not fit would become another word.
+    # An id that does not fit into int32 would become another word.
     return ops.cast(words, "int64" if dtype in ("uint32", "uint64") else "int32")
 
 
@@ -61,8 +61,8 @@ outside). Map unknown words to the id of `<unk>`, or make the vocabulary larger.
 def mark_invalid_ids(words: Any, vocabulary_size: int) -> Any:
     """Return 0.0 where an id lies in `[0, V)` and NaN where it does not, as float32.
 
-    Added to what is computed from the ids it makes a wrong id loud where nothing can be
-    raised: compiled code clamps indices in silence.
+    Added to what is computed from the ids, it makes a wrong id visible in compiled code, which
+    clamps indices instead of raising.
 
     Example:
 
@@ -70,4 +70,6 @@ def mark_invalid_ids(words: Any, vocabulary_size: int) -> Any:
     [nan, 0.0, nan]
     """
     valid = ops.logical_and(words >= 0, words < vocabulary_size)
-    return ops.where(valid, 0.0, float("nan"))
+    # Computed, because `tf.debugging.enable_check_numerics` and `jax_debug_nans` stop at a constant
+    # NaN even where it is not selected.
+    return ops.sqrt(ops.cast(valid, "float32") - 1.0)

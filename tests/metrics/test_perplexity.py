@@ -68,8 +68,43 @@ def test_a_wrong_word_that_counts_is_loud():
     assert np.isnan(float(metric.result()))
 
 
-def test_nothing_seen_is_perplexity_one():
-    assert float(Perplexity().result()) == 1.0
+def test_of_no_words_is_nan():
+    metric = Perplexity()
+    assert np.isnan(float(metric.result()))
+    metric.update_state(None, np.float32([-2.0, -np.inf]), np.zeros(2))
+    assert np.isnan(float(metric.result()))
+    metric.update_state(None, np.float32([-2.0]))
+    assert float(metric.result()) == pytest.approx(np.exp(2.0), rel=1e-6)
+
+
+def test_of_padding_only_is_not_the_best_there_is():
+    model = LightRNNModel(20, 4, 4, mask_zero=True)
+    model.compile("adam")
+    assert np.isnan(model.evaluate(np.zeros((2, 5), "int32"), verbose=0)[1])
+
+
+@pytest.mark.parametrize("floatx", ["bfloat16", "float16", "float32", "float64"])
+def test_sums_are_exact_under_every_floatx(floatx):
+    before = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        metric = Perplexity()
+        for _ in range(400):
+            metric.update_state(None, np.float32([-6.0, -6.0]))
+    finally:
+        keras.config.set_floatx(before)
+    assert float(metric.words) == 800
+    assert float(metric.result()) == pytest.approx(np.exp(6.0), rel=1e-6)
+
+
+def test_float64():
+    metric = Perplexity(dtype="float64")
+    assert {str(v.dtype) for v in metric.variables} == {"float64"}
+    log_probs = -np.random.default_rng(0).random((50, 1000))
+    for batch in log_probs:
+        metric.update_state(None, batch)
+    assert float(metric.result()) == pytest.approx(np.exp(-log_probs.mean()), rel=1e-14)
+    assert Perplexity.from_config(metric.get_config()).dtype == "float64"
 
 
 @pytest.mark.parametrize("mode", ["eager", "function", "xla"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -31,3 +32,23 @@ def test_check_names_the_first_wrong_id():
     check_word_ids(np.arange(5), 5)
     with pytest.raises(ValueError, match=r"\[0, 5\).*id -1 at position \(1, 0\) \(2 of 4"):
         check_word_ids([[0, 4], [-1, 5]], 5)
+
+
+@pytest.mark.parametrize("floatx", ["float16", "float32", "float64"])
+def test_marks_are_float32_and_no_nan_where_ids_are_valid(floatx):
+    before = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    tf.debugging.enable_check_numerics()
+    try:
+        marks = tf.function(mark_invalid_ids)(tf.constant([0, 4]), 5)
+    finally:
+        tf.debugging.disable_check_numerics()
+        keras.config.set_floatx(before)
+    assert marks.dtype == tf.float32
+    assert np.asarray(marks).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_marks_wrong_ids(jit_compile):
+    marks = tf.function(mark_invalid_ids, jit_compile=jit_compile)(tf.constant([-1, 3, 5]), 5)
+    assert np.isnan(marks).tolist() == [True, False, True]
