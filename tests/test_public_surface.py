@@ -52,7 +52,7 @@ SURFACE = {
     "keras_lightrnn.layers": ["TwoComponentEmbedding", "TwoComponentSoftmax"],
     "keras_lightrnn.losses": ["NegativeLogLikelihood"],
     "keras_lightrnn.metrics": ["Perplexity"],
-    "keras_lightrnn.models": ["LightRNNModel", "MultiWorkerTraining"],
+    "keras_lightrnn.models": ["LightRNNModel", "MultiWorkerTraining", "check_causal"],
     "keras_lightrnn.ops": [
         "EMPTY_CELL_LOGIT",
         "WordTerms",

@@ -1,6 +1,7 @@
 """Whole language models."""
 
+from keras_lightrnn.models.causality import check_causal
 from keras_lightrnn.models.light_rnn_model import LightRNNModel
 from keras_lightrnn.models.multi_worker import MultiWorkerTraining
 
-__all__ = ["LightRNNModel", "MultiWorkerTraining"]
+__all__ = ["LightRNNModel", "MultiWorkerTraining", "check_causal"]
