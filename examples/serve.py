@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import http.client
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -30,8 +29,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import quiet_start  # noqa: F401 (first, because it imports TensorFlow)
 
+# isort: split
 import keras
 
 import keras_lightrnn  # noqa: F401, Keras finds the classes of the model

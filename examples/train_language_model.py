@@ -16,11 +16,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import quiet_start  # noqa: F401 (first, because it imports TensorFlow)
 
+# isort: split
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl import logging
 
 import keras_lightrnn.datasets  # noqa: F401 (registers python_docstrings)
 from keras_lightrnn import Allocation, LightRNNModel
@@ -138,6 +141,10 @@ def read_text(args: argparse.Namespace) -> tuple[list[np.ndarray], Vocabulary]:
         vocabulary = Vocabulary.from_lines(lines, max_size=size)
         others = [vocabulary.encode_lines(read_lines(path)) for path in args.text[1:]]
         return [vocabulary.encode_lines(lines), *others], vocabulary
+    # TFDS logs a warning for every data set that it has not prepared yet.
+    logging.set_verbosity(logging.ERROR)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     for split in args.splits:
         tfds_lines(args.dataset, split)  # fails now if the split does not exist
     train, vocabulary = from_tfds(args.dataset, args.splits[0], max_size=size)

@@ -90,6 +90,62 @@ def test_trains_on_several_devices(text, tmp_path):
     keras.saving.load_model(tmp_path / "out" / "model.keras")
 
 
+def run_in_shell(*options, **variables):
+    """Run the example as the README does; return what it writes to both streams."""
+    variables = {"TF_CPP_MIN_LOG_LEVEL": "", **variables}
+    environment = {name: x for name, x in make_environment(**variables).items() if x}
+    process = subprocess.run(
+        [sys.executable, str(ROOT / NAME), *options],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return process.stdout, process.stderr
+
+
+def test_prints_its_own_lines_only(text, tmp_path):
+    options = ["--text", *text, "--units", "4", "--epochs", "1", "--batch-size", "4"]
+    printed, noise = run_in_shell(*options, "--output", str(tmp_path / "out"))
+    assert noise == ""
+    assert printed.startswith("text: 3,600 training")
+
+
+def test_shows_the_notes_of_tensorflow_on_demand():
+    _, noise = run_in_shell("--help", TF_CPP_MIN_LOG_LEVEL="0")
+    assert "oneDNN" in noise or "cpu_feature_guard" in noise
+
+
+def test_an_import_that_fails_shows_what_was_written(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "import os\nos.write(2, b'I0000 00:00:17.1 1 a.cc:1] note\\nreason\\n')\nimport missing_\n"
+    )
+    environment = make_environment(PYTHONPATH=str(tmp_path))
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "quiet_start.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert process.stderr.startswith("reason\n")
+    assert "No module named 'missing_'" in process.stderr
+
+
+@pytest.mark.slow
+def test_prepares_the_default_text_quietly(tmp_path):
+    options = ["--max-words", "2000", "--units", "4", "--epochs", "1"]
+    printed, noise = run_in_shell(
+        *options, "--output", str(tmp_path / "out"), TFDS_DATA_DIR=str(tmp_path / "data")
+    )
+    assert [line for line in noise.splitlines() if "TFDS prepares it now" not in line] == []
+    assert "Saved to" in printed
+
+
 def test_help_documents_every_option(example, capsys):
     with pytest.raises(SystemExit) as exit_info:
         example.main(["--help"])
