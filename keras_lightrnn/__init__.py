@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from keras_lightrnn.models import LightRNNModel
     from keras_lightrnn.table.word_table import WordTable
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Allocation",
