@@ -25,6 +25,7 @@ import numpy as np
 from language_model import add_training_arguments, make_allocation, make_windows, read_splits
 
 from keras_lightrnn import LightRNNModel
+from keras_lightrnn.assignment import AssignmentStatus
 from keras_lightrnn.assignment.solver import AssignmentSolver, SolverRun
 from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.reallocation import LikelihoodObjective
@@ -37,7 +38,7 @@ class Dump(AssignmentSolver):
         super().__init__()
         self.path = path
 
-    def improve(self, run: SolverRun) -> tuple[str, str]:
+    def improve(self, run: SolverRun) -> tuple[AssignmentStatus, str]:
         names = ("row_features", "row_vectors", "column_features", "column_vectors")
         np.savez(
             self.path,
@@ -46,7 +47,8 @@ class Dump(AssignmentSolver):
             num_rows=run.problem.num_rows,
             num_columns=run.problem.num_columns,
         )
-        return "converged", f"Written to {self.path}; the allocation is the one given."
+        message = f"Written to {self.path}; the allocation is the one given."
+        return AssignmentStatus.CONVERGED, message
 
 
 def main(argv: Sequence[str] | None = None) -> None:

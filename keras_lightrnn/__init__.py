@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# `Allocation.from_cooccurrence` and `from_features` need the builders that clustering registers.
+from keras_lightrnn import clustering
 from keras_lightrnn.table.allocation import Allocation
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ __all__ = [
     "WordTable",
     "assignment",
     "callbacks",
+    "clustering",
     "data",
     "datasets",
     "layers",
@@ -47,7 +50,7 @@ __all__ = [
     "visualization",
 ]
 
-# Read on first use: what trains no model need not wait for TensorFlow Datasets or Numba.
+# Imported on first use, because they are slow to import, as TensorFlow Datasets is.
 _LAZY_MODULES = ("assignment", "data", "datasets", "reallocation", "serving", "visualization")
 _no_keras: ImportError | None = None
 

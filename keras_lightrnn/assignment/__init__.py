@@ -1,6 +1,7 @@
-"""Separable assignment problems: words into the cells of a table, at the least cost.
+"""Separable assignment problems: put words into the cells of a table at the least cost.
 
-Needs NumPy, SciPy and Numba only.
+This package needs NumPy, SciPy and Numba only. Numba is imported by the first `solve` that needs
+compiled loops.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from keras_lightrnn.assignment.auction import AuctionSolver
 from keras_lightrnn.assignment.exact import ExactSolver
 from keras_lightrnn.assignment.greedy import GreedySolver
 from keras_lightrnn.assignment.problem import AssignmentProblem
-from keras_lightrnn.assignment.solution import AssignmentSolution
+from keras_lightrnn.assignment.solution import AssignmentSolution, AssignmentStatus
 from keras_lightrnn.assignment.solver import AssignmentSolver
 
 __all__ = [
@@ -20,11 +21,11 @@ __all__ = [
     "AssignmentProblem",
     "AssignmentSolution",
     "AssignmentSolver",
+    "AssignmentStatus",
     "AuctionSolver",
     "ExactSolver",
     "GreedySolver",
     "get",
-    "serialize",
 ]
 
 _SOLVERS: dict[str, type[AssignmentSolver]] = {
@@ -36,47 +37,28 @@ _SOLVERS: dict[str, type[AssignmentSolver]] = {
 
 
 def get(identifier: Any) -> AssignmentSolver:
-    """Return a solver: by name, from a dictionary that `serialize` made, or as it is.
+    """Return a solver by name, or the solver that is given.
 
     Args:
-        identifier: `"auction"`, `"exact"`, `"alternating"` or `"greedy"`; a dictionary with
-            `class_name` (such a name, or the name of the class) and, if need be, `config`;
-            or an `AssignmentSolver`.
+        identifier: `"auction"`, `"exact"`, `"alternating"`, `"greedy"`, or an
+            `AssignmentSolver`.
 
     Returns:
-        `AssignmentSolver`.
+        `AssignmentSolver`, with default arguments if a name was given.
 
     Raises:
-        ValueError: if there is no such solver.
+        ValueError: if no solver has this name.
 
     Example:
 
     >>> get("alternating").max_sweeps
     20
-    >>> get({"class_name": "alternating", "config": {"max_sweeps": 3}}).max_sweeps
-    3
     """
     if isinstance(identifier, AssignmentSolver):
         return identifier
-    name, config = identifier, {}
-    if isinstance(identifier, dict):
-        name, config = identifier.get("class_name"), identifier.get("config", {})
-    if isinstance(name, str):
-        for short_name, solver in _SOLVERS.items():
-            if name.lower() in (short_name, solver.__name__.lower()):
-                return solver.from_config(config)
+    if isinstance(identifier, str) and identifier.lower() in _SOLVERS:
+        return _SOLVERS[identifier.lower()]()
     raise ValueError(
-        f"A solver must be one of {sorted(_SOLVERS)}, a dictionary with `class_name` and `config`, "
-        f"or an `AssignmentSolver`. Received: identifier={identifier!r}."
+        f"A solver must be one of {sorted(_SOLVERS)}, or an `AssignmentSolver`. Received: "
+        f"identifier={identifier!r}."
     )
-
-
-def serialize(solver: AssignmentSolver) -> dict[str, Any]:
-    """Return a dictionary that `get` makes an equal solver from.
-
-    Example:
-
-    >>> get(serialize(AlternatingSolver(max_sweeps=3))).max_sweeps
-    3
-    """
-    return {"class_name": type(solver).__name__, "config": solver.get_config()}

@@ -1,52 +1,53 @@
 """Compiled loops of the solvers that work with cell prices.
 
-Here benefits are maximised: `a[i] + b[j]` is what a word gains in cell `(i, j)`, its
-profit there is `a[i] + b[j] - prices[i, j]`. Benefits are float32 (half the memory, and the
-scan is bound by memory), prices and sums float64.
+These loops maximise benefits: a word gains `a[i] + b[j]` in cell `(i, j)`, and its profit there is
+`a[i] + b[j] - prices[i, j]`. Benefits are float32, because the scan is bound by memory; prices and
+sums are float64.
 
-A word remembers its `CANDIDATES` most profitable cells of the last scan, with a bound on the
-profit of any other cell. As prices only rise, a candidate that beats this bound is the best
-of the table, and most bids need no scan.
+A word remembers the `CANDIDATES` most profitable cells of its last scan, and a bound on the profit
+in any other cell. Prices only rise, so a candidate that beats this bound is the best cell of the
+table, and most bids need no scan.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
+from numba.typed import List
+
+from keras_lightrnn._internal.compilation import njit
 
 CANDIDATES = 16
 
-# Fewer words than this are scanned by one thread: starting the others costs more than it
-# gains, above all on a machine that is busy.
+# Batches of fewer words are scanned by one thread: starting others costs more than it gains.
 PARALLEL_BATCH = 1024
 
-# A word that has bid so often in a round doubles what it adds to its bids, then again after
-# as many more: words of nearly equal costs would bid each other up in steps of epsilon.
+# A word doubles the step of its bids after so many bids in a round, and again after as many more.
+# Words with nearly equal costs would otherwise raise prices in steps of epsilon.
 PATIENCE = 16
 MOST_DOUBLINGS = 6
 
-# Floors are raised after so many scans for so many times as many cells: it reads all prices.
+# Floors are raised once in `num_cells / FLOOR_SCANS` scans, because that reads all prices.
 FLOOR_SCANS = 128
 
-FREE = -1  # the owner of a cell that nobody holds
+FREE = -1  # the owner of a free cell
 
-# Places in `Bidders.counters`.
+# Indices of `Bidders.counters`.
 BIDS, SCANS, LOOKS, SCANS_SINCE_FLOORS = range(4)
 
 _INFINITY = np.inf
 
 
 class Cells(NamedTuple):
-    """The cells of the table, as bidders see them.
+    """The cells of the table.
 
     Attributes:
-        prices: `(R, C)`.
-        row_floors: `(R,)`, and
-        column_floors: `(C,)`, of which every price is at least the sum.
-        owners: `(R * C,)`, a word, `FREE`, or less for those who do not bid for themselves.
+        prices: `(R, C)`, each at least `row_floors[i] + column_floors[j]`.
+        row_floors: `(R,)`.
+        column_floors: `(C,)`.
+        owners: `(R * C,)`, a word, `FREE`, or a smaller number for a group of words.
     """
 
     prices: np.ndarray
@@ -56,13 +57,13 @@ class Cells(NamedTuple):
 
 
 class Offers(NamedTuple):
-    """What a batch of words would bid, decided together at the same prices.
+    """The bids of a batch of words, all at the same prices.
 
     Attributes:
         words: `(N,)`.
-        cells: `(N,)`, the best cell of each, -1 if only a scan can tell.
-        prices: `(N,)`, at which the word would as soon have another.
-        profits: `(N,)`, in the best cell.
+        cells: `(N,)`, the best cell of each word, -1 if a scan is needed.
+        prices: `(N,)`, the price at which another cell is as good.
+        profits: `(N,)`, the profit in the best cell.
     """
 
     words: np.ndarray
@@ -75,14 +76,13 @@ class Bidders(NamedTuple):
     """The words.
 
     Attributes:
-        cells: `(V,)`, where each word is, -1 for nowhere.
-        candidates: `(V, CANDIDATES)` cells, -1 for none.
-        benefits: `(V, CANDIDATES)` float32, what the word gains there.
-        outside: `(V,)`, a bound on its profit in any other cell.
-        bids: `(V,)`, how often it has bid in this round.
-        counters: `(4,)`, how many bids, scans of a word, and looks at a price there were
-            (`BIDS`, `SCANS`, `LOOKS`), and how many scans since the floors were raised
-            (`SCANS_SINCE_FLOORS`).
+        cells: `(V,)`, the cell of each word, or -1.
+        candidates: `(V, CANDIDATES)` cells, or -1.
+        benefits: `(V, CANDIDATES)` float32, the benefits of the candidates.
+        outside: `(V,)`, a bound on the profit in any other cell.
+        bids: `(V,)`, the number of bids in this round.
+        counters: `(4,)`, the numbers of bids, of scans of a word, of looks at a price, and of
+            scans since the floors were raised (`BIDS`, `SCANS`, `LOOKS`, `SCANS_SINCE_FLOORS`).
     """
 
     cells: np.ndarray
@@ -93,9 +93,9 @@ class Bidders(NamedTuple):
     counters: np.ndarray
 
 
-@numba.njit(cache=True, fastmath={"nnan", "nsz"})
+@njit(nogil=True, fastmath={"nnan", "nsz"})
 def _subtract_prices(benefits, prices, profits):
-    """Set `profits` to `benefits - prices`; return the greatest."""
+    """Set `profits` to `benefits - prices`; return the largest."""
     best = -_INFINITY
     for i in range(profits.size):
         profits[i] = benefits[i] - prices[i]
@@ -103,9 +103,9 @@ def _subtract_prices(benefits, prices, profits):
     return best
 
 
-@numba.njit(cache=True)
+@njit(nogil=True)
 def _sort_promising(profits, least, places):
-    """Write the places whose profit is above `least` in falling order; return their number."""
+    """Write the places with a profit above `least`, in falling order; return their number."""
     count = 0
     for i in range(profits.size):
         if profits[i] > least:
@@ -123,9 +123,9 @@ def _sort_promising(profits, least, places):
     return count
 
 
-@numba.njit(cache=True)
+@njit(nogil=True)
 def _insert(cell, benefit, profit, place, candidates, benefits, profits):
-    """Let a cell replace the last of `place + 1` candidates and move up to where it belongs."""
+    """Replace the last of `place + 1` candidates by a cell, and sort it in."""
     while place > 0 and profits[place - 1] < profit:
         profits[place] = profits[place - 1]
         candidates[place] = candidates[place - 1]
@@ -136,9 +136,9 @@ def _insert(cell, benefit, profit, place, candidates, benefits, profits):
     benefits[place] = benefit
 
 
-@numba.njit(cache=True)
+@njit(nogil=True)
 def _add(cell, benefit, profit, candidates, benefits, profits):
-    """Put a better cell in the place of the last candidate; return the new least profit."""
+    """Replace the last candidate by a better cell; return the new least profit."""
     for k in range(CANDIDATES):
         if candidates[k] == cell:
             return profits[CANDIDATES - 1]
@@ -146,20 +146,21 @@ def _add(cell, benefit, profit, candidates, benefits, profits):
     return profits[CANDIDATES - 1]
 
 
-@numba.njit(cache=True)
+@njit(nogil=True)
 def find_candidates(a, b, cells, scratch, candidates, benefits):
     """Find the most profitable cells of a word.
 
     The profit in `(i, j)` is at most `(a[i] - row_floors[i]) + (b[j] - column_floors[j])`.
-    Only cells for which this beats the least candidate have their own price looked at.
+    The price of a cell is read only if this bound beats the worst candidate.
 
     Args:
-        scratch: what `_make_scratch` returned.
-        candidates, benefits: `(CANDIDATES,)`, the former read as a first guess (-1: none),
-            both overwritten, the most profitable first.
+        scratch: the result of `_make_scratch`.
+        candidates: `(CANDIDATES,)`, a first guess (-1 for none); overwritten by the most
+            profitable cells, the best first.
+        benefits: `(CANDIDATES,)`, overwritten.
 
     Returns:
-        A bound on the profit in any other cell, and how many prices were looked at.
+        A bound on the profit in any other cell, and the number of prices read.
     """
     prices, num_columns = cells.prices, b.size
     row_profits, column_profits, rows, columns, profits = scratch
@@ -176,7 +177,7 @@ def find_candidates(a, b, cells, scratch, candidates, benefits):
     best_column = _subtract_prices(b, cells.column_floors, column_profits)
     least = profits[CANDIDATES - 1]
     num_looks = 0
-    # One row first, for a higher bar to what is promising.
+    # One row first: it raises the threshold for the other rows.
     first_row = np.argmax(row_profits)
     for j in range(num_columns):
         if best_row + column_profits[j] > least:
@@ -205,9 +206,9 @@ def find_candidates(a, b, cells, scratch, candidates, benefits):
     return least, num_looks
 
 
-@numba.njit(cache=True)
+@njit(nogil=True)
 def _make_scratch(shape):
-    """Return the arrays that `find_candidates` works in."""
+    """Return work arrays for `find_candidates`."""
     return (
         np.empty(shape[0]),
         np.empty(shape[1]),
@@ -217,13 +218,13 @@ def _make_scratch(shape):
     )
 
 
-@numba.njit(cache=True)
+@njit(nogil=True)
 def _choose_candidate(word, tolerance, flat_prices, bidders):
     """Find the best cell of a word among its candidates.
 
     Returns:
-        The cell (-1 if another may be better by more than `tolerance`), the price there at
-        which another would be as good, and the profit.
+        The cell (-1 if another may be better by more than `tolerance`), the price at which another
+        cell is as good, and the profit.
     """
     outside = bidders.outside[word]
     best = second = -_INFINITY
@@ -243,13 +244,13 @@ def _choose_candidate(word, tolerance, flat_prices, bidders):
     if best < outside - tolerance:
         return -1, 0.0, outside
     second = max(second, outside)
-    if second == -_INFINITY:  # there is but one cell
+    if second == -_INFINITY:  # the table has one cell
         second = best
     return best_cell, best_benefit - second, best
 
 
-@numba.njit(cache=True)
-def scan_few_words(block_rows, row_benefits, column_benefits, cells, bidders, offers):
+@njit(nogil=True)
+def scan_words(block_rows, row_benefits, column_benefits, cells, bidders, offers):
     """Find the candidates and the offers of words; return the number of looks.
 
     The benefits of the nth word are in row `block_rows[n]` of the blocks.
@@ -269,8 +270,8 @@ def scan_few_words(block_rows, row_benefits, column_benefits, cells, bidders, of
     return num_looks
 
 
-@numba.njit(cache=True)
-def _take(offers, start, stop):
+@njit(nogil=True)
+def take_offers(offers, start, stop):
     return Offers(
         offers.words[start:stop],
         offers.cells[start:stop],
@@ -279,62 +280,15 @@ def _take(offers, start, stop):
     )
 
 
-@numba.njit(cache=True, parallel=True)
-def scan_many_words(
-    block_rows, row_benefits, column_benefits, cells, bidders, offers, num_threads
-):  # fmt: skip
-    """Do what `scan_few_words` does, on several threads."""
-    share = (offers.words.size + num_threads - 1) // num_threads
-    num_looks = 0
-    for thread in numba.prange(num_threads):
-        start, stop = thread * share, (thread + 1) * share
-        num_looks += scan_few_words(
-            block_rows[start:stop], row_benefits, column_benefits, cells, bidders,
-            _take(offers, start, stop),
-        )  # fmt: skip
-    return num_looks
-
-
-@numba.njit(cache=True)
-def scan_words(block_rows, row_benefits, column_benefits, cells, bidders, offers, num_threads):
-    """Find the candidates and the offers of words, on as many threads as pay."""
-    if offers.words.size < PARALLEL_BATCH or num_threads == 1:
-        num_looks = scan_few_words(
-            block_rows, row_benefits, column_benefits, cells, bidders, offers
-        )
-    else:
-        num_looks = scan_many_words(
-            block_rows, row_benefits, column_benefits, cells, bidders, offers, num_threads
-        )
-    bidders.counters[SCANS] += offers.words.size
-    bidders.counters[LOOKS] += num_looks
-
-
-@numba.njit(cache=True)
-def _choose_few(tolerance, flat_prices, bidders, offers):
-    """Find the offers of words among their candidates."""
-    for n in range(offers.words.size):
-        choice = _choose_candidate(offers.words[n], tolerance, flat_prices, bidders)
-        offers.cells[n], offers.prices[n], offers.profits[n] = choice
-
-
-@numba.njit(cache=True, parallel=True)
-def _choose_many(tolerance, flat_prices, bidders, offers, num_threads):
-    share = (offers.words.size + num_threads - 1) // num_threads
-    for thread in numba.prange(num_threads):
-        part = _take(offers, thread * share, (thread + 1) * share)
-        _choose_few(tolerance, flat_prices, bidders, part)
-
-
-@numba.njit(cache=True)
+@njit(nogil=True)
 def _accept_offer(
     word, cell, price, queue, num_queued, stale, num_stale, epsilon, flat_prices, owners, bidders
 ):  # fmt: skip
-    """Let a word bid what it offers.
+    """Let a word place its bid.
 
-    A word whose best cell only a scan can tell goes to `stale`, one that is outbid to the queue,
-    and so does the word itself if the cell has become too dear since it chose. Returns how many
-    words are in the queue and how many are stale.
+    A word that needs a scan goes to `stale`. A word that is outbid goes to the queue, and so does
+    the word itself if its offer is below the present price. Returns the numbers of words in the
+    queue and in `stale`.
     """
     if cell < 0:
         stale[num_stale] = word
@@ -356,9 +310,9 @@ def _accept_offer(
     return num_queued, num_stale
 
 
-@numba.njit(cache=True)
+@njit(nogil=True)
 def _accept_offers(offers, queue, num_queued, stale, num_stale, epsilon, cells, bidders):
-    """Let words bid what they offer, one after another."""
+    """Let words place their bids, one after another."""
     flat_prices = cells.prices.ravel()
     for n in range(offers.words.size):
         num_queued, num_stale = _accept_offer(
@@ -368,39 +322,24 @@ def _accept_offers(offers, queue, num_queued, stale, num_stale, epsilon, cells, 
     return num_queued, num_stale
 
 
-@numba.njit(cache=True)
-def place_bids(
-    queue, num_queued, stale, num_stale, epsilon, batch_size, cells, bidders, offers, num_threads
-):  # fmt: skip
-    """Let the words of the queue bid until all have cells or are stale.
-
-    As long as there are `batch_size` of them so many decide at a time, on several threads; from
-    then on each knows what the last has paid. Returns how many are stale.
-    """
+@njit(nogil=True)
+def place_bids(queue, num_queued, stale, num_stale, epsilon, cells, bidders):
+    """Let the words of the queue bid until all have cells or are stale; return the number stale."""
     flat_prices = cells.prices.ravel()
     while num_queued > 0:
-        if num_queued >= batch_size:
-            num_queued -= batch_size
-            batch = _take(offers, 0, batch_size)
-            batch.words[:] = queue[num_queued : num_queued + batch_size]
-            _choose_many(0.5 * epsilon, flat_prices, bidders, batch, num_threads)
-            num_queued, num_stale = _accept_offers(
-                batch, queue, num_queued, stale, num_stale, epsilon, cells, bidders
-            )
-        else:
-            num_queued -= 1
-            word = queue[num_queued]
-            cell, price, _ = _choose_candidate(word, 0.5 * epsilon, flat_prices, bidders)
-            num_queued, num_stale = _accept_offer(
-                word, cell, price, queue, num_queued, stale, num_stale, epsilon,
-                flat_prices, cells.owners, bidders,
-            )  # fmt: skip
+        num_queued -= 1
+        word = queue[num_queued]
+        cell, price, _ = _choose_candidate(word, 0.5 * epsilon, flat_prices, bidders)
+        num_queued, num_stale = _accept_offer(
+            word, cell, price, queue, num_queued, stale, num_stale, epsilon,
+            flat_prices, cells.owners, bidders,
+        )  # fmt: skip
     return num_stale
 
 
-@numba.njit(cache=True, fastmath={"nnan", "nsz"})
+@njit(nogil=True, fastmath={"nnan", "nsz"})
 def raise_floors(cells):
-    """Make the floors as great as they go, rows first; none falls."""
+    """Raise the floors as far as possible, rows first."""
     num_rows, num_columns = cells.prices.shape
     for i in range(num_rows):
         floor = _INFINITY
@@ -414,60 +353,65 @@ def raise_floors(cells):
             cells.column_floors[j] = min(cells.column_floors[j], cells.prices[i, j] - floor)
 
 
-@numba.njit(cache=True)
+@njit(nogil=True)
 def compute_floors(cells):
-    """Split prices into a row part and a column part, from below and as great as they go."""
+    """Bound prices from below by a row part plus a column part, as tightly as possible."""
     cells.column_floors[:] = 0.0
     raise_floors(cells)
     raise_floors(cells)
 
 
-@numba.njit(cache=True)
-def settle_batch(
-    num_batch, block_rows, stale, num_stale, epsilon, batch_size, row_benefits, column_benefits,
-    cells, bidders, offers, queue, num_threads,
-):  # fmt: skip
-    """Scan the first words of `offers`; let them bid, and those that they put out.
+@njit(nogil=True)
+def begin_batch(num_batch, stale, num_stale, cells, bidders, offers):
+    """Move the last stale words to the first `offers`, for a scan; return the number left.
 
-    Returns how many words are stale.
+    The floors are raised if enough scans have passed.
     """
-    batch = _take(offers, 0, num_batch)
+    num_stale -= num_batch
+    offers.words[:num_batch] = stale[num_stale : num_stale + num_batch]
     bidders.counters[SCANS_SINCE_FLOORS] += num_batch
     if bidders.counters[SCANS_SINCE_FLOORS] * FLOOR_SCANS >= cells.owners.size:
         bidders.counters[SCANS_SINCE_FLOORS] = 0
         raise_floors(cells)
-    scan_words(block_rows, row_benefits, column_benefits, cells, bidders, batch, num_threads)
-    num_queued, num_stale = _accept_offers(
-        batch, queue, 0, stale, num_stale, epsilon, cells, bidders
-    )
-    return place_bids(
-        queue, num_queued, stale, num_stale, epsilon, batch_size,
-        cells, bidders, offers, num_threads,
-    )  # fmt: skip
-
-
-@numba.njit(cache=True)
-def settle_words(
-    max_scans, num_left, stale, num_stale, epsilon, batch_size, row_benefits, column_benefits,
-    cells, bidders, offers, queue, num_threads,
-):  # fmt: skip
-    """Scan and bid until all words but `num_left` have cells or `max_scans` are spent.
-
-    Returns how many lack one.
-    """
-    while num_stale > num_left and max_scans > 0:
-        num_batch = min(offers.words.size, num_stale)
-        num_stale -= num_batch
-        max_scans -= num_batch
-        offers.words[:num_batch] = stale[num_stale : num_stale + num_batch]
-        num_stale = settle_batch(
-            num_batch, offers.words[:num_batch].copy(), stale, num_stale, epsilon, batch_size,
-            row_benefits, column_benefits, cells, bidders, offers, queue, num_threads,
-        )  # fmt: skip
     return num_stale
 
 
-@numba.njit(cache=True)
+@njit(nogil=True)
+def end_batch(num_batch, num_looks, stale, num_stale, epsilon, cells, bidders, offers, queue):
+    """Let the scanned words bid, and the words that they outbid; return the number stale."""
+    bidders.counters[SCANS] += num_batch
+    bidders.counters[LOOKS] += num_looks
+    batch = take_offers(offers, 0, num_batch)
+    num_queued, num_stale = _accept_offers(
+        batch, queue, 0, stale, num_stale, epsilon, cells, bidders
+    )
+    return place_bids(queue, num_queued, stale, num_stale, epsilon, cells, bidders)
+
+
+@njit(nogil=True)
+def settle_words(
+    max_scans, num_left, stale, num_stale, epsilon, row_benefits, column_benefits,
+    cells, bidders, offers, queue,
+):  # fmt: skip
+    """Scan and bid until all words but `num_left` have cells or `max_scans` scans are done.
+
+    The loop also ends when a batch is large enough for several threads. Returns the number stale.
+    """
+    while num_stale > num_left and max_scans > 0:
+        num_batch = min(offers.words.size, num_stale)
+        if num_batch >= PARALLEL_BATCH:
+            break
+        max_scans -= num_batch
+        num_stale = begin_batch(num_batch, stale, num_stale, cells, bidders, offers)
+        batch = take_offers(offers, 0, num_batch)
+        num_looks = scan_words(batch.words, row_benefits, column_benefits, cells, bidders, batch)
+        num_stale = end_batch(
+            num_batch, num_looks, stale, num_stale, epsilon, cells, bidders, offers, queue
+        )
+    return num_stale
+
+
+@njit(nogil=True)
 def _find_two_least(costs):
     least = second = _INFINITY
     for place in range(costs.size):
@@ -478,17 +422,17 @@ def _find_two_least(costs):
     return least, second
 
 
-@numba.njit(cache=True, parallel=True)
+@njit(nogil=True)
 def find_regrets(costs, least, regrets):
-    """Write down the least cost of each word, and how much more the second least is."""
-    for n in numba.prange(costs.shape[0]):
+    """Find the lowest cost of each word, and its distance to the second lowest."""
+    for n in range(costs.shape[0]):
         least[n], second = _find_two_least(costs[n])
         regrets[n] = second - least[n]
 
 
-@numba.njit(cache=True)
+@njit(nogil=True)
 def choose_greedily(costs, groups, room, chosen):
-    """Let words choose in their order: the cheapest place of the word's group with room left."""
+    """Let words choose in order: the cheapest place of the word's group with room left."""
     for n in range(costs.shape[0]):
         group = groups[n]
         best = -1
@@ -499,14 +443,20 @@ def choose_greedily(costs, groups, room, chosen):
         chosen[n] = best
 
 
-@numba.njit(cache=True)
+def make_heap(keys: np.ndarray) -> Any:
+    """Return a heap of pairs of a key and its place, for `match_greedily`."""
+    # A sorted list is a heap.
+    return List([(keys[place], place) for place in np.argsort(keys, kind="stable")])
+
+
+@njit(nogil=True)
 def match_greedily(
     heap, max_steps, taken_price, spans, row_benefits, column_benefits, cells, bidders
 ):  # fmt: skip
-    """Match the pair of a word and a free cell of the greatest weight, until steps run out.
+    """Match the word and the free cell with the largest weight, `max_steps` times.
 
     The weight of a pair is `spans[word]` plus the benefit. The heap holds
-    `(-weight, word)` with an upper bound of the word's greatest weight.
+    `(-weight, word)`, an upper bound on the word's largest weight.
     """
     flat_prices = cells.prices.ravel()
     scratch = _make_scratch(cells.prices.shape)

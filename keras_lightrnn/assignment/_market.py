@@ -1,38 +1,36 @@
-"""The cells with their prices, as the solvers see them that work with prices."""
+"""Cells with prices, and the words that bid for them."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-import numba
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from keras_lightrnn._internal.threads import map_slices
 from keras_lightrnn.assignment import _kernels
 from keras_lightrnn.assignment._benefits import Benefits
 from keras_lightrnn.assignment._kernels import CANDIDATES, FREE, Bidders, Cells, Offers
 from keras_lightrnn.assignment.problem import AssignmentProblem
 from keras_lightrnn.assignment.solver import SolverRun
 
-# Words whose scaled benefits differ by less are indifferent; float64 itself is no more precise.
+# A word whose scaled benefits differ by less has no preference; float64 is no more precise.
 _LEAST_BENEFIT = 1e-15
 
-
-# Words that decide on their bids at the same prices, on several threads. Smaller vocabularies bid
-# one after another: so many at a time would too often be after the same cell.
-_BID_BATCH = 1024
+# Words that a thread scans at a time.
+_SCAN_SLICE = 256
 
 
 @dataclasses.dataclass
 class Group:
-    """Words with equal costs. They bid as one, for otherwise they would bid each other up.
+    """Words with equal costs. They bid as one, so that they do not raise each other's prices.
 
     Attributes:
-        words: their ids.
-        num_cells: how many cells they need.
-        owner: what stands for them in `Cells.owners`.
-        benefits: `(R, 1)` and `(1, C)` float64, of every one of them.
+        words: `(N,)`, their ids.
+        num_cells: Integer, the number of cells that they need.
+        owner: Integer, their mark in `Cells.owners`.
+        benefits: `(R, 1)` and `(1, C)` float64, the benefits of each of them.
     """
 
     words: np.ndarray
@@ -44,10 +42,10 @@ class Group:
 class Market:
     """Prices, owners and candidates during one `solve`.
 
-    Words with equal costs that are many form a `Group`. The first group is that of the words to
-    which all cells are alike (those that never occurred), and of the cells left empty.
+    Many words with equal costs form a `Group`. The first group holds the words without preference
+    (those that never occurred) and the empty cells.
 
-    Inside, costs become `Benefits`, scaled to at most 1 or so.
+    Costs become `Benefits`, scaled to at most about 1.
     """
 
     def __init__(
@@ -56,19 +54,20 @@ class Market:
         problem = run.problem
         num_words = problem.vocabulary_size
         self.run = run
-        self.scale = _compute_scale(problem)
+        exponent = _compute_exponent(problem)
+        self.scale = 2.0**exponent
         owners = run.allocation.words.ravel().astype(np.int64)
         prices = np.zeros(problem.shape) if prices is None else prices * self.scale
         self.cells = Cells(
             prices, np.empty(problem.num_rows), np.empty(problem.num_columns), owners
         )
         keep = 4 * num_words * sum(problem.shape) <= max_block_bytes
-        self.row_side = Benefits(*problem.factors[:2], self.scale, keep)
-        self.column_side = Benefits(*problem.factors[2:], self.scale, keep)
+        self.row_side = Benefits(*problem.factors[:2], exponent, keep)
+        self.column_side = Benefits(*problem.factors[2:], exponent, keep)
         self.mean_cost = self.row_side.mean_cost + self.column_side.mean_cost
         rounding = self.row_side.compute_rounding() + self.column_side.compute_rounding()
-        # What float64 arithmetic and idle words may have lost is taken generously, and from the
-        # scale: of the least costs that there are, such a share would be nothing in float64.
+        # A generous allowance for float64 arithmetic and idle words. It is relative to the scale,
+        # because such a share of the smallest possible costs would be zero in float64.
         lost = 1e-14 * num_words if problem.compute_magnitude() else 0.0
         self.slack = (rounding + lost) / self.scale
         self.bidders = Bidders(
@@ -82,26 +81,20 @@ class Market:
         self.best_profits = np.empty(num_words)
         self.queue = np.empty(num_words, np.int64)
         self.stale = np.empty(num_words, np.int64)
-        self.num_threads = numba.get_num_threads()
         self.groups: list[Group] = []
         self.is_alone = np.ones(num_words, bool)
         self.offers = _make_offers(min(4096, max(64, num_words // 128)))
-        self.bid_batch_size = _BID_BATCH if num_words >= 128 * _BID_BATCH else num_words + 1
 
     def compute_gain(self) -> float:
-        """Return what a random allocation costs above the bound, in nats."""
+        """Return the mean cost of a random allocation minus the bound, in nats."""
         return self.mean_cost - self.run.dual_bound
-
-    @property
-    def num_unassigned(self) -> int:
-        return int(np.count_nonzero(self.bidders.cells < 0))
 
     def get_prices(self) -> np.ndarray:
         """Return the present prices in nats, `(R, C)`."""
         return self.cells.prices / self.scale
 
     def scan_all(self) -> None:
-        """Scan every word at the present prices; offer the bound that they prove."""
+        """Scan every word at the present prices; offer the bound that follows."""
         run, prices = self.run, self.cells.prices
         prices -= prices.min()
         _kernels.compute_floors(self.cells)
@@ -111,12 +104,13 @@ class Market:
         for block in run.problem.iterate_blocks():
             words = block.start + np.flatnonzero(self.is_alone[block])
             offers = _make_offers(words)
-            _kernels.scan_words(
-                words - block.start, self.row_side.get(block), self.column_side.get(block),
-                self.cells, self.bidders, offers, self.num_threads,
-            )  # fmt: skip
+            num_looks = self._scan(
+                words - block.start, self.row_side.get(block), self.column_side.get(block), offers
+            )
+            self.bidders.counters[_kernels.SCANS] += words.size
+            self.bidders.counters[_kernels.LOOKS] += num_looks
             best[words] = offers.profits
-            run.report(self.num_unassigned)
+            run.check_time()
         best[~self.is_alone] = 0.0
         dual = best.sum() + prices.sum()
         for group in self.groups:
@@ -132,9 +126,9 @@ class Market:
         }
 
     def run_round(self, epsilon: float, num_left: int) -> None:
-        """Assign all words so that none could profit by more than epsilon elsewhere.
+        """Assign all words so that none gains more than epsilon elsewhere.
 
-        But for `num_left` of them, which are put into the cells that remain.
+        The last `num_left` words are put into the cells that remain.
         """
         flat_prices = self.cells.prices.ravel()
         owners, held = self.cells.owners, self.bidders.cells
@@ -150,9 +144,8 @@ class Market:
         # All candidates are fresh, so the first bids need no scan.
         self.queue[: leaving.size] = leaving[::-1]
         num_stale = _kernels.place_bids(
-            self.queue, leaving.size, self.stale, 0, epsilon, self.bid_batch_size,
-            self.cells, self.bidders, self.offers, self.num_threads,
-        )  # fmt: skip
+            self.queue, leaving.size, self.stale, 0, epsilon, self.cells, self.bidders
+        )
         is_settled = False
         while not is_settled:
             self._settle(num_stale, epsilon, num_left)
@@ -166,10 +159,10 @@ class Market:
         self.complete()
 
     def lower_prices(self) -> None:
-        """Lower the price of every cell to what keeps its present owner from leaving.
+        """Lower the price of every cell as far as its owner still prefers it.
 
-        An auction only raises prices: a cell that has become too dear would be filled only
-        when all others have risen as far. Scan again afterwards.
+        An auction only raises prices: an overpriced cell would be filled only when all other
+        prices have risen as far. Scan again afterwards.
         """
         flat_prices = self.cells.prices.ravel()
         held = self.bidders.cells
@@ -183,7 +176,7 @@ class Market:
         flat_prices -= excess
 
     def complete(self) -> None:
-        """Put the words that a round left over into free cells; offer the result."""
+        """Put the words without a cell into free cells; offer the result."""
         problem, held = self.run.problem, self.bidders.cells
         idle, *groups = self.groups
         for group in groups:
@@ -195,8 +188,8 @@ class Market:
         free = np.ones(problem.num_cells, bool)
         free[held[(held >= 0) & ~is_idle]] = False
         places = np.flatnonzero(free)
-        size = 1000  # exact assignments of so many words at a time
-        if words.size > 64 * size:  # too early for a good end, and it would take minutes
+        size = 1000  # words of one exact assignment
+        if words.size > 64 * size:  # far from done, and exact assignments would take minutes
             held[words] = places[: words.size]
             words = words[:0]
         for start in range(0, words.size, size):
@@ -214,17 +207,17 @@ class Market:
         self.run.prices = self.get_prices()
 
     def _form_groups(self) -> None:
-        """Find the words that are alike."""
+        """Find groups of words with equal costs."""
         problem = self.run.problem
         for block in problem.iterate_blocks():
             for side in (self.row_side, self.column_side):
                 side.fill(block)
-            self.run.report(self.num_unassigned)
+            self.run.check_time()
         is_idle = self.row_side.largest + self.column_side.largest <= _LEAST_BENEFIT
         idle = _make_idle(problem.num_cells - problem.vocabulary_size, np.flatnonzero(is_idle))
         self.groups.append(idle)
         self.cells.owners[self.cells.owners < 0] = idle.owner
-        # A smaller group is not worth a look at all cells for each of its bids.
+        # Each bid of a group reads all cells, which does not pay for smaller groups.
         for words in problem.find_equal_words(max(problem.shape)):
             if not is_idle[words[0]]:
                 rows, columns = self.row_side.get(words[:1]), self.column_side.get(words[:1])
@@ -241,10 +234,10 @@ class Market:
         return (rows + columns - self.cells.prices).ravel()
 
     def _bid_as_one(self, group: Group, num_missing: int, epsilon: float) -> int:
-        """Take the best cells that a group lacks; return how many words that put out.
+        """Take the best cells for the words of a group that have none; return how many are outbid.
 
-        All of its cells rise to the price at which the best that it leaves is as good, instead
-        of in steps of epsilon against each other.
+        The prices of all cells of the group rise until the best other cell is as good, instead of
+        in steps of epsilon.
         """
         flat_prices, owners = self.cells.prices.ravel(), self.cells.owners
         profits = self._compute_profits(group)
@@ -266,7 +259,7 @@ class Market:
         return int(outbid.size)
 
     def _seat(self, group: Group, is_open: np.ndarray) -> None:
-        """Give the words of a group open cells, their present ones if they can; or else none."""
+        """Give the words of a group open cells, preferably their present ones."""
         held = self.bidders.cells
         here = held[group.words]
         stays = (here >= 0) & is_open[here]
@@ -278,25 +271,48 @@ class Market:
         held[moving[: cells.size]] = cells
 
     def _settle(self, num_stale: int, epsilon: float, num_left: int) -> None:
-        """Scan and bid until all words that are alone, but for `num_left`, have cells."""
+        """Scan and bid until all words outside groups but `num_left` have cells."""
         while num_stale > num_left:
-            if self.row_side.kept is not None:
+            num_batch = min(self.offers.words.size, num_stale)
+            if self.row_side.kept is not None and num_batch < _kernels.PARALLEL_BATCH:
                 num_stale = _kernels.settle_words(
-                    10_000, num_left, self.stale, num_stale, epsilon, self.bid_batch_size,
+                    10_000, num_left, self.stale, num_stale, epsilon,
                     self.row_side.kept, self.column_side.kept,
-                    self.cells, self.bidders, self.offers, self.queue, self.num_threads,
+                    self.cells, self.bidders, self.offers, self.queue,
                 )  # fmt: skip
             else:
-                num_batch = min(self.offers.words.size, num_stale)
-                num_stale -= num_batch
-                words = self.stale[num_stale : num_stale + num_batch].copy()
-                self.offers.words[:num_batch] = words
-                num_stale = _kernels.settle_batch(
-                    num_batch, np.arange(num_batch), self.stale, num_stale, epsilon,
-                    self.bid_batch_size, self.row_side.get(words), self.column_side.get(words),
-                    self.cells, self.bidders, self.offers, self.queue, self.num_threads,
+                num_stale = _kernels.begin_batch(
+                    num_batch, self.stale, num_stale, self.cells, self.bidders, self.offers
+                )
+                num_looks = self._scan_batch(_kernels.take_offers(self.offers, 0, num_batch))
+                num_stale = _kernels.end_batch(
+                    num_batch, num_looks, self.stale, num_stale, epsilon,
+                    self.cells, self.bidders, self.offers, self.queue,
                 )  # fmt: skip
-            self.run.report(num_stale)
+            self.run.check_time()
+
+    def _scan_batch(self, offers: Offers) -> int:
+        """Find the candidates and the offers of words; return the number of looks."""
+        words = offers.words
+        if self.row_side.kept is not None and self.column_side.kept is not None:
+            return self._scan(words, self.row_side.kept, self.column_side.kept, offers)
+        rows, columns = self.row_side.get(words), self.column_side.get(words)
+        return self._scan(np.arange(words.size), rows, columns, offers)
+
+    def _scan(
+        self, block_rows: np.ndarray, rows: np.ndarray, columns: np.ndarray, offers: Offers
+    ) -> int:
+        """Do what `_kernels.scan_words` does, on several threads if the words are many."""
+
+        def scan(part: slice) -> int:
+            some = _kernels.take_offers(offers, part.start, part.stop)
+            return int(
+                _kernels.scan_words(block_rows[part], rows, columns, self.cells, self.bidders, some)
+            )
+
+        size = offers.words.size
+        slice_size = _SCAN_SLICE if size >= _kernels.PARALLEL_BATCH else max(size, 1)
+        return sum(map_slices(scan, size, slice_size))
 
     def _compute_benefits_held(self) -> np.ndarray:
         rows, columns = np.divmod(self.bidders.cells, self.run.problem.num_columns)
@@ -304,19 +320,19 @@ class Market:
 
 
 def _make_offers(words: Any) -> Offers:
-    """Return room for what words offer, or for what so many offer."""
+    """Return empty offers of some words, or of so many."""
     words = np.empty(words, np.int64) if np.isscalar(words) else words
     return Offers(words, np.empty(words.size, np.int64), *np.empty((2, words.size)))
 
 
 def _make_idle(num_empty: int, words: Any = ()) -> Group:
-    """Return the group of those to which all cells are alike."""
+    """Return the group of words without preference and of empty cells."""
     words = np.asarray(words, np.int64)
     return Group(words, words.size + num_empty, FREE - 1, (np.zeros((1, 1)), np.zeros((1, 1))))
 
 
-def _compute_scale(problem: AssignmentProblem) -> float:
-    """Return a power of two that brings the largest cost near 1."""
+def _compute_exponent(problem: AssignmentProblem) -> int:
+    """Return the power of two that brings the largest cost near 1."""
     magnitude = problem.compute_magnitude()
-    # The least costs stay below 1, and below 1e-316 all cells are alike.
-    return 1.0 if magnitude == 0 else float(2.0 ** min(-np.frexp(magnitude)[1], 1000))
+    # The smallest costs stay below 1; costs below 1e-316 count as zero.
+    return 0 if magnitude == 0 else min(-int(np.frexp(magnitude)[1]), 1000)

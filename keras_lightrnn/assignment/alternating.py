@@ -1,4 +1,4 @@
-"""Exact rows for fixed columns and exact columns for fixed rows, by turns."""
+"""Alternating exact assignments of columns and rows."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn.assignment.solution import AssignmentStatus
 from keras_lightrnn.assignment.solver import AssignmentSolver, SolverRun
 
 
 class AlternatingSolver(AssignmentSolver):
-    """Coordinate descent: `R` exact column assignments, then `C` exact row assignments, by turns.
+    """Coordinate descent: `R` exact column assignments, then `C` exact row assignments.
 
-    Given its row, a word's best column does not depend on the words of other rows: `R`
-    independent `C x C` assignments, solved exactly, and the other way round. No sweep makes
-    the cost greater; the end is an allocation that neither half can improve. It needs
-    memory for one row of the table at a time.
+    For fixed rows the columns are `R` independent `C x C` assignment problems, which
+    `scipy.optimize.linear_sum_assignment` solves exactly. For fixed columns the rows are `C` such
+    problems. No sweep raises the cost. The result is an allocation that neither half can improve.
+    The solver needs memory for one row of the table at a time.
 
-    The bound is the one of every word in its cheapest cell, so the gap says little.
+    The bound puts every word into its cheapest cell, so the gap is loose.
 
     Args:
-        max_sweeps: Integer, the most sweeps over rows and columns. Defaults to 20.
-        tolerance: Float, stop when a sweep gains less than this share of what all sweeps
-            gained. Defaults to 1e-4.
+        max_sweeps: Integer, the largest number of sweeps over rows and columns. Defaults to 20.
+        tolerance: Float. The solver stops when a sweep gains less than this share of the gain of
+            all sweeps. Defaults to 1e-4.
         time_limit_seconds: Positive float, or `None`.
 
     Raises:
@@ -37,7 +38,7 @@ class AlternatingSolver(AssignmentSolver):
     >>> generator = np.random.default_rng(0)
     >>> problem = AssignmentProblem.from_costs(generator.random((9, 3)), generator.random((9, 3)))
     >>> solution = AlternatingSolver().solve(problem)
-    >>> solution.status, solution.primal_cost < problem.compute_reference_costs()[1]
+    >>> str(solution.status), solution.primal_cost < problem.compute_reference_costs()[1]
     ('converged', True)
     """
 
@@ -54,10 +55,10 @@ class AlternatingSolver(AssignmentSolver):
         self.max_sweeps = max_sweeps
         self.tolerance = tolerance
 
-    def improve(self, run: SolverRun) -> tuple[str, str]:
+    def improve(self, run: SolverRun) -> tuple[AssignmentStatus, str]:
         problem = run.problem
         run.offer_bound(problem.compute_reference_costs()[0])
-        run.report()
+        run.check_time()
         start_cost = run.primal_cost
         rows = run.allocation.rows.astype(np.int64)
         columns = run.allocation.columns.astype(np.int64)
@@ -67,16 +68,18 @@ class AlternatingSolver(AssignmentSolver):
                 _assign_within(rows, columns, problem.num_rows, problem.compute_column_costs, run)
                 _assign_within(columns, rows, problem.num_columns, problem.compute_row_costs, run)
             finally:
-                # Between two groups the words have cells of their own, so a stop half-way
-                # loses nothing.
+                # Between two groups no words share a cell, so an early stop loses nothing.
                 run.offer_allocation(rows * problem.num_columns + columns)
             run.num_rounds += 1
-            run.report()
+            run.check_time()
             if cost - run.primal_cost <= self.tolerance * (start_cost - run.primal_cost):
-                return "converged", "No row and no column can be arranged at notably lower cost."
-        return "round_limit", (
+                return (
+                    AssignmentStatus.CONVERGED,
+                    "No row and no column can be arranged at notably lower cost.",
+                )
+        return AssignmentStatus.ROUND_LIMIT, (
             f"Stopped after max_sweeps={self.max_sweeps} sweeps. Raise it for a better allocation, "
-            "or use `AuctionSolver`, which is not held up by local optima."
+            "or use `AuctionSolver`, which does not stop at local optima."
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -102,4 +105,4 @@ def _assign_within(
         if words.size:
             places[words] = linear_sum_assignment(compute_costs(words))[1]
         if group % 16 == 0:
-            run.report()
+            run.check_time()

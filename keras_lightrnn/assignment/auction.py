@@ -1,77 +1,79 @@
-"""The default solver: an auction for the cells, with a certificate."""
+"""The default solver: an auction for the cells, with a bound on its gap."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_lightrnn._internal.checks import check_not_negative, check_size
-from keras_lightrnn.assignment._market import Market
+from keras_lightrnn.assignment.solution import AssignmentStatus
 from keras_lightrnn.assignment.solver import AssignmentSolver, OutOfTime, SolverRun
 
-# The first epsilon is the mean gain a word, divided by this: coarser rounds raise prices in
-# leaps that later ones cannot use and that make them irregular, hence slow to scan.
+if TYPE_CHECKING:
+    from keras_lightrnn.assignment._market import Market
+
+# The first epsilon is the mean gain of a word, divided by this. Coarser rounds raise prices in
+# steps that later rounds cannot use, and irregular prices are slow to scan.
 _FIRST_DIVISOR = 2000.0
 
-# It is also at most the mean gap a word, divided by this, or it would undo a warm start.
+# It is also at most the mean gap of a word, divided by this, or it would undo a warm start.
 _GAP_DIVISOR = 4.0
 
-# How often prices given from outside are lowered to what keeps words where they are.
+# How often initial prices are lowered as far as words stay in their cells.
 _LOWERINGS = 5
 
 # Epsilon falls by this factor from one round to the next.
 _SCALING_FACTOR = 5.0
 
-# A cold first round leaves one word in so many over: the last few words cost as many bids as all
-# the others, and what they pay would be revised in the next round anyway.
+# A cold first round leaves one word in so many without an auction: the last few words cost as many
+# bids as all others, and the next round revises their prices anyway.
 _LEFT = 256
 
-# Below this share of the largest cost, prices in float64 could not tell two bids apart.
+# Below this share of the largest cost, prices in float64 cannot distinguish two bids.
 _LEAST_EPSILON = 1e-13
 
 
 class AuctionSolver(AssignmentSolver):
-    """Words bid for cells: near-exact at any size, with a bound that proves it.
+    """Words bid for cells: near-exact at any size, with a bound on the gap.
 
-    Every cell has a price. A word without a cell bids for the one with the best profit,
-    benefit less price, raises its price by the lead over the second best plus epsilon, and
-    takes it; who had it bids anew. With all words placed the cost is within `V * epsilon`
-    of the optimum. Epsilon starts at a fraction of the mean gain a word and falls by a constant
-    factor from round to round, prices staying (Bertsekas' epsilon scaling).
+    Every cell has a price. A word without a cell bids for the cell with the largest profit,
+    benefit minus price. It raises the price by its lead over the second best cell plus epsilon and
+    takes the cell; the previous owner bids again. When all words have cells, the cost is within
+    `V * epsilon` of the optimum. Epsilon starts at a fraction of the mean gain of a word and falls
+    by a constant factor from round to round, while prices stay (Bertsekas' epsilon scaling).
 
-    Only the separable structure makes it fast: the profit in cell `(i, j)` is bounded by a
-    row part plus a column part, so that a bid reads the prices of a few rows and columns. And
-    each word remembers its best cells of the last such scan, from which most bids are made.
-    In large vocabularies many words at a time choose where to bid, on all cores; smaller ones use
-    these for scans alone.
+    The separable structure makes the auction fast. A row part plus a column part bounds the profit
+    in cell `(i, j)`, so a scan reads the prices of a few rows and columns only. Each word remembers
+    the best cells of its last scan, and most bids need no other. Many words are scanned at a time
+    on all cores; words bid one after another.
 
-    The prices are a dual solution. Each round begins with a scan of all words that yields
-    `dual_bound = -(sum of best profits + sum of prices)`, valid for every allocation; empty
-    cells are counted as held by dummy words that cost nothing. Rounding of the float32
-    benefits is accounted for in the bound, and so is that costs below 1e-316 count as zero.
+    The prices are a dual solution. Each round begins with a scan of all words, which yields
+    `dual_bound = -(sum of best profits + sum of prices)`. This bound holds for every allocation.
+    Dummy words without cost hold the empty cells. The bound allows for the rounding of benefits to
+    float32, and for costs below 1e-316, which count as zero.
 
-    Words that would bid each other up in steps of epsilon are kept from it: words with equal costs,
-    if they are many, bid as one; a word that bids again and again takes greater steps. And the
-    first of several rounds places the last of its words without an auction.
+    Three rules keep similar words from raising prices in steps of epsilon. Large groups of words
+    with equal costs bid as one. A word that bids many times in a round takes larger steps. The
+    first of several rounds places its last words without an auction.
 
-    Prices of an earlier solution are adapted before the first round, which then starts at
-    an epsilon near the gap that they leave. When that gap is no better than what a first round
-    reaches from no prices at all, they are dropped.
+    Prices of an earlier solution are adapted before the first round, which then starts with an
+    epsilon near the gap of these prices. If a first round without prices reaches a smaller gap,
+    they are dropped.
 
-    One round is one value of epsilon. The result depends on the arguments only, not on the
-    number of threads. Compilation (some ten seconds) happens once on a machine.
-    `solution.statistics` counts bids, scans of a word and looks at a price.
+    One round has one value of epsilon. The result depends on the arguments only, not on the
+    number of threads (`NUMBA_NUM_THREADS`, by default the cores of the process). Compilation takes
+    some ten seconds, once on a machine. `solution.statistics` counts bids, scans of a word and
+    looks at a price.
 
     Args:
-        gap_tolerance: Float, stop when the duality gap is at most this share of what there
-            is to gain, the mean cost of a random allocation less the bound. Defaults to
+        gap_tolerance: Float. The solver stops when the duality gap is at most this share of the
+            possible gain, the mean cost of a random allocation minus the bound. Defaults to
             1e-5.
-        max_block_bytes: Integer. Benefits are kept, `4 * V * (R + C)` bytes, if they
-            fit into so many bytes; otherwise they are formed from the factors again when a
-            word is scanned, in the factors' precision, and a word takes some 200 bytes whatever
-            the size of the table. Defaults to 8 GiB.
-        max_rounds: Integer, the most rounds. Defaults to 50.
+        max_block_bytes: Integer. If all benefits, `4 * V * (R + C)` bytes, fit into so many bytes,
+            they are kept. Otherwise each scan computes them from the factors, in the precision of
+            the factors, and memory is some 200 bytes a word. Defaults to 8 GiB.
+        max_rounds: Integer, the largest number of rounds. Defaults to 50.
         time_limit_seconds: Positive float, or `None`.
 
     Raises:
@@ -86,7 +88,7 @@ class AuctionSolver(AssignmentSolver):
     ...     generator.random((90, 4)), generator.random((10, 4)),
     ... )
     >>> solution = AuctionSolver().solve(problem)
-    >>> solution.status
+    >>> str(solution.status)
     'optimal'
     >>> again = AuctionSolver().solve(problem, solution.allocation, prices=solution.prices)
     >>> again.num_rounds, again.primal_cost == solution.primal_cost
@@ -114,7 +116,9 @@ class AuctionSolver(AssignmentSolver):
         self.max_block_bytes = check_not_negative("max_block_bytes", max_block_bytes)
         self.max_rounds = max_rounds
 
-    def improve(self, run: SolverRun) -> tuple[str, str]:
+    def improve(self, run: SolverRun) -> tuple[AssignmentStatus, str]:
+        from keras_lightrnn.assignment._market import Market  # late, because it imports Numba
+
         is_warm = run.initial_prices is not None
         run.prices = run.initial_prices
         market = Market(run, self.max_block_bytes, run.initial_prices)
@@ -124,18 +128,21 @@ class AuctionSolver(AssignmentSolver):
             gap = run.primal_cost - run.dual_bound
             target = self.gap_tolerance * market.compute_gain()
             if gap <= target:
-                return "optimal", f"Within {self.gap_tolerance:g} of the gain, by the dual bound."
+                return (
+                    AssignmentStatus.OPTIMAL,
+                    f"Within {self.gap_tolerance:g} of the gain, by the dual bound.",
+                )
             if gap <= 2 * market.slack or epsilon <= _LEAST_EPSILON:
-                return "converged", (
-                    "The gap is down to the rounding of the costs to float32, which the bound "
-                    "allows for. Raise `gap_tolerance` to be told that it is met."
+                return AssignmentStatus.CONVERGED, (
+                    "The gap is as small as the rounding of the costs to float32, for which the "
+                    "bound allows. A larger `gap_tolerance` can be met."
                 )
             if run.num_rounds == self.max_rounds:
-                return "round_limit", (
+                return AssignmentStatus.ROUND_LIMIT, (
                     f"Stopped after max_rounds={self.max_rounds} rounds. Raise it, or solve again "
                     "from this allocation and its prices."
                 )
-            # With epsilon the target's share of a word the gap comes out within the target.
+            # With this epsilon a round ends within the target.
             share = market.scale / run.problem.num_cells
             least = 0.9 * target * share
             if np.isinf(epsilon):
@@ -158,10 +165,10 @@ class AuctionSolver(AssignmentSolver):
             run.num_rounds += 1
 
     def _adapt_prices(self, market: Market, first: float) -> float:
-        """Fit prices from outside to the problem, or drop them; return the gap.
+        """Adapt initial prices to the problem, or drop them; return the gap.
 
-        The gap is infinite if they were dropped: what the bound already proves says nothing of
-        how near the auction is that begins anew.
+        The gap is infinite if they were dropped, because the bound does not describe the new
+        auction then.
         """
         run = market.run
         for _ in range(_LOWERINGS):
@@ -183,6 +190,6 @@ class AuctionSolver(AssignmentSolver):
 
 
 def _scan(market: Market) -> None:
-    """Scan every word, and keep the prices at which the bound was proved."""
+    """Scan every word, and keep the prices that prove the bound."""
     market.scan_all()
     market.run.prices = market.get_prices()

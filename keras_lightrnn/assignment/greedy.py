@@ -1,4 +1,4 @@
-"""Fast allocations without a claim: words choose one after another."""
+"""Fast greedy allocations without a guarantee."""
 
 from __future__ import annotations
 
@@ -6,46 +6,42 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.typed import List
 
 from keras_lightrnn._internal.checks import check_not_negative
-from keras_lightrnn.assignment import _kernels
-from keras_lightrnn.assignment._market import Market
+from keras_lightrnn.assignment.solution import AssignmentStatus
 from keras_lightrnn.assignment.solver import AssignmentSolver, SolverRun
 
 _METHODS = ("regret", "matching")
 
-# The price of a taken cell. Benefits are scaled to differ by 4 at most.
+# The price of a taken cell. Scaled benefits differ by at most 4.
 _TAKEN = 16.0
 
 
 class GreedySolver(AssignmentSolver):
-    """Words take the best cell that is left, the most urgent first.
+    """Each word takes the cheapest cell left, in the order of regret or weight.
 
-    `method="regret"`: rows, then columns. In the order of falling regret (second best cost
-    less the best) every word takes its cheapest row with room left, then in the same manner
-    its cheapest free column of that row. Two passes over the costs, little memory, and no
-    thought of columns when rows are chosen.
+    `method="regret"` chooses rows, then columns. In the order of falling regret (second lowest
+    cost minus lowest cost) every word takes its cheapest row with a free cell. Then every word
+    takes its cheapest free column of that row in the same way. The method needs two passes over the
+    costs and little memory. It ignores columns while it chooses rows.
 
-    `method="matching"`: the pair of a word and a free cell with the greatest weight is
-    matched, again and again; the weight is what the pair saves against the word's
-    dearest cell. This is the half-approximate weighted matching of the LightRNN paper: the
-    weight reached is at least half of the greatest possible. It needs the costs in
-    memory, `4 * V * (R + C)` bytes.
+    `method="matching"` repeatedly matches the word and the free cell with the largest weight. The
+    weight of a pair is the cost of the word's most expensive cell minus the cost of the pair.
+    This is the half-approximate weighted matching of the LightRNN paper: its total weight is at
+    least half of the maximum. The method keeps the costs in memory, `4 * V * (R + C)` bytes.
 
-    The bound of both is the one of every word in its cheapest cell.
+    The bound of both methods puts every word into its cheapest cell.
 
     Args:
         method: `"regret"` or `"matching"`. Defaults to `"regret"`.
-        max_block_bytes: Integer, the most memory for costs that `"matching"` may take, in
-            bytes. Defaults to 8 GiB.
-        time_limit_seconds: Positive float, or `None`. A choice half made is no allocation:
-            stopped before the last word has chosen, the solver returns the initial one, and
-            its message says so.
+        max_block_bytes: Integer, the largest memory for the costs of `"matching"`, in bytes.
+            Defaults to 8 GiB.
+        time_limit_seconds: Positive float, or `None`. If the limit passes before every word has a
+            cell, the solver returns the initial allocation, and its message says so.
 
     Raises:
-        ValueError: if the method is unknown; from `solve`, if `"matching"` would need more
-            memory.
+        ValueError: if the method is unknown; from `solve`, if `"matching"` needs more memory
+            than `max_block_bytes`.
 
     Example:
 
@@ -76,13 +72,16 @@ class GreedySolver(AssignmentSolver):
 
     early_stop_returns = "the initial allocation"
 
-    def improve(self, run: SolverRun) -> tuple[str, str]:
+    def improve(self, run: SolverRun) -> tuple[AssignmentStatus, str]:
         if self.method == "regret":
             run.offer_allocation(_choose_by_regret(run))
         else:
             run.offer_allocation(self._match(run))
         run.num_rounds = 1
-        return "converged", "Every word has chosen. `AuctionSolver` reaches a lower cost."
+        return (
+            AssignmentStatus.CONVERGED,
+            "Every word has a cell. `AuctionSolver` reaches a lower cost.",
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -92,25 +91,28 @@ class GreedySolver(AssignmentSolver):
         }
 
     def _match(self, run: SolverRun) -> np.ndarray:
+        # Imported late, because the kernels import Numba.
+        from keras_lightrnn.assignment import _kernels
+        from keras_lightrnn.assignment._market import Market
+
         problem = run.problem
         market = Market(run, self.max_block_bytes)
         rows, columns = market.row_side.kept, market.column_side.kept
         if rows is None or columns is None:
             raise ValueError(
-                "`method='matching'` keeps all costs in memory, so they must fit into "
+                "`method='matching'` keeps all costs in memory, and they must fit into "
                 f"`max_block_bytes`. Received: max_block_bytes={self.max_block_bytes} for "
                 f"{problem!r}. Raise it, or use `method='regret'` or `AuctionSolver`."
             )
         market.scan_all()
         spans = -(rows.min(axis=1).astype(np.float64) + columns.min(axis=1))
         keys = -(spans + market.best_profits)
-        # A sorted list is a heap.
-        heap = List([(keys[word], word) for word in np.argsort(keys, kind="stable")])
+        heap = _kernels.make_heap(keys)
         while len(heap):
             _kernels.match_greedily(
                 heap, 20_000, _TAKEN, spans, rows, columns, market.cells, market.bidders
             )
-            run.report(len(heap))
+            run.check_time()
         return market.bidders.cells
 
 
@@ -131,18 +133,20 @@ def _choose(
     groups: np.ndarray,
     room: np.ndarray,
 ) -> tuple[np.ndarray, float]:
-    """Let words choose in the order of falling regret.
+    """Let words choose a place in the order of falling regret.
 
     Returns:
-        The place of every word, and the sum of their least costs.
+        The place of every word, and the sum of the lowest costs of all words.
     """
+    from keras_lightrnn.assignment import _kernels  # late, because it imports Numba
+
     least, regrets = np.empty((2, groups.size))
     for block in run.problem.iterate_blocks():
         _kernels.find_regrets(compute_costs(block), least[block], regrets[block])
-        run.report(groups.size)
+        run.check_time()
     order = np.argsort(-regrets, kind="stable")
     chosen = np.empty(groups.size, np.int64)
-    dtype = run.problem.factors[0].dtype  # as precise as what costs are made from is enough
+    dtype = run.problem.factors[0].dtype  # the costs are no more precise than the factors
     if run.problem.compute_magnitude() > float(np.finfo(dtype).max):
         dtype = np.dtype(np.float64)
     for block in run.problem.iterate_blocks():
@@ -150,5 +154,5 @@ def _choose(
         places = np.empty(words.size, np.int64)
         _kernels.choose_greedily(compute_costs(words, dtype), groups[words], room, places)
         chosen[words] = places
-        run.report(groups.size - block.stop)
+        run.check_time()
     return chosen, float(least.sum())

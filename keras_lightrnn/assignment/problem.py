@@ -1,4 +1,4 @@
-"""What is to be minimised: a separable assignment of words to the cells of a table."""
+"""The problem: a separable assignment of words to the cells of a table."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ import numpy as np
 
 from keras_lightrnn.table.allocation import Allocation, compute_table_shape
 
-# Words a block of dense costs is made for at a time, where all of them are visited.
+# Bytes of a block of dense costs, in a pass over all words.
 _BLOCK_BYTES = 64 * 2**20
 
 
 class AssignmentProblem:
-    """The cost of every word in every cell, as a sum of a row part and a column part.
+    """The cost of every word in every cell, as the sum of a row cost and a column cost.
 
     Word `w` in cell `(i, j)` costs `row_cost[w, i] + column_cost[w, j]`. The problem is to
-    give each of `V` words a cell of its own in an `R x C` table at the least total cost.
-    Costs may have any sign; cells left empty cost nothing.
+    put `V` words into different cells of an `R x C` table at the least total cost. Costs may have
+    any sign. Empty cells cost nothing.
 
-    Make one with `AssignmentProblem.from_costs` (the costs themselves) or with
-    `AssignmentProblem.from_factors` (low-rank factors of them, which is all that a large
-    vocabulary can afford). The arrays are kept, not copied, where they are of a floating
-    type: do not change them while the problem is in use.
+    Use `AssignmentProblem.from_costs` for explicit costs, or `AssignmentProblem.from_factors` for
+    low-rank factors of the costs, which need far less memory for a large vocabulary. Arrays of
+    floats are not copied: do not change them while the problem is in use.
 
     Attributes:
         vocabulary_size: Integer `V`.
-        num_rows, num_columns, shape: the table, `R`, `C` and `(R, C)`.
+        num_rows: Integer `R`.
+        num_columns: Integer `C`.
+        num_cells: Integer `R * C`.
+        shape: Tuple `(R, C)`.
 
     Example:
 
@@ -47,7 +49,7 @@ class AssignmentProblem:
     def __init__(self, row_side: _Side, column_side: _Side) -> None:
         if row_side.vocabulary_size != column_side.vocabulary_size:
             raise ValueError(
-                "Row and column costs must speak of the same words. Received: "
+                "Row and column costs must describe the same words. Received: "
                 f"{row_side.vocabulary_size} words on the row side ({row_side.name}), "
                 f"{column_side.vocabulary_size} on the column side ({column_side.name})."
             )
@@ -57,22 +59,22 @@ class AssignmentProblem:
         # Each word has a row cost and a column cost.
         if not np.isfinite(2.0 * self.compute_magnitude() * self.vocabulary_size):
             raise ValueError(
-                "The total cost must be representable in float64. Received: costs as large as "
+                "The total cost must be representable in float64. Received: costs of up to "
                 f"{self.compute_magnitude():.3g} for {self.vocabulary_size} words. Scale the costs "
                 "down; the best allocation stays the same."
             )
 
     @classmethod
     def from_costs(cls, row_cost: Any, column_cost: Any) -> AssignmentProblem:
-        """Make a problem from the costs themselves.
+        """Return a problem with explicit costs.
 
         Args:
-            row_cost: `(V, R)` cost of each word in each row, in nats over all its occurrences.
-            column_cost: `(V, C)` cost of each word in each column.
+            row_cost: `(V, R)`, the cost of each word in each row, in nats over all occurrences.
+            column_cost: `(V, C)`, the cost of each word in each column.
 
         Raises:
-            ValueError: if shapes disagree, a number is not finite, or the table has fewer cells
-                than there are words.
+            ValueError: if shapes disagree, a number is not finite, or there are more words than
+                cells.
         """
         return cls(
             _Side("row_cost", _as_matrix("row_cost", row_cost), None),
@@ -87,7 +89,7 @@ class AssignmentProblem:
         column_features: Any,
         column_vectors: Any,
     ) -> AssignmentProblem:
-        """Make a problem from factors: `row_cost = -(row_features @ row_vectors.T)`, columns alike.
+        """Return a problem with costs `-(features @ vectors.T)`, for rows and for columns.
 
         In a LightRNN `row_features[w]` is the sum of the hidden states that predicted the
         row of `w`, with the count of `w` appended, and `row_vectors` is the row kernel with
@@ -100,8 +102,8 @@ class AssignmentProblem:
             column_vectors: `(C, L)`.
 
         Raises:
-            ValueError: if shapes disagree, a number is not finite, or the table has fewer cells
-                than there are words.
+            ValueError: if shapes disagree, a number is not finite, or there are more words than
+                cells.
 
         Example:
 
@@ -154,18 +156,18 @@ class AssignmentProblem:
         return row_side.features, row_side.vectors, column_side.features, column_side.vectors
 
     def compute_row_costs(self, words: Any = None, dtype: Any = np.float64) -> np.ndarray:
-        """Return the row costs `(N, R)` of some words (a slice or an index array), or of all."""
+        """Return the row costs `(N, R)` of all words, or of a slice or an index array of words."""
         return self._row_side.compute_costs(words, dtype)
 
     def compute_column_costs(self, words: Any = None, dtype: Any = np.float64) -> np.ndarray:
-        """Return the column costs `(N, C)` of some words, or of all."""
+        """Return the column costs `(N, C)` of all words, or of a slice or an index array."""
         return self._column_side.compute_costs(words, dtype)
 
     def compute_cost(self, allocation: Allocation) -> float:
-        """Return the total cost of an allocation, added up in float64.
+        """Return the total cost of an allocation, summed in float64.
 
         Raises:
-            ValueError: if the allocation is of another vocabulary size or table shape.
+            ValueError: if the allocation has another vocabulary size or table shape.
         """
         self.check_allocation(allocation)
         total = 0.0
@@ -179,11 +181,10 @@ class AssignmentProblem:
         return total
 
     def compute_reference_costs(self) -> tuple[float, float]:
-        """Return the cost of the best place for every word and the mean cost of a random table.
+        """Return a lower bound on the cost, and the mean cost of a random allocation.
 
-        The first puts every word into its cheapest cell though others may be there too, so
-        no allocation costs less. The second is the expectation over all allocations. Their
-        difference measures how much there is to gain, whatever constants the costs contain.
+        The bound puts every word into its cheapest cell, even if words share it. The difference of
+        the two is a scale for gains that does not depend on constants in the costs.
 
         Example:
 
@@ -199,7 +200,7 @@ class AssignmentProblem:
         return least, mean
 
     def find_equal_words(self, least: int) -> list[np.ndarray]:
-        """Return the groups, of `least` words or more, whose costs are described by equal numbers.
+        """Return the groups of at least `least` words with equal features.
 
         Example:
 
@@ -226,13 +227,13 @@ class AssignmentProblem:
         return max(self._row_side.magnitude, self._column_side.magnitude)
 
     def iterate_blocks(self, block_bytes: int = _BLOCK_BYTES) -> Iterator[slice]:
-        """Yield slices of words whose dense float64 costs fit into so many bytes."""
+        """Yield slices of words whose dense float64 costs fit into `block_bytes` bytes."""
         size = max(1, block_bytes // (8 * (self.num_rows + self.num_columns)))
         for start in range(0, self.vocabulary_size, size):
             yield slice(start, min(start + size, self.vocabulary_size))
 
     def check_allocation(self, allocation: Allocation) -> None:
-        """Raise `ValueError` unless the allocation has the words and the table of the problem."""
+        """Raise `ValueError` unless the allocation fits the words and the table of the problem."""
         received = (allocation.vocabulary_size, allocation.shape)
         if received != (self.vocabulary_size, self.shape):
             raise ValueError(
@@ -248,7 +249,7 @@ class AssignmentProblem:
 
 
 class _Side:
-    """Rows or columns: costs `features` outright, or `-(features @ vectors.T)`."""
+    """Costs of rows or columns: `features` themselves, or `-(features @ vectors.T)`."""
 
     def __init__(self, name: str, features: np.ndarray, vectors: np.ndarray | None) -> None:
         if vectors is not None and vectors.shape[1] != features.shape[1]:
@@ -261,7 +262,7 @@ class _Side:
         self.vectors = vectors
         self.vocabulary_size = features.shape[0]
         self.size = features.shape[1] if vectors is None else vectors.shape[0]
-        # By Cauchy-Schwarz, for factors; a bound is all that is asked for.
+        # For factors a bound, by Cauchy-Schwarz.
         self.magnitude = (
             max(float(features.max()), -float(features.min()))
             if vectors is None
@@ -271,7 +272,7 @@ class _Side:
     def compute_costs(self, words: Any, dtype: Any) -> np.ndarray:
         features = self.features if words is None else self.features[words]
         if self.vectors is None:
-            return features.astype(dtype, order="C")  # as the products are
+            return features.astype(dtype, order="C")  # the order of the products below
         costs = features.astype(dtype, copy=False) @ self.vectors.astype(dtype, copy=False).T
         return np.negative(costs, out=costs)
 
@@ -308,17 +309,17 @@ def _as_matrix(name: str, values: Any) -> np.ndarray:
         values = values.astype(np.float64)
     if values.ndim != 2 or values.size == 0:
         raise ValueError(
-            f"`{name}` must be a matrix with one row for each word, row or column it describes, "
-            f"and not be empty. Received: {name}.shape={values.shape}."
+            f"`{name}` must be a matrix with one row for each word, row or column, and not empty. "
+            f"Received: {name}.shape={values.shape}."
         )
-    # The sum is not finite where a number is not, and needs no second array; it may also
-    # overflow, so a second look decides.
+    # If a number is not finite, neither is the sum, which needs no second array. A sum may also
+    # overflow, so a second check decides.
     with np.errstate(over="ignore", invalid="ignore"):
         suspicious = not np.isfinite(values.sum(dtype=np.float64))
     if suspicious and not np.isfinite(values).all():
         place = tuple(int(axis[0]) for axis in np.nonzero(~np.isfinite(values)))
         raise ValueError(
             f"`{name}` must be finite. Received: {name}[{place[0]}, {place[1]}]={values[place]}. "
-            "A cost that is not a number usually means that training diverged."
+            "Costs that are not finite usually mean that training diverged."
         )
     return values

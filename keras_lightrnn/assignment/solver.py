@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from keras_lightrnn.assignment.problem import AssignmentProblem
-from keras_lightrnn.assignment.solution import AssignmentSolution
+from keras_lightrnn.assignment.solution import AssignmentSolution, AssignmentStatus
 from keras_lightrnn.table.allocation import Allocation
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 class AssignmentSolver:
     """Turns an `AssignmentProblem` into an `AssignmentSolution`.
 
-    A solver is a value: its constructor arguments are attributes and make up `get_config`,
-    and `solve` changes nothing in it. A subclass implements `improve`, which improves the
-    `SolverRun` it is given and returns a status with a message; limits of time,
-    interruption and the promise never to return anything worse than `initial` are kept here.
+    A solver is a value: its constructor arguments are attributes and the entries of
+    `get_config`, and `solve` does not change it. A subclass implements `improve`, which
+    improves a `SolverRun` and returns a status with a message. This class handles the time
+    limit and interruption, and never returns an allocation worse than `initial`.
 
     Args:
-        time_limit_seconds: Positive float, or `None` for no limit. Looked at between steps
+        time_limit_seconds: Positive float, or `None` for no limit. It is checked between steps
             of a fraction of a second (a few seconds on the largest problems).
 
     Raises:
@@ -58,43 +55,40 @@ class AssignmentSolver:
         initial: Allocation | None = None,
         *,
         prices: Any = None,
-        progress: Progress | None = None,
     ) -> AssignmentSolution:
         """Find an allocation of low cost.
 
         Args:
             problem: `AssignmentProblem`.
-            initial: `Allocation` to start from and never to be worse than; `None` starts
+            initial: The `Allocation` to start from. The result is never worse. `None` starts
                 from the words in the order of their ids.
-            prices: `(R, C)` prices of an earlier solution, in nats, or `None`. Used by
-                solvers that have prices, otherwise ignored.
-            progress: Called now and then with a dictionary: `num_rounds`, `primal_cost`
-                (the best so far), `dual_bound`, `num_unassigned`, `elapsed_seconds`.
+            prices: `(R, C)` prices of an earlier solution, in nats, or `None`. Solvers without
+                prices ignore them.
 
         Returns:
-            `AssignmentSolution`. `KeyboardInterrupt` ends the search and is told by the
-            status `"interrupted"`, as running out of time is by `"time_limit"`.
+            `AssignmentSolution`. After `KeyboardInterrupt` its status is
+            `AssignmentStatus.INTERRUPTED`, after the time limit `AssignmentStatus.TIME_LIMIT`.
 
         Raises:
             ValueError: if `initial` or `prices` do not fit the problem.
         """
-        run = SolverRun(problem, initial, prices, progress, self.time_limit_seconds)
+        run = SolverRun(problem, initial, prices, self.time_limit_seconds)
         try:
             status, message = self.improve(run)
         except OutOfTime:
-            status = "time_limit"
+            status = AssignmentStatus.TIME_LIMIT
             message = (
                 f"Stopped after {self.time_limit_seconds} s with {self.early_stop_returns}. Raise "
                 "`time_limit_seconds` for a better one."
             )
         except KeyboardInterrupt:
-            status = "interrupted"
+            status = AssignmentStatus.INTERRUPTED
             message = f"Interrupted from the keyboard; this is {self.early_stop_returns}."
         return AssignmentSolution(
             allocation=run.allocation,
             primal_cost=run.primal_cost,
             dual_bound=run.dual_bound,
-            status=status,
+            status=AssignmentStatus(status),
             message=message,
             prices=run.prices,
             num_rounds=run.num_rounds,
@@ -102,8 +96,8 @@ class AssignmentSolver:
             statistics=run.statistics,
         )
 
-    def improve(self, run: SolverRun) -> tuple[str, str]:
-        """Improve `run` to the end of the method; return a status and a message."""
+    def improve(self, run: SolverRun) -> tuple[AssignmentStatus, str]:
+        """Improve `run` until the method ends; return a status and a message."""
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
@@ -112,7 +106,7 @@ class AssignmentSolver:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> AssignmentSolver:
-        """Make a solver from what `get_config` returned."""
+        """Return a solver made from a result of `get_config`."""
         return cls(**config)
 
     def __repr__(self) -> str:
@@ -121,29 +115,27 @@ class AssignmentSolver:
 
 
 class OutOfTime(Exception):
-    """Raised by `SolverRun.report` when the time limit has passed."""
+    """Raised by `SolverRun.check_time` after the time limit."""
 
 
 class SolverRun:
-    """What one call of `solve` knows: the best allocation and the best bound so far."""
+    """The state of one call of `solve`: the best allocation and the best bound so far."""
 
     def __init__(
         self,
         problem: AssignmentProblem,
         initial: Allocation | None,
         prices: Any,
-        progress: Progress | None,
         time_limit_seconds: float | None,
     ) -> None:
         self._start = time.perf_counter()
-        self._progress = progress
         self._time_limit_seconds = time_limit_seconds
         self.problem = problem
         if initial is None:
             initial = Allocation.by_frequency(problem.vocabulary_size, *problem.shape)
         self.allocation = initial
         self.primal_cost = problem.compute_cost(initial)  # checks that it fits
-        # No cost can lie below: at least this much is known before anything is computed.
+        # No allocation can cost less; this bound needs no computation.
         self.dual_bound = -2.0 * problem.compute_magnitude() * problem.vocabulary_size
         self.initial_prices = None if prices is None else _check_prices(prices, problem.shape)
         self.prices: np.ndarray | None = None  # of the solution, if the method has any
@@ -166,18 +158,8 @@ class SolverRun:
         """Keep a lower bound if it is the best so far."""
         self.dual_bound = max(self.dual_bound, bound)
 
-    def report(self, num_unassigned: int = 0) -> None:
-        """Call the progress function; raise `OutOfTime` once the limit has passed."""
-        if self._progress is not None:
-            self._progress(
-                {
-                    "num_rounds": self.num_rounds,
-                    "primal_cost": self.primal_cost,
-                    "dual_bound": self.dual_bound,
-                    "num_unassigned": num_unassigned,
-                    "elapsed_seconds": self.elapsed_seconds,
-                }
-            )
+    def check_time(self) -> None:
+        """Raise `OutOfTime` after the time limit. Methods call it between steps."""
         if self._time_limit_seconds is not None and self.elapsed_seconds > self._time_limit_seconds:
             raise OutOfTime
 
@@ -192,7 +174,7 @@ def _check_prices(prices: Any, shape: tuple[int, int]) -> np.ndarray:
     if not np.isfinite(prices).all():
         raise ValueError(
             "`prices` must be finite. Received: "
-            f"{np.count_nonzero(~np.isfinite(prices))} prices that are not. Leave `prices` out to "
-            "start from none."
+            f"{np.count_nonzero(~np.isfinite(prices))} prices that are not. Omit `prices` to "
+            "start without any."
         )
     return prices

@@ -1,29 +1,67 @@
-"""What neighbours say of words, and a first allocation by it: rows of like neighbours."""
+"""Features of words from their neighbours, and allocations by these features."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import scipy.sparse
 
-from keras_lightrnn._internal.checks import check_size, check_stream
-from keras_lightrnn.clustering.two_way import cluster_features, scale_features
+from keras_lightrnn._internal.checks import check_not_negative, check_size, check_stream
+from keras_lightrnn._internal.progress import Progress
+from keras_lightrnn.clustering.two_way import cluster_features
+from keras_lightrnn.clustering.vectors import scale_features
 from keras_lightrnn.table.allocation import Allocation, compute_table_shape
 
-# Words counted at a time. Larger blocks sort more at once, smaller ones need less memory.
+# Words counted at a time. Smaller blocks take more time and less memory.
 _BLOCK_SIZE = 1 << 21
-# Neighbours that are frequent everywhere say little; a power below one on their counts damps the
-# opposite bias, that rare neighbours get huge information from a single occurrence.
+# A power below one on the counts of neighbours reduces the bias of pointwise mutual information
+# towards rare neighbours.
 _CONTEXT_POWER = 0.75
-# A pair seen n times keeps n / (n + this) of its information. Single sightings are mostly chance.
+# A pair seen n times keeps n / (n + this) of its information, because single sightings are mostly
+# chance.
 _PAIR_DISCOUNT = 3.0
 _OVERSAMPLING = 16
 # Squared singular values below this share of the largest are rounding in float32.
 _LEAST_SQUARE = 1e-5
 _POWER_ITERATIONS = 3
+
+
+@overload
+def cluster_words(
+    words: Any,
+    vocabulary_size: int,
+    num_rows: int | None = None,
+    num_columns: int | None = None,
+    *,
+    num_tables: None = None,
+    num_features: int = 64,
+    window: int = 1,
+    num_rounds: int = 10,
+    solver: Any = None,
+    max_contexts: int = 8192,
+    seed: int = 0,
+    verbose: int = 0,
+) -> Allocation: ...
+
+
+@overload
+def cluster_words(
+    words: Any,
+    vocabulary_size: int,
+    num_rows: int | None = None,
+    num_columns: int | None = None,
+    *,
+    num_tables: int,
+    num_features: int = 64,
+    window: int = 1,
+    num_rounds: int = 10,
+    solver: Any = None,
+    max_contexts: int = 8192,
+    seed: int = 0,
+    verbose: int = 0,
+) -> list[Allocation]: ...
 
 
 def cluster_words(
@@ -32,6 +70,7 @@ def cluster_words(
     num_rows: int | None = None,
     num_columns: int | None = None,
     *,
+    num_tables: int | None = None,
     num_features: int = 64,
     window: int = 1,
     num_rounds: int = 10,
@@ -39,29 +78,33 @@ def cluster_words(
     max_contexts: int = 8192,
     seed: int = 0,
     verbose: int = 0,
-) -> Allocation:
-    """Allocate words so that words of like neighbours share rows, and columns.
+) -> Allocation | list[Allocation]:
+    """Allocate words so that words with similar neighbours share rows, and columns.
 
     The features of `compute_word_features` are clustered by `cluster_features`. Words that
-    never occur have no features and fill the cells that the others leave.
+    never occur have no features and take the cells that the others leave.
 
     Args:
         words: Word ids `(N,)`, `keras_lightrnn.data.TokenShards`, or an iterable of vectors of
-            word ids: one stream, read once, in which the end of a vector is no border.
+            word ids: one stream, read once. The ends of vectors are ignored.
         vocabulary_size: Integer `V`.
         num_rows: Integer `R`, or `None`.
         num_columns: Integer `C`, or `None`.
-        num_features: Integer, features of a word.
-        window: Integer, how many words to the left and to the right are neighbours.
-        num_rounds: Integer, the most rounds of clustering.
-        solver: The assignment solver, whatever `keras_lightrnn.assignment.get` takes, or `None`
-            for the default of `keras_lightrnn.clustering.two_way.cluster_features`.
-        max_contexts: Integer, how many words, the most frequent ones, count as neighbours.
-        seed: Integer. The same seed gives the same allocation.
-        verbose: Integer, 0 or 1. With 1 each stage is reported on standard output.
+        num_tables: Integer, the number of tables to return in a list, or `None` for one
+            `Allocation`. Each further table is clustered by the features that the tables before
+            leave unexplained. Defaults to `None`.
+        num_features: Integer, the number of features of a word. Defaults to 64.
+        window: Integer, the number of neighbours on the left and on the right. Defaults to 1.
+        num_rounds: Integer, the largest number of rounds of clustering. Defaults to 10.
+        solver: The assignment solver, as `keras_lightrnn.assignment.get` takes it, or `None`
+            for the default of `cluster_features`.
+        max_contexts: Integer, the number of words, the most frequent ones, that count as
+            neighbours. Defaults to 8192.
+        seed: Integer. Equal seeds give equal allocations. Defaults to 0.
+        verbose: Integer, 0 or 1. With 1, progress is shown on standard error.
 
     Returns:
-        An `Allocation`.
+        An `Allocation`; with `num_tables`, a list of so many.
 
     Raises:
         TypeError: if `words` does not hold integers.
@@ -70,30 +113,26 @@ def cluster_words(
 
     Example:
 
-    >>> words = np.tile([0, 2, 1, 3], 50)  # 0 and 1 stand before 2 and 3
+    >>> words = np.tile([0, 2, 1, 3], 50)  # 0 and 1 come before 2 and 3
     >>> allocation = cluster_words(words, vocabulary_size=4)
     >>> sorted(allocation.cells.tolist())
     [0, 1, 2, 3]
     """
     num_rows, num_columns = compute_table_shape(vocabulary_size, num_rows, num_columns)
-    start = time.perf_counter()
-    features, counts = compute_word_features(
+    if num_tables is not None:
+        check_size("num_tables", num_tables)
+    check_size("num_rounds", num_rounds)
+    features, _ = compute_word_features(
         words,
         vocabulary_size,
         num_features=num_features,
         window=window,
         max_contexts=max_contexts,
         seed=seed,
+        verbose=verbose,
     )
-    if verbose:
-        print(
-            f"features: {counts.sum()} words read, {np.count_nonzero(counts)} of "
-            f"{vocabulary_size} occur, {features.shape[1]} features, "
-            f"{time.perf_counter() - start:.1f} s"
-        )
-    return cluster_features(
-        features, num_rows, num_columns, num_rounds=num_rounds, solver=solver, verbose=verbose
-    )
+    options: Any = {"num_rounds": num_rounds, "solver": solver, "seed": seed, "verbose": verbose}
+    return cluster_features(features, num_rows, num_columns, num_tables=num_tables, **options)
 
 
 def compute_word_features(
@@ -105,34 +144,38 @@ def compute_word_features(
     max_contexts: int = 8192,
     max_pairs: int = 1 << 26,
     seed: int = 0,
+    verbose: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute a vector for each word from the words that stand to its left and right.
+    """Compute a vector for each word from its left and right neighbours.
 
-    The positive pointwise mutual information of word `w` and neighbour `c`
+    The features are the leading left singular vectors of the positive pointwise mutual information
+    of words `w` and neighbours `c`,
 
         n_wc / (n_wc + 3) * max(0, log(P(w, c) / (P(w) * P'(c)))),
 
-    where `P'(c)` is `n_c**0.75` over the sum of all `n**0.75` and the first factor discounts
-    pairs that were seen but once or twice, is taken for left and right neighbours apart, put
-    side by side into one sparse `(V, 2 * max_contexts)` matrix, and reduced to its leading
-    singular vectors, times the roots of the singular values, by a randomised singular value
-    decomposition. A word's vector then gets the length `log(1 + n_w)`: the direction says
-    how a word is used, the length how much its place matters.
+    times the roots of the singular values. `P'(c)` is `n_c**0.75` over the sum of all `n**0.75`;
+    the first factor discounts pairs that were seen once or twice. Left and right neighbours are
+    separate columns of a sparse `(V, 2 * max_contexts)` matrix. The singular value decomposition is
+    randomised. A word's vector gets the length `log(1 + n_w)`: its direction says how the word is
+    used, its length how much the word matters.
 
-    Memory is bounded: a block of the stream, at most `max_pairs` distinct pairs of
+    Memory is bounded by a block of the stream, at most `max_pairs` distinct pairs of
     neighbours (16 bytes each, some three times that while they are merged), and a few
-    `(V, num_features)` matrices. When there are more pairs, those are dropped first in
-    which neither word is among the `max_contexts` most frequent so far, then the rarest.
+    `(V, num_features)` matrices. If there are more pairs, pairs without one of the
+    `max_contexts` most frequent words so far are dropped first, then the rarest ones.
 
     Args:
         words: Word ids `(N,)`, `keras_lightrnn.data.TokenShards`, or an iterable of vectors of
-            word ids: one stream, read once, in which the end of a vector is no border.
+            word ids: one stream, read once. The ends of vectors are ignored.
         vocabulary_size: Integer `V`.
-        num_features: Integer, at most so many features a word.
-        window: Integer. The `d`-th word to either side counts `window + 1 - d` times.
-        max_contexts: Integer, how many words, the most frequent ones, count as neighbours.
-        max_pairs: Integer, the most distinct pairs kept.
-        seed: Integer, for the randomised decomposition.
+        num_features: Integer, the largest number of features of a word. Defaults to 64.
+        window: Integer. The `d`-th word to either side counts `window + 1 - d` times. Defaults
+            to 1.
+        max_contexts: Integer, the number of words, the most frequent ones, that count as
+            neighbours. Defaults to 8192.
+        max_pairs: Integer, the largest number of distinct pairs kept. Defaults to `2**26`.
+        seed: Integer, for the randomised decomposition. Defaults to 0.
+        verbose: Integer, 0 or 1. With 1, progress is shown on standard error.
 
     Returns:
         Tuple of the features `(V, min(num_features, V))` float32, zero for words that never
@@ -160,11 +203,19 @@ def compute_word_features(
         ("max_pairs", max_pairs),
     ):
         check_size(name, value)
+    check_not_negative("seed", seed)
+    progress = Progress(verbose)
     counts, first, second, times = _count_pairs(
-        words, vocabulary_size, window, max_contexts, max_pairs
+        words, vocabulary_size, window, max_contexts, max_pairs, progress
     )
+    progress.update("features", "decomposing")
     information = _compute_information(counts, first, second, times, window, max_contexts)
     left, values = _decompose(information, num_features, np.random.default_rng(seed))
+    progress.end_stage(
+        "features",
+        f"{counts.sum()} words read, {np.count_nonzero(counts)} of {vocabulary_size} occur, "
+        f"{values.size} features",
+    )
     return scale_features(left * np.sqrt(values), counts), counts
 
 
@@ -188,14 +239,19 @@ def _read_blocks(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:
     if num_words == 0:
         raise ValueError(
             "`words` must hold at least one word. Received: an empty stream. A generator can be "
-            "read only once: was it read before?"
+            "read only once; it may have been read before."
         )
     if held:
         yield np.concatenate(pieces).astype(np.int64)
 
 
 def _count_pairs(
-    words: Any, vocabulary_size: int, window: int, max_contexts: int, max_pairs: int
+    words: Any,
+    vocabulary_size: int,
+    window: int,
+    max_contexts: int,
+    max_pairs: int,
+    progress: Progress,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the counts of words, and of ordered pairs: first word, second word, times."""
     counts = np.zeros(vocabulary_size, np.int64)
@@ -216,6 +272,7 @@ def _count_pairs(
         before = text[-window:]
         if sum(keys.size for keys, _ in runs) > max_pairs:
             runs = [_prune_run(_merge_runs(runs), counts, max_contexts, max_pairs)]
+        progress.update("features", f"{counts.sum()} words read")
     keys, times = _merge_runs(runs)
     first, second = np.divmod(keys, vocabulary_size)
     return counts, first, second, times
@@ -242,8 +299,8 @@ def _prune_run(
     kept = is_context[first] | is_context[second]
     keys, times = keys[kept], times[kept]
     if keys.size > max_pairs:
-        # Down to half, so that the next block does not overflow again at once. Among equally
-        # rare pairs the order of keys decides.
+        # Down to half, so that the next block does not overflow again at once. The order of keys
+        # decides between equally rare pairs.
         kept = np.sort(np.argsort(-times, kind="stable")[: max_pairs // 2])
         keys, times = keys[kept], times[kept]
     return keys, times
@@ -270,7 +327,7 @@ def _compute_information(
     context_index[contexts] = np.arange(contexts.size)
     smoothed = counts.astype(float) ** _CONTEXT_POWER
     log_context = np.log(np.maximum(smoothed[contexts], 1) / smoothed.sum())
-    # An occurrence stands in so many weighted pairs on either side.
+    # The weighted pairs of an occurrence on either side.
     pairs_a_word = window * (window + 1) / 2
 
     sides = []
@@ -302,15 +359,15 @@ def _decompose(
     basis = _orthonormalise(matrix @ sample)  # (V, size)
     for _ in range(_POWER_ITERATIONS):
         basis = _orthonormalise(matrix @ _orthonormalise(matrix.T @ basis))
-    # The small matrix is kept upright: its decomposition costs contexts x size**2.
+    # The decomposition of the tall matrix takes contexts x size**2 operations.
     _, values, left = np.linalg.svd(matrix.T @ basis, full_matrices=False)
     return basis @ left.T[:, :rank], values[:rank]
 
 
 def _orthonormalise(vectors: np.ndarray) -> np.ndarray:
-    """Return orthonormal columns of the same span; what the span lacks becomes zero.
+    """Return orthonormal columns of the same span, some of them zero if the rank is smaller.
 
-    By the Gram matrix: matrix products only, many times faster than a QR factorisation.
+    The Gram matrix takes matrix products only and is many times faster than a QR factorisation.
     """
     squares, directions = np.linalg.eigh(vectors.T @ vectors)
     kept = squares > _LEAST_SQUARE * squares[-1]

@@ -1,38 +1,72 @@
-"""Two-way additive clustering: like words share rows and columns, by vectors known of them."""
+"""Two-way additive clustering: similar words share rows and columns."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
+from typing import Any, overload
 
-import numba
 import numpy as np
-import scipy.sparse
 
 from keras_lightrnn import assignment
-from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn._internal.checks import check_not_negative, check_size
+from keras_lightrnn._internal.progress import Progress
+from keras_lightrnn._internal.threads import map_slices
+from keras_lightrnn.clustering.vectors import (
+    backfit,
+    check_features,
+    fit_known,
+    fit_vectors,
+    select_words,
+    sum_by_group,
+)
 from keras_lightrnn.table.allocation import Allocation, compute_table_shape
 
-# Vectors shorter than this share of the longest are not brought to the length of the others.
-_LEAST_LENGTH = 1e-3
-# A round must lower the error by more than this share of it to be followed by another, unless
-# it may take half a minute.
-_TOLERANCE = 1e-4
-_TOLERANCE_OF_SWEEPS = 0.02
-# Passes over a group end when no more than this share of it was swapped.
-_LEAST_SWAPS = 0.02
-# A gain of no more than this share of the costs may be rounding.
-_ROUNDING = 1e-6
-_FIT_SWEEPS = 5
-_FIT_TOLERANCE = 1e-6
-_LARGEST_FEATURE = 1e15
 _DIRECTION_STEPS = 20
 _TINY = np.finfo(np.float32).tiny
-# In larger vocabularies than the first rare words are so many and so alike that an auction takes
-# minutes; a sweep of exact assignments, whose time grows with the square of the words, does so in
-# larger ones than the second.
-AUCTION_SIZE = 20_000
-_SWEEP_SIZE = 300_000
+# In larger vocabularies rare words are so many and so similar that an auction takes minutes.
+_AUCTION_SIZE = 20_000
+# The tolerance of the auction. A loose one is enough, because vectors move after each round.
+_GAP_TOLERANCE = 1e-3
+# The least tolerance for rounds of a larger vocabulary, where each takes many seconds.
+_EXCHANGE_TOLERANCE = 0.03
+# Rows (and columns) of the blocks in which words exchange cells: in the first rounds, and in all
+# further rounds. Small blocks gain faster at first, large blocks find what small ones miss.
+_BLOCK_SIDES = (8, 8, 8, 12)
+# Blocks that a thread takes at a time, some 10 ms of work.
+_BLOCKS_A_SLICE = 64
+# Passes over all cells that make up a round. Vectors are fitted after each pass.
+_PASSES_A_ROUND = 8
+
+
+@overload
+def cluster_features(
+    features: Any,
+    num_rows: int | None = None,
+    num_columns: int | None = None,
+    *,
+    num_tables: None = None,
+    num_rounds: int = 10,
+    tolerance: float = 1e-4,
+    solver: Any = None,
+    initial: Allocation | None = None,
+    seed: int = 0,
+    verbose: int = 0,
+) -> Allocation: ...
+
+
+@overload
+def cluster_features(
+    features: Any,
+    num_rows: int | None = None,
+    num_columns: int | None = None,
+    *,
+    num_tables: int,
+    num_rounds: int = 10,
+    tolerance: float = 1e-4,
+    solver: Any = None,
+    initial: Allocation | None = None,
+    seed: int = 0,
+    verbose: int = 0,
+) -> list[Allocation]: ...
 
 
 def cluster_features(
@@ -40,58 +74,79 @@ def cluster_features(
     num_rows: int | None = None,
     num_columns: int | None = None,
     *,
+    num_tables: int | None = None,
     num_rounds: int = 10,
-    tolerance: float = _TOLERANCE,
+    tolerance: float = 1e-4,
     solver: Any = None,
     initial: Allocation | None = None,
+    seed: int = 0,
     verbose: int = 0,
-) -> Allocation:
-    """Allocate words so that the sum of a row and a column vector is near their features.
+) -> Allocation | list[Allocation]:
+    """Allocate words so that the sum of a row vector and a column vector is near their features.
 
-    Minimises over the allocation and the vectors
+    Minimises
 
         sum over words w of |features_w - row_vector[row(w)] - column_vector[column(w)]|**2
 
-    by turns: the best vectors of an allocation are least squares; the best allocation for
-    the vectors is an assignment problem, because the product of row and column vector
-    adds up to the same sum however a full table is filled. (In a table with empty cells it
-    is neglected, and the best allocation met is kept.) Words whose features are all zero
-    fill the cells that the others leave.
+    over the allocation and the vectors. The start bisects the words recursively. Rounds alternate
+    between vectors, fitted by least squares, and an assignment of the words to the cells. Words
+    whose features are all zero take the cells that the others leave.
+
+    The default assignment depends on the size. Up to 20,000 words it is an auction of all cells.
+    Above, greedy choices are followed by passes over all cells, in which the words of small blocks
+    exchange their cells: rows and columns are sorted along random directions and cut into groups,
+    and a group of rows and a group of columns form a block, an exact assignment problem of 64 to
+    144 words. These run on several threads (`NUMBA_NUM_THREADS`, by default the cores of the
+    process); the result does not depend on their number.
+
+    With `num_tables`, the first table is clustered like this. Each further table is clustered by
+    the residual features, which the row and column vectors of the tables before do not explain. So
+    words that share a row or a column in one table are apart in the next one.
 
     Args:
         features: `(V, F)` floats.
-        num_rows: Integer `R`, or `None`: that of `initial`, or near the square root.
+        num_rows: Integer `R`, or `None`: the rows of `initial`, or near the square root of `V`.
         num_columns: Integer `C`, or `None`, likewise.
-        num_rounds: Integer, the most rounds.
-        tolerance: Float, rounds end with one that lowers the error by no more than this share of
-            it.
-        solver: The assignment solver, whatever `keras_lightrnn.assignment.get` takes. `None`
-            is the auction with a tolerance of 0.1 % of the gain. Above 20,000 words greedy
-            choices, unless there is `initial`, are followed by rounds of `exchange_words` and, up
-            to 300,000 words, of exact assignments of rows and columns; there a round must gain
-            2 % to be followed by another.
-        initial: The `Allocation` to start from; `None` to halve the words again and again.
-        verbose: Integer, 0 or 1. With 1 each round is reported on standard output.
+        num_tables: Integer, the number of tables to return in a list, or `None` for one
+            `Allocation`. Defaults to `None`.
+        num_rounds: Integer, the largest number of rounds (above 20,000 words, of 8 passes each).
+            Defaults to 10.
+        tolerance: Float. The last round lowers the error by at most this share of it. Above 20,000
+            words at least 0.03. Defaults to 1e-4.
+        solver: An assignment solver for all words, as `keras_lightrnn.assignment.get` takes it, or
+            `None` for the default described above. A solver neglects the products of row and column
+            vectors, which matters little unless many cells are empty. Defaults to `None`.
+        initial: The `Allocation` that the first table starts from, or `None` to bisect the words.
+        seed: Integer, for the random directions. Equal seeds give equal allocations.
+        verbose: Integer, 0 or 1. With 1, progress is shown on standard error.
 
     Returns:
-        An `Allocation`.
+        An `Allocation`; with `num_tables`, a list of so many.
 
     Raises:
-        ValueError: if `features` is no matrix of numbers that float32 can square and add up, the
-            table is too small, or `initial` is of other words or another table.
-        KeyboardInterrupt: if it is interrupted, also where a solver hands in its best so far.
+        ValueError: if `features` is not a matrix of finite numbers whose squares fit into float32,
+            the table is too small, an argument is out of range, or `initial` has other words or
+            another table.
+        KeyboardInterrupt: if it is interrupted, also while a solver runs.
 
     Example:
 
     >>> features = [[1.0, 2.0], [9.0, 1.0], [1.0, 1.0], [9.0, 2.0]]
-    >>> allocation = cluster_features(features, solver="exact")
+    >>> allocation = cluster_features(features)
     >>> (allocation.rows == allocation.rows[0]).tolist()
     [True, False, True, False]
     >>> (allocation.columns == allocation.columns[0]).tolist()
     [True, False, False, True]
+    >>> [table.shape for table in cluster_features(features, num_tables=2)]
+    [(2, 2), (2, 2)]
     """
-    features = _check_features(features)
+    features = check_features(features)
     check_size("num_rounds", num_rounds)
+    seed = check_not_negative("seed", seed)
+    if not tolerance >= 0:
+        raise ValueError(f"`tolerance` must not be negative. Received: tolerance={tolerance}.")
+    if num_tables is not None:
+        check_size("num_tables", num_tables)
     if initial is not None and num_rows is None and num_columns is None:
         num_rows, num_columns = initial.shape
     shape = compute_table_shape(len(features), num_rows, num_columns)
@@ -103,113 +158,45 @@ def cluster_features(
     has_features = features.any(axis=1)
     if not has_features.any():
         has_features[:] = True
-    known = features[has_features]
-    start = None if initial is None else _select_words(initial, has_features)
-    # Equal words by the thousand would draw vectors to themselves for nothing.
-    if solver is None and len(known) > AUCTION_SIZE:
-        chosen = _cluster_many(known, shape, num_rounds, tolerance, start, verbose)
-    else:
-        if solver is None:  # a loose tolerance will do: the vectors move after every round anyway
-            solver = assignment.AuctionSolver(gap_tolerance=1e-3)
-        start = _compute_start(known, *shape) if start is None else start
-        chosen = _alternate(known, start, solver, num_rounds, tolerance, verbose)
-    if len(known) == len(features):
+    known = features if has_features.all() else features[has_features]
+    start = None if initial is None else select_words(initial, has_features)
+    solver = None if solver is None else assignment.get(solver)
+    tables: list[Allocation] = []
+    rest = known
+    for number in range(num_tables or 1):
+        if tables:
+            rest, start = backfit(known, tables), None
+        progress = Progress(verbose)
+        progress.update("clustering", "bisecting words")
+        found = _compute_start(rest, *shape) if start is None else start
+        if solver is not None or len(known) <= _AUCTION_SIZE:
+            chosen = solver or assignment.AuctionSolver(gap_tolerance=_GAP_TOLERANCE)
+            found = _alternate(rest, found, chosen, num_rounds, tolerance, progress)
+        else:
+            if start is None:
+                found = _alternate(rest, found, assignment.GreedySolver(), 1, tolerance, progress)
+            found = _exchange(
+                rest, found, np.zeros(shape, bool), num_rounds=num_rounds,
+                tolerance=max(tolerance, _EXCHANGE_TOLERANCE), seed=seed + number,
+                progress=progress,
+            )  # fmt: skip
+        tables.append(found)
+        share = fit_vectors(rest, found)[2] / max(float(np.square(known).sum()), _TINY)
+        name = f"table {number + 1} of {num_tables}" if num_tables else "clustered"
+        progress.end_stage(name, f"{100 * share:.1f} % of the features unexplained")
+    tables = [_place_others(table, has_features) for table in tables]
+    return tables[0] if num_tables is None else tables
+
+
+def _place_others(chosen: Allocation, is_chosen: np.ndarray) -> Allocation:
+    """Put the words that were not chosen into the cells that the chosen ones leave."""
+    if is_chosen.all():
         return chosen
-    cells = np.empty(len(features), np.int64)
-    cells[has_features] = chosen.cells
-    others = np.count_nonzero(~has_features)
-    cells[~has_features] = np.flatnonzero(chosen.words.ravel() < 0)[:others]
-    return Allocation(cells, *shape)
-
-
-def _check_features(features: Any) -> np.ndarray:
-    features = np.asarray(features, np.float32)
-    if features.ndim != 2 or not features.size or not np.isfinite(features).all():
-        raise ValueError(
-            "`features` must be a matrix of finite numbers, one row for each word. Received: "
-            f"features.shape={features.shape}, {np.count_nonzero(~np.isfinite(features))} of them "
-            "not finite."
-        )
-    largest = float(np.abs(features).max())
-    if largest > _LARGEST_FEATURE:
-        raise ValueError(
-            f"`features` must lie within {_LARGEST_FEATURE:g}, for their squares to be added up in "
-            f"float32. Received: one as large as {largest:g}. Scale them down."
-        )
-    return features
-
-
-def _alternate(
-    features: np.ndarray,
-    allocation: Allocation,
-    solver: Any,
-    num_rounds: int,
-    tolerance: float,
-    verbose: int,
-) -> Allocation:
-    """Fit vectors and assign words by turns; return the best allocation met."""
-    solver = assignment.get(solver)
-    progress = _Progress(verbose)
-    row_vectors, column_vectors, error = _fit_vectors(features, allocation)
-    best, best_error = allocation, error
-    # (V, F + 1): the last factor carries the squared length of the vector.
-    factors = np.concatenate([2 * features, -np.ones((len(features), 1), np.float32)], axis=1)
-    for _ in range(num_rounds):
-        progress.report("clustering", error)
-        problem = assignment.AssignmentProblem.from_factors(
-            factors, _with_square(row_vectors), factors, _with_square(column_vectors)
-        )
-        solution = solver.solve(problem, initial=allocation)
-        if solution.status == "interrupted":
-            raise KeyboardInterrupt
-        allocation = solution.allocation
-        row_vectors, column_vectors, error = _fit_vectors(features, allocation)
-        gain = best_error - error
-        if gain > 0:
-            best, best_error = allocation, error
-        if gain <= tolerance * best_error:
-            break
-    progress.report("clustered", best_error)
-    return best
-
-
-def _cluster_many(
-    features: np.ndarray,
-    shape: tuple[int, int],
-    num_rounds: int,
-    tolerance: float,
-    start: Allocation | None,
-    verbose: int,
-) -> Allocation:
-    """Cluster as many words as an auction would take too long for; all have features."""
-    if start is None:
-        start = _compute_start(features, *shape)
-        start = _alternate(features, start, "greedy", 1, tolerance, verbose)
-    tolerance = max(tolerance, _TOLERANCE_OF_SWEEPS)
-    found = exchange_words(
-        features,
-        start,
-        np.ones(len(features), bool),
-        num_rounds=num_rounds,
-        tolerance=tolerance,
-        verbose=verbose,
-    )
-    if len(features) > _SWEEP_SIZE:
-        return found
-    sweep = assignment.AlternatingSolver(max_sweeps=1)
-    return _alternate(features, found, sweep, num_rounds, tolerance, verbose)
-
-
-class _Progress:
-    """Says on standard output, if it may, how far clustering is."""
-
-    def __init__(self, verbose: int) -> None:
-        self.verbose = verbose
-        self.start = time.perf_counter()
-
-    def report(self, stage: str, error: float) -> None:
-        if self.verbose:
-            print(f"{stage}: error {error:.6g}, {time.perf_counter() - self.start:.1f} s")
+    cells = np.empty(len(is_chosen), np.int64)
+    cells[is_chosen] = chosen.cells
+    num_others = np.count_nonzero(~is_chosen)
+    cells[~is_chosen] = np.flatnonzero(chosen.words.ravel() < 0)[:num_others]
+    return Allocation(cells, *chosen.shape)
 
 
 def exchange_words(
@@ -218,23 +205,23 @@ def exchange_words(
     is_movable: np.ndarray,
     *,
     num_rounds: int = 10,
-    tolerance: float = 5e-3,
+    tolerance: float = 0.02,
+    seed: int = 0,
     verbose: int = 0,
 ) -> Allocation:
-    """Let some words exchange their cells, all others staying, to lower the error of clustering.
+    """Let some words exchange their cells to lower the error of `cluster_features`.
 
-    By turns the words of each row exchange their columns and those of each column their rows, two
-    words at a time for as long as two gain by it, and vectors are fitted anew. Exact assignments
-    of rows and columns would gain a fifth more and take thirty times as long.
+    All other words stay, and empty cells stay empty.
 
     Args:
         features: `(V, F)` float32. Words whose features are all zero stay.
         allocation: The `Allocation` to start from.
-        is_movable: `(V,)` booleans, which words may move.
-        num_rounds: Integer, the most rounds.
-        tolerance: Float, rounds end with one that lowers the error by no more than this share of
-            it.
-        verbose: Integer, 0 or 1. With 1 each round is reported on standard output.
+        is_movable: `(V,)` booleans, the words that may move.
+        num_rounds: Integer, the largest number of rounds of 8 passes. Defaults to 10.
+        tolerance: Float. The last round lowers the error by at most this share of it. Defaults to
+            0.02.
+        seed: Integer, for the random directions. Equal seeds give equal allocations.
+        verbose: Integer, 0 or 1. With 1, progress is shown on standard error.
 
     Returns:
         An `Allocation`.
@@ -247,103 +234,147 @@ def exchange_words(
     >>> found.rows.tolist(), int(found.cells[4])
     ([0, 1, 1, 0, 2], 5)
     """
-    movable = np.flatnonzero(is_movable & features.any(axis=1))
-    rows, columns = allocation.rows.astype(np.int64), allocation.columns.astype(np.int64)
+    is_fixed = np.ones(allocation.shape, bool)
+    moving = is_movable & features.any(axis=1)
+    is_fixed[allocation.rows[moving], allocation.columns[moving]] = False
+    progress = Progress(verbose)
+    return _exchange(
+        features, allocation, is_fixed,
+        num_rounds=num_rounds, tolerance=tolerance, seed=seed, progress=progress,
+    )  # fmt: skip
 
-    def fit() -> tuple[Allocation, tuple[np.ndarray, np.ndarray, float]]:
-        here = Allocation(rows * allocation.num_columns + columns, *allocation.shape)
-        return here, _fit_known(features, here)
 
-    best, (_, column_vectors, best_error) = fit()
-    progress = _Progress(verbose)
-    for _ in range(num_rounds):
-        progress.report("exchanging", best_error)
-        _exchange_places(features, movable, rows, columns, column_vectors)
-        _, (row_vectors, _, _) = fit()
-        _exchange_places(features, movable, columns, rows, row_vectors)
-        here, (_, column_vectors, error) = fit()
+def _alternate(
+    features: np.ndarray,
+    allocation: Allocation,
+    solver: assignment.AssignmentSolver,
+    num_rounds: int,
+    tolerance: float,
+    progress: Progress,
+) -> Allocation:
+    """Alternate between fitted vectors and assigned words; return the best allocation found."""
+    row_vectors, column_vectors, error = fit_vectors(features, allocation)
+    best, best_error = allocation, error
+    # (V, F + 1): the last factor multiplies the squared length of the vector.
+    factors = np.concatenate([2 * features, -np.ones((len(features), 1), np.float32)], axis=1)
+    for number in range(num_rounds):
+        progress.update("clustering", f"round {number + 1} of {num_rounds}, error {error:.6g}")
+        problem = assignment.AssignmentProblem.from_factors(
+            factors, _with_square(row_vectors), factors, _with_square(column_vectors)
+        )
+        solution = solver.solve(problem, initial=allocation)
+        if solution.status is assignment.AssignmentStatus.INTERRUPTED:
+            raise KeyboardInterrupt
+        allocation = solution.allocation
+        row_vectors, column_vectors, error = fit_vectors(features, allocation)
         gain = best_error - error
         if gain > 0:
-            best, best_error = here, error
+            best, best_error = allocation, error
         if gain <= tolerance * best_error:
             break
-    progress.report("exchanged", best_error)
     return best
 
 
-def _exchange_places(
+def _exchange(
     features: np.ndarray,
-    words: np.ndarray,
-    groups: np.ndarray,
-    places: np.ndarray,
-    vectors: np.ndarray,
-) -> None:
-    """Let the words of each group (say, a row) exchange their `places` (columns), in place."""
-    squares = np.square(vectors).sum(axis=1)
-    words = words[np.argsort(groups[words], kind="stable")]
-    for some in np.split(words, np.flatnonzero(np.diff(groups[words])) + 1):
-        offered = places[some]
-        costs = squares[offered] - 2 * features[some] @ vectors[offered].T
-        places[some] = offered[_swap_in_pairs(costs)]
+    allocation: Allocation,
+    is_fixed: np.ndarray,
+    *,
+    num_rounds: int,
+    tolerance: float,
+    seed: int,
+    progress: Progress,
+) -> Allocation:
+    """Let words exchange cells within blocks of similar rows and columns; return the best found.
 
-
-@numba.njit(cache=True)
-def _swap_in_pairs(costs: np.ndarray) -> np.ndarray:
-    """Return where to put each, starting from the diagonal, so that hardly two gain by a swap."""
-    size = len(costs)
-    chosen = np.arange(size)
-    num_swaps = size
-    while num_swaps > size * _LEAST_SWAPS:
-        num_swaps = 0
-        for i in range(size):
-            for j in range(i + 1, size):
-                here, there = chosen[i], chosen[j]
-                before, after = costs[i, here] + costs[j, there], costs[i, there] + costs[j, here]
-                if before - after > _ROUNDING * (abs(costs[i, here]) + abs(costs[j, there])):
-                    chosen[i], chosen[j] = there, here
-                    num_swaps += 1
-    return chosen
-
-
-def compute_cluster_error(features: np.ndarray, allocation: Allocation) -> float:
-    """Return what `cluster_features` minimises, for an allocation and vectors fitted to it.
-
-    They are the best ones of a full table; with empty cells, near them.
+    Args:
+        features: `(V, F)` float32.
+        allocation: The `Allocation` to start from.
+        is_fixed: `(R, C)` booleans, the cells that take no part.
+        num_rounds: Integer, the largest number of rounds of `_PASSES_A_ROUND` passes.
+        tolerance: Float, the last round lowers the error by at most this share of it.
+        seed: Integer, for the directions in which rows and columns are sorted.
+        progress: `Progress`.
     """
-    return _fit_known(features, allocation)[2]
+    from keras_lightrnn.clustering import _kernels  # late, because it imports Numba
+
+    generator = np.random.default_rng(seed)
+    num_rows, num_columns = allocation.shape
+    words = np.where(is_fixed, _kernels.FIXED, allocation.words)  # (R, C)
+    prices = np.zeros(allocation.shape, np.float32)
+    cells = allocation.cells.copy()
+    best = allocation
+    row_vectors, column_vectors, error = fit_known(features, allocation)
+    best_error = error
+    level = 0
+    for number in range(num_rounds):
+        last_error, num_moved = best_error, 0
+        side = _BLOCK_SIDES[level]
+        for _ in range(_PASSES_A_ROUND):
+            row_order, row_borders = _draw_groups(row_vectors, num_columns, side, generator)
+            column_order, column_borders = _draw_groups(column_vectors, num_rows, side, generator)
+            given = (
+                row_order, row_borders, column_order, column_borders, features,
+                row_vectors, column_vectors, _square(row_vectors), _square(column_vectors),
+            )  # fmt: skip
+
+            def exchange(blocks: slice, given: tuple[np.ndarray, ...] = given) -> int:
+                return int(
+                    _kernels.exchange_in_blocks(blocks.start, blocks.stop, *given, words, prices)
+                )
+
+            num_blocks = (row_borders.size - 1) * (column_borders.size - 1)
+            num_moved_now = sum(map_slices(exchange, num_blocks, _BLOCKS_A_SLICE))
+            if num_moved_now:
+                num_moved += num_moved_now
+                places = np.flatnonzero(words >= 0)
+                cells[words.ravel()[places]] = places
+                found = Allocation(cells, *allocation.shape)
+                row_vectors, column_vectors, error = fit_known(features, found)
+                if error < best_error:
+                    best, best_error = found, error
+            progress.update("clustering", f"round {number + 1} of {num_rounds}, error {error:.6g}")
+        is_slow = last_error - best_error <= tolerance * best_error
+        if not num_moved or (is_slow and level == len(_BLOCK_SIDES) - 1):
+            break
+        level = len(_BLOCK_SIDES) - 1 if is_slow else min(level + 1, len(_BLOCK_SIDES) - 1)
+    return best
 
 
-def _fit_known(
-    features: np.ndarray, allocation: Allocation
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Do what `_fit_vectors` does, without the words of which nothing is known."""
-    has_features = np.asarray(features.any(axis=1))
-    if not has_features.any():
-        has_features[:] = True  # an `Allocation` has words
-    return _fit_vectors(features[has_features], _select_words(allocation, has_features))
+def _draw_groups(
+    vectors: np.ndarray, num_across: int, side: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sort rows (or columns) along a random direction, and cut them into groups for blocks.
+
+    Args:
+        vectors: `(R, F)`.
+        num_across: Integer, the number of columns (or rows). If there are few, groups are larger.
+        side: Integer, the size of a group.
+        generator: Random generator.
+
+    Returns:
+        The order, `(R,)`, and the borders of the groups in it.
+    """
+    # A combination of the vectors is likely to follow their widest directions.
+    direction = vectors.T @ generator.standard_normal(len(vectors), np.float32)
+    order = np.argsort(vectors @ direction, kind="stable")
+    size = max(side, side**2 // num_across)
+    first = int(generator.integers(1, size + 1))  # so that borders differ from pass to pass
+    borders = np.concatenate([[0], np.arange(first, len(order), size), [len(order)]])
+    return order, np.unique(borders)
 
 
-def _select_words(allocation: Allocation, is_selected: np.ndarray) -> Allocation:
-    return Allocation(allocation.cells[is_selected], allocation.num_rows, allocation.num_columns)
-
-
-def scale_features(features: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Give each word's features the length `log(1 + n_w)`, keeping their direction."""
-    lengths = np.linalg.norm(features, axis=1)
-    # A vector of almost no length is rounding: it stays short. With none at all, so do all.
-    floor = _LEAST_LENGTH * float(lengths.max()) or 1.0
-    # Nothing but rounding is left of words that never occur; log1p(0) makes it zero.
-    scales = np.log1p(counts) / np.maximum(lengths, floor)
-    return features * scales[:, None].astype(np.float32)
+def _square(vectors: np.ndarray) -> np.ndarray:
+    return np.square(vectors).sum(axis=1)
 
 
 def _compute_start(features: np.ndarray, num_rows: int, num_columns: int) -> Allocation:
-    """Halve the words again and again along their widest direction, rows first."""
+    """Bisect the words recursively along their widest direction, for rows and then for columns."""
     rows = _bisect(features, num_rows)
     sizes = np.maximum(np.bincount(rows, minlength=num_rows), 1)[:, None]
-    means = _sum_by_group(features, rows, num_rows) / sizes
+    means = sum_by_group(features, rows, num_rows) / sizes
     columns = _bisect(features - means.astype(np.float32)[rows], num_columns)
-    # Groups of the columns meet a row several times or never; their order in it does not.
+    # A row may hold several words of one column group or none; their order in the row is kept.
     order = np.lexsort((columns, rows))
     begins = np.searchsorted(rows[order], np.arange(num_rows))
     cells = np.empty(len(features), np.int64)
@@ -352,7 +383,7 @@ def _compute_start(features: np.ndarray, num_rows: int, num_columns: int) -> All
 
 
 def _bisect(features: np.ndarray, num_groups: int) -> np.ndarray:
-    """Return the group of each word; groups differ in size by one at most."""
+    """Return the group of each word. Sizes of groups differ by at most one."""
     groups = np.empty(len(features), np.int64)
     ends = np.arange(num_groups + 1) * len(features) // num_groups
     pending = [(np.arange(len(features)), 0, num_groups)]
@@ -364,7 +395,7 @@ def _bisect(features: np.ndarray, num_groups: int) -> np.ndarray:
         here = features[words]
         here = here - here.mean(axis=0)
         spread = here.T @ here  # (F, F)
-        # Power iteration from the widest axis. A near-widest direction will do, and unlike an
+        # Power iteration from the widest axis. An approximate direction is enough, and unlike an
         # eigenvector of `eigh` it has a definite sign.
         direction = spread[np.argmax(np.diagonal(spread))]
         for _ in range(_DIRECTION_STEPS):
@@ -376,51 +407,6 @@ def _bisect(features: np.ndarray, num_groups: int) -> np.ndarray:
     return groups
 
 
-def _fit_vectors(
-    features: np.ndarray, allocation: Allocation
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the best row and column vectors of an allocation, and the error they leave.
-
-    Sums over rows and columns say all there is to know; words are read for these alone.
-    """
-    is_filled = np.zeros(allocation.shape)
-    is_filled[allocation.rows, allocation.columns] = 1.0
-    row_sums = _sum_by_group(features, allocation.rows, allocation.num_rows)
-    column_sums = _sum_by_group(features, allocation.columns, allocation.num_columns)
-    row_sizes = is_filled.sum(axis=1)[:, None]
-    column_sizes = is_filled.sum(axis=0)[:, None]
-    row_vectors = row_sums / np.maximum(row_sizes, 1.0)
-    column_vectors = np.zeros_like(column_sums)
-    # With every cell full one sweep is exact. Empty cells tie rows to columns: sweep on.
-    for _ in range(1 if allocation.vocabulary_size == allocation.num_cells else _FIT_SWEEPS):
-        before = column_vectors
-        column_vectors = (column_sums - is_filled.T @ row_vectors) / np.maximum(column_sizes, 1.0)
-        # A constant may move between the two; with mean zero their products matter least.
-        column_vectors -= column_vectors.mean(axis=0)
-        row_vectors = (row_sums - is_filled @ column_vectors) / np.maximum(row_sizes, 1.0)
-        change = np.square(column_vectors - before).sum()
-        if change <= _FIT_TOLERANCE * np.square(column_vectors).sum():
-            break
-    error = (
-        np.einsum("vf,vf->v", features, features).sum(dtype=np.float64)
-        - 2 * (np.vdot(row_sums, row_vectors) + np.vdot(column_sums, column_vectors))
-        + np.vdot(row_sizes * row_vectors, row_vectors)
-        + np.vdot(column_sizes * column_vectors, column_vectors)
-        + 2 * np.vdot(row_vectors, is_filled @ column_vectors)
-    )
-    # A perfect fit may be off by rounding, to either side.
-    return row_vectors.astype(np.float32), column_vectors.astype(np.float32), float(max(error, 0.0))
-
-
-def _sum_by_group(values: np.ndarray, groups: np.ndarray, num_groups: int) -> np.ndarray:
-    """Return the sum of each group's rows `(num_groups, F)`."""
-    members = scipy.sparse.csr_matrix(
-        (np.ones(len(groups), np.float32), groups, np.arange(len(groups) + 1)),
-        shape=(len(groups), num_groups),
-    )
-    return (members.T @ values).astype(np.float64)
-
-
 def _with_square(vectors: np.ndarray) -> np.ndarray:
-    """Append the squared length of each vector `(n, F + 1)`."""
-    return np.concatenate([vectors, np.square(vectors).sum(axis=1, keepdims=True)], axis=1)
+    """Append the squared length of each vector, `(n, F + 1)`."""
+    return np.concatenate([vectors, _square(vectors)[:, None]], axis=1)

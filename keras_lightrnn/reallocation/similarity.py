@@ -10,13 +10,8 @@ from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn import assignment
 from keras_lightrnn._internal.checks import check_size
-from keras_lightrnn.clustering.two_way import (
-    AUCTION_SIZE,
-    cluster_features,
-    compute_cluster_error,
-    exchange_words,
-    scale_features,
-)
+from keras_lightrnn.clustering.two_way import cluster_features, exchange_words
+from keras_lightrnn.clustering.vectors import compute_cluster_error, scale_features
 from keras_lightrnn.reallocation.objective import (
     OutputWeights,
     Proposal,
@@ -31,6 +26,8 @@ _SHRINKAGE = 5.0
 
 # In a large vocabulary, words that were counted less often stay in place.
 _LEAST_COUNT = 2
+# A vocabulary of more words is large.
+_LARGE = 20_000
 # All words are clustered from scratch if the table leaves more than this share of the error that a
 # random table leaves.
 _POOR = 0.6
@@ -149,14 +146,11 @@ class SimilarityObjective(ReallocationObjective):
     ) -> Allocation:
         """Improve the allocation, or make a new one if it is poor."""
         shape = allocation.shape
-        is_large = self.solver is None and len(features) > AUCTION_SIZE
+        is_large = self.solver is None and len(features) > _LARGE
         options: Any = {"num_rounds": self.num_rounds}
-        if is_large and is_poor:
-            found = cluster_features(features, *shape, num_rounds=1, solver="greedy")
-            found = exchange_words(features, found, np.ones(len(features), bool), **options)
-        elif is_large:
+        if is_large and not is_poor:
             return exchange_words(features, allocation, counts >= _LEAST_COUNT, **options)
-        elif is_poor:
+        if is_poor:
             found = cluster_features(features, *shape, solver=self.solver, **options)
         else:
             options.update(initial=allocation, tolerance=_TOLERANCE, solver=self.solver)

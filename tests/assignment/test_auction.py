@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import pytest
 
-from keras_lightrnn.assignment import AssignmentProblem, AuctionSolver, ExactSolver, _market
+from keras_lightrnn.assignment import AssignmentProblem, AuctionSolver, ExactSolver, _kernels
+from keras_lightrnn.assignment.solver import SolverRun
 from keras_lightrnn.table.allocation import Allocation
 
 
@@ -103,19 +103,28 @@ def test_prices_of_any_kind_do_no_harm():
     assert solution.status == "optimal"
 
 
-@pytest.mark.parametrize("bid_batch", [8, 1024])
-def test_number_of_threads_does_not_matter(bid_batch, monkeypatch):
-    monkeypatch.setattr(_market, "_BID_BATCH", bid_batch)  # 8: words choose many at a time
+@pytest.mark.parametrize("max_block_bytes", [2**33, 0])
+def test_number_of_threads_does_not_matter(max_block_bytes, monkeypatch):
     problem = make_problem(1500, table=(39, 39))
     solutions = []
-    before = numba.get_num_threads()
-    try:
-        for num_threads in (1, before):
-            numba.set_num_threads(num_threads)
-            solutions.append(AuctionSolver().solve(problem))
-    finally:
-        numba.set_num_threads(before)
+    for num_threads in ("1", "3"):
+        monkeypatch.setenv("NUMBA_NUM_THREADS", num_threads)
+        solutions.append(AuctionSolver(max_block_bytes=max_block_bytes).solve(problem))
     assert solutions[0].allocation == solutions[1].allocation
+    np.testing.assert_array_equal(solutions[0].prices, solutions[1].prices)
+
+
+def interrupt_after(monkeypatch, num_checks: int) -> list[None]:
+    """Interrupt solvers at a check of the time; return the list that counts the checks."""
+    checks: list[None] = []
+
+    def check_time(run: SolverRun) -> None:
+        checks.append(None)
+        if len(checks) == num_checks:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SolverRun, "check_time", check_time)
+    return checks
 
 
 def test_time_limit():
@@ -129,49 +138,37 @@ def test_time_limit():
 
 
 @pytest.mark.parametrize("max_block_bytes", [2**33, 0])
-def test_interruption_in_every_place(max_block_bytes):
+def test_interruption_in_every_place(max_block_bytes, monkeypatch):
     problem = make_problem(300, table=(18, 18))
     initial = Allocation.random(300, 18, 18, seed=0)
     solver = AuctionSolver(max_block_bytes=max_block_bytes)
-    calls = []
-    optimum = solver.solve(problem, initial, progress=calls.append).primal_cost
-    assert len(calls) > 3
+    checks = interrupt_after(monkeypatch, 10**9)
+    optimum = solver.solve(problem, initial).primal_cost
+    assert len(checks) > 3
 
-    for stop in np.unique(np.linspace(1, len(calls) - 1, 12, dtype=int)):
-        count = 0
-
-        def interrupt(report):
-            nonlocal count
-            count += 1
-            if count == stop:  # noqa: B023
-                raise KeyboardInterrupt
-
-        solution = solver.solve(problem, initial, progress=interrupt)
+    for stop in np.unique(np.linspace(1, len(checks) - 1, 12, dtype=int)):
+        interrupt_after(monkeypatch, stop)
+        solution = solver.solve(problem, initial)
         assert solution.status == "interrupted"
         assert np.unique(solution.allocation.cells).size == 300
         assert optimum * (1 + 1e-4) <= solution.primal_cost <= problem.compute_cost(initial)
         assert solution.primal_cost == problem.compute_cost(solution.allocation)
 
 
-def test_stopped_round_is_completed():
-    # The first round places almost all words; what it did is not thrown away.
+def test_stopped_round_is_completed(monkeypatch):
+    # The first round places almost all words. The solution keeps its work.
     problem = make_problem(300, table=(18, 18))
-
-    def interrupt(report):
-        if report["num_unassigned"] not in (0, 300) or report["dual_bound"] > -1e300:
-            seen.append(report)
-        if len(seen) == 4:
-            raise KeyboardInterrupt
-
-    seen: list[dict] = []
-    solution = AuctionSolver(max_block_bytes=0).solve(problem, progress=interrupt)
+    interrupt_after(monkeypatch, 4)
+    solution = AuctionSolver(max_block_bytes=0).solve(problem)
+    assert solution.status == "interrupted"
     least, mean = problem.compute_reference_costs()
     assert solution.primal_cost < (least + mean) / 2
 
 
 @pytest.mark.parametrize("max_block_bytes", [2**33, 0])
-def test_words_that_choose_many_at_a_time_reach_the_optimum(max_block_bytes, monkeypatch):
-    monkeypatch.setattr(_market, "_BID_BATCH", 4)
+def test_words_scanned_on_several_threads_reach_the_optimum(max_block_bytes, monkeypatch):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
+    monkeypatch.setattr(_kernels, "PARALLEL_BATCH", 4)
     problem = make_problem(600, table=(25, 25))
     exact = ExactSolver().solve(problem)
     solution = AuctionSolver(max_block_bytes=max_block_bytes).solve(problem)
@@ -198,11 +195,22 @@ def test_round_limit():
     assert "max_rounds" in solution.message
 
 
-def test_progress_gets_better():
-    reports = []
-    AuctionSolver().solve(make_problem(), progress=reports.append)
-    for name, sign in [("primal_cost", -1), ("dual_bound", 1), ("elapsed_seconds", 1)]:
-        assert (np.diff([report[name] for report in reports]) * sign >= 0).all()
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("max_block_bytes", [2**33, 0])
+@pytest.mark.parametrize("exponents", [(600, 380), (-900, 900), (900, -900), (-330, -330), (0, 0)])
+def test_factors_of_any_size(exponents, max_block_bytes, dtype):
+    if dtype == np.float32:  # its range is smaller
+        exponents = tuple(exponent // 9 for exponent in exponents)
+    factors = [side.astype(dtype) for side in make_problem(100, table=(10, 10)).factors]
+    solver = AuctionSolver(gap_tolerance=1e-4, max_block_bytes=max_block_bytes)
+    expected = solver.solve(AssignmentProblem.from_factors(*factors))
+    scaled = [np.ldexp(factor, exponents[n % 2]) for n, factor in enumerate(factors)]
+    problem = AssignmentProblem.from_factors(*scaled)
+    solution = solver.solve(problem)
+    assert expected.status == solution.status == "optimal"
+    assert solution.dual_bound <= solution.primal_cost
+    cost = np.ldexp(expected.primal_cost, sum(exponents))
+    assert solution.primal_cost == pytest.approx(cost, rel=1e-4)
 
 
 def test_tolerance_of_zero_ends():

@@ -11,6 +11,7 @@ import pytest
 
 from keras_lightrnn import assignment
 from keras_lightrnn.assignment import AssignmentProblem
+from keras_lightrnn.assignment.solver import SolverRun
 from keras_lightrnn.table.allocation import Allocation
 
 SOLVERS = [
@@ -108,11 +109,10 @@ def test_memory_limits_name_the_way_out():
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
 def test_config_round_trip(solver):
-    config = json.loads(json.dumps(assignment.serialize(solver)))
-    rebuilt = assignment.get(config)
-    assert type(rebuilt) is type(solver)
+    config = json.loads(json.dumps(solver.get_config()))
+    rebuilt = type(solver).from_config(config)
     assert rebuilt.get_config() == solver.get_config() != type(solver)().get_config()
-    assert all(getattr(rebuilt, name) == value for name, value in config["config"].items())
+    assert all(getattr(rebuilt, name) == value for name, value in config.items())
     assert repr(rebuilt) == repr(solver)
 
 
@@ -126,21 +126,23 @@ def test_get():
             assignment.get(identifier)
 
 
-def test_alternating_stops_where_it_is_when_interrupted():
+def test_alternating_stops_where_it_is_when_interrupted(monkeypatch):
     generator = np.random.default_rng(0)
     problem = AssignmentProblem.from_costs(
         generator.standard_normal((400, 20)), generator.standard_normal((400, 20))
     )
-    reports = []
+    checks = []
 
-    def interrupt(report):
-        reports.append(report)
-        if len(reports) == 3:
+    def interrupt(run):
+        checks.append(run)
+        if len(checks) == 3:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(SolverRun, "check_time", interrupt)
     initial = Allocation.random(400, 20, 20, seed=0)
-    solution = assignment.AlternatingSolver().solve(problem, initial, progress=interrupt)
-    assert solution.status == "interrupted"
+    solution = assignment.AlternatingSolver().solve(problem, initial)
+    assert solution.status is assignment.AssignmentStatus.INTERRUPTED
+    assert solution.status.is_early
     assert solution.primal_cost < problem.compute_cost(initial)
 
 

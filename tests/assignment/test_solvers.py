@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn import assignment
 from keras_lightrnn.assignment import AssignmentProblem, _kernels
+from keras_lightrnn.assignment.solver import SolverRun
 from keras_lightrnn.table.allocation import Allocation
 
 SOLVERS = {
@@ -253,14 +254,15 @@ def test_prices_are_those_of_a_solver_that_has_some(rng):
     assert len({solution}) == 1
 
 
-def test_an_auction_that_is_stopped_at_once_keeps_the_prices_it_was_given(rng):
+def test_an_auction_that_is_stopped_at_once_keeps_the_prices_it_was_given(rng, monkeypatch):
     problem = AssignmentProblem.from_costs(rng.normal(size=(4, 2)), rng.normal(size=(4, 2)))
     given = rng.random((2, 2))
 
-    def interrupt(state):
+    def interrupt(run):
         raise KeyboardInterrupt
 
-    solution = assignment.AuctionSolver().solve(problem, prices=given, progress=interrupt)
+    monkeypatch.setattr(SolverRun, "check_time", interrupt)
+    solution = assignment.AuctionSolver().solve(problem, prices=given)
     assert solution.status == "interrupted"
     assert np.array_equal(solution.prices, given)
 

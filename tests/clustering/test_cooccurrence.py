@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from keras_lightrnn._internal.progress import Progress
 from keras_lightrnn.clustering import cooccurrence
 from keras_lightrnn.clustering.cooccurrence import cluster_words, compute_word_features
 from keras_lightrnn.clustering.two_way import cluster_features
@@ -40,6 +41,10 @@ def _compute_purity(rows: np.ndarray, class_of_word: np.ndarray) -> float:
     return sum(max(labels.values()) for labels in by_row.values()) / len(class_of_word)
 
 
+def _count_pairs(words: np.ndarray, size: int, window: int, max_contexts: int):
+    return cooccurrence._count_pairs(words, size, window, max_contexts, 1 << 20, Progress(0))
+
+
 class TestComputeWordFeatures:
     @pytest.mark.parametrize("window", [1, 3])
     def test_pairs_match_a_plain_count(self, window, monkeypatch):
@@ -49,7 +54,7 @@ class TestComputeWordFeatures:
         for distance in range(1, window + 1):
             for t in range(words.size - distance):
                 expected[int(words[t]), int(words[t + distance])] += window + 1 - distance
-        counts, first, second, times = cooccurrence._count_pairs(words, 6, window, 6, 1 << 20)
+        counts, first, second, times = _count_pairs(words, 6, window, 6)
         assert counts.tolist() == np.bincount(words, minlength=6).tolist()
         received = dict(zip(zip(first.tolist(), second.tolist(), strict=True), times, strict=True))
         assert received == dict(expected)
@@ -57,7 +62,7 @@ class TestComputeWordFeatures:
     def test_information_matches_the_formula(self):
         words = np.random.default_rng(1).integers(5, size=60)
         size, contexts = 5, [int(w) for w in np.argsort(-np.bincount(words), kind="stable")[:3]]
-        pairs = cooccurrence._count_pairs(words, size, 1, 3, 1 << 20)
+        pairs = _count_pairs(words, size, 1, 3)
         information = cooccurrence._compute_information(*pairs, 1, 3).toarray()
         powers = [np.count_nonzero(words == w) ** 0.75 for w in range(size)]
         expected = np.zeros((size, 6))
@@ -200,6 +205,15 @@ class TestClusterWords:
         assert first == cluster_words(iter(np.array_split(words, 17)), 70, seed=3)
         assert first == Allocation.from_cooccurrence(words, 70, seed=3)
 
+    def test_several_tables(self):
+        words, _ = _generate_class_text(8, 8, 5_000, seed=16)
+        tables = Allocation.from_cooccurrence(words, 70, seed=3, num_tables=2)
+        assert tables[0] == cluster_words(words, 70, seed=3)
+        features, _ = compute_word_features(words, 70, seed=3)
+        assert tables == Allocation.from_features(features, seed=3, num_tables=2)
+        with pytest.raises(ValueError, match=r"`num_tables` must be .* Received: num_tables=0"):
+            cluster_words(iter(()), 70, num_tables=0)  # before the words are read
+
     @pytest.mark.parametrize(
         ("size", "num_rows", "num_columns", "shape"),
         [
@@ -232,8 +246,9 @@ class TestClusterWords:
 
     def test_verbose(self, capsys):
         cluster_words([0, 1, 2, 1], 3)
-        assert capsys.readouterr().out == ""
-        cluster_words([0, 1, 2, 1], 4, verbose=1)
-        output = capsys.readouterr().out
-        assert "4 words read, 3 of 4 occur" in output
-        assert "clustering: error" in output
+        assert capsys.readouterr() == ("", "")
+        cluster_words([0, 1, 2, 1], 4, num_tables=2, verbose=1)
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert "features: 4 words read, 3 of 4 occur" in output.err
+        assert "table 2 of 2: 0.0 % of the features unexplained" in output.err

@@ -11,13 +11,10 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from keras_lightrnn import assignment
+from keras_lightrnn.clustering import _kernels
 from keras_lightrnn.clustering import two_way as clustering
-from keras_lightrnn.clustering.two_way import (
-    _swap_in_pairs,
-    cluster_features,
-    compute_cluster_error,
-    exchange_words,
-)
+from keras_lightrnn.clustering.two_way import cluster_features, exchange_words
+from keras_lightrnn.clustering.vectors import compute_unexplained_share
 from keras_lightrnn.table.allocation import Allocation
 
 
@@ -32,27 +29,37 @@ def _compute_error(features: np.ndarray, allocation: Allocation) -> float:
 
 
 class TestClusterFeatures:
-    def test_many_words_exchange_cells_and_are_swept_after_greedy_choices(self, monkeypatch, rng):
-        features = rng.standard_normal((90, 5))
-        features[::9] = 0.0  # words that are not known leave holes in the table
-        greedy = cluster_features(features, 9, 10, solver="greedy")
-        monkeypatch.setattr(clustering, "AUCTION_SIZE", 20)
-        swept = cluster_features(features, 9, 10)
-        initial = Allocation.random(90, 9, 10, seed=1)
-        taken_up = cluster_features(features, 9, 10, initial=initial)
-        monkeypatch.setattr(clustering, "_SWEEP_SIZE", 50)
-        exchanged = cluster_features(features, 9, 10)
-
+    @pytest.mark.parametrize("size", [90, 71])
+    def test_many_words_exchange_cells_after_greedy_choices(self, size, monkeypatch, rng):
+        features = rng.standard_normal((size, 5))
+        features[::9] = 0.0  # words without features leave cells empty
         known = features.any(axis=1)
 
         def compute_error(allocation):
             chosen = Allocation(allocation.cells[known], *allocation.shape)
             return _compute_error(features[known], chosen)
 
-        assert compute_error(exchanged) < 0.97 * compute_error(greedy)
-        assert compute_error(swept) < 0.97 * compute_error(exchanged)
-        assert compute_error(taken_up) < 0.8 * compute_error(initial)
-        assert taken_up.count_moved(initial) > 0
+        greedy = cluster_features(features, 9, 10, solver="greedy")
+        auction = cluster_features(features, 9, 10)
+        monkeypatch.setattr(clustering, "_AUCTION_SIZE", 20)
+        found = cluster_features(features, 9, 10)
+        initial = Allocation.random(size, 9, 10, seed=1)
+        improved = cluster_features(features, 9, 10, initial=initial)
+        assert compute_error(found) < 0.97 * compute_error(greedy)
+        assert compute_error(found) < 1.05 * compute_error(auction)
+        assert compute_error(improved) < 0.8 * compute_error(initial)
+        assert improved.count_moved(initial) > 0
+
+    def test_the_number_of_threads_does_not_matter(self, monkeypatch, rng):
+        monkeypatch.setattr(clustering, "_AUCTION_SIZE", 20)
+        monkeypatch.setattr(clustering, "_BLOCKS_A_SLICE", 1)
+        features = rng.standard_normal((400, 5))
+        found = []
+        for num_threads in ("1", "3"):
+            monkeypatch.setenv("NUMBA_NUM_THREADS", num_threads)
+            found.append(cluster_features(features, seed=1))
+        assert found[0] == found[1]
+        assert found[0] != cluster_features(features, seed=2)
 
     def test_rounds_end_with_one_that_gains_too_little(self, rng):
         features = rng.standard_normal((90, 5))
@@ -64,10 +71,6 @@ class TestClusterFeatures:
         )
         assert short == once
         assert _compute_error(features, long) < _compute_error(features, once)
-
-    def test_nothing_known_is_no_error(self):
-        allocation = Allocation.random(6, seed=0)
-        assert compute_cluster_error(np.zeros((6, 2), np.float32), allocation) == 0.0
 
     @pytest.mark.parametrize(("num_rows", "num_columns"), [(6, 6), (4, 9), (12, 3)])
     def test_additive_features_are_fitted(self, num_rows, num_columns):
@@ -107,17 +110,6 @@ class TestClusterFeatures:
         assert errors[0] >= errors[1] >= errors[2]
         assert errors[0] > errors[2]
 
-    @pytest.mark.parametrize("size", [36, 31, 20])
-    def test_vectors_are_least_squares(self, size):
-        features = np.random.default_rng(12).standard_normal((size, 3)).astype(np.float32)
-        allocation = Allocation.random(size, 6, 6, seed=13)
-        rows, columns, error = clustering._fit_vectors(features, allocation)
-        fitted = rows[allocation.rows] + columns[allocation.columns]
-        assert error == pytest.approx(np.square(features - fitted).sum(), rel=1e-5)
-        # A few sweeps come near; a full table is exact.
-        tolerance = 1e-5 if size == 36 else 2e-2
-        assert error == pytest.approx(_compute_error(features, allocation), rel=tolerance)
-
     @pytest.mark.parametrize(
         "features", [np.zeros(3), np.zeros((2, 2, 2)), [[math.nan]], [[0.0], [math.inf]]]
     )
@@ -125,14 +117,51 @@ class TestClusterFeatures:
         with pytest.raises(ValueError, match="`features` must be a matrix of finite numbers"):
             cluster_features(features)
 
-    def test_num_rounds_error(self):
-        with pytest.raises(ValueError, match=r"`num_rounds` must be .* Received: num_rounds=0"):
-            cluster_features(np.zeros((4, 1)), num_rounds=0)
+    @pytest.mark.parametrize("name", ["num_rounds", "num_tables", "seed", "tolerance"])
+    @pytest.mark.parametrize("make", [cluster_features, Allocation.from_features])
+    def test_arguments_out_of_range(self, name, make):
+        with pytest.raises(ValueError, match=rf"`{name}` must .* Received: {name}=-1"):
+            make(np.zeros((4, 1)), **{name: -1})
+
+
+class TestSeveralTables:
+    @pytest.mark.parametrize("auction_size", [20, 1000])
+    def test_each_table_explains_what_is_left(self, auction_size, monkeypatch, rng):
+        monkeypatch.setattr(clustering, "_AUCTION_SIZE", auction_size)
+        features = rng.standard_normal((200, 6)).astype(np.float32)
+        features[::7] = 0.0
+        tables = cluster_features(features, num_tables=3, seed=4)
+        assert tables == Allocation.from_features(features, num_tables=3, seed=4)
+        assert tables[:1] == [cluster_features(features, seed=4)]
+        assert cluster_features(features, num_tables=1, seed=4) == tables[:1]
+        shares = [compute_unexplained_share(features, tables[:n]) for n in (1, 2, 3)]
+        assert shares[0] > 1.2 * shares[1] > 1.4 * shares[2]
+        copies = [tables[0]] * 2
+        assert compute_unexplained_share(features, copies) == pytest.approx(shares[0], rel=1e-4)
+        random = [tables[0], Allocation.random(200, *tables[0].shape, seed=0)]
+        assert shares[1] < 0.9 * compute_unexplained_share(features, random)
+
+    def test_words_of_one_row_part_in_the_next_table(self, rng):
+        first, second = cluster_features(rng.standard_normal((400, 6)), num_tables=2)
+        pairs = np.array(list(itertools.combinations(range(400), 2))).T
+        together = np.array([a.rows[pairs[0]] == a.rows[pairs[1]] for a in (first, second)])
+        expected = together[0].mean() * together[1].mean()
+        assert together.all(axis=0).mean() < 1.2 * expected
+
+    def test_interrupted_as_any_other(self, monkeypatch, rng):
+        monkeypatch.setattr(clustering, "_AUCTION_SIZE", 20)
+
+        def interrupt(*given):
+            signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(_kernels, "exchange_in_blocks", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            cluster_features(rng.standard_normal((100, 4)), num_tables=2)
 
 
 @pytest.mark.parametrize("auction_size", [100, 10])  # the solver given, and that of many words
 def test_an_interruption_ends_clustering(monkeypatch, rng, auction_size):
-    monkeypatch.setattr(clustering, "AUCTION_SIZE", auction_size)
+    monkeypatch.setattr(clustering, "_AUCTION_SIZE", auction_size)
     solved = []
 
     def improve(solver, run):
@@ -196,19 +225,28 @@ class TestExchangeWords:
         found = exchange_words(features.astype(np.float32), initial, np.ones(30, bool))
         assert found.count_moved(initial) == 0
 
-    @pytest.mark.parametrize("size", [1, 2, 25])
-    def test_swaps_go_on_until_none_gains(self, size, rng):
+    @pytest.mark.parametrize("size", [1, 2, 25, 144])
+    @pytest.mark.parametrize("kind", ["plain", "ties", "dummies", "zero"])
+    def test_blocks_are_assigned_exactly(self, size, kind, rng):
         costs = rng.standard_normal((size, size)).astype(np.float32)
-        chosen = _swap_in_pairs(costs)
-        assert sorted(chosen) == list(range(size))
-        cost = costs[np.arange(size), chosen].sum()
-        assert cost <= np.trace(costs)
-        for i, j in itertools.combinations(range(size), 2):
-            swapped = chosen.copy()
-            swapped[[i, j]] = swapped[[j, i]]
-            assert costs[np.arange(size), swapped].sum() > cost - 1e-4
-        least = costs[linear_sum_assignment(costs)].sum()
-        assert np.trace(costs) - cost >= 0.7 * (np.trace(costs) - least)
+        if kind == "ties":
+            costs = costs.round()
+        elif kind == "dummies":
+            costs[size // 2 :] = 0.0
+        elif kind == "zero":
+            costs[:] = 0.0
+        least = costs[linear_sum_assignment(costs)].sum(dtype=np.float64)
+        prices = np.zeros(size, np.float32)
+        places = np.empty(size, np.int32)
+        # From no prices, from those of the solution, and from useless ones.
+        for start in (prices, prices, rng.standard_normal(size).astype(np.float32)):
+            _kernels.assign(costs, start, places)
+            assert sorted(places) == list(range(size))
+            cost = costs[np.arange(size), places].sum(dtype=np.float64)
+            assert cost == pytest.approx(least, abs=1e-5 * size)
+            # The prices prove it: each word has the cell of its least cost and price.
+            profit = (costs + start).min(axis=1) - (costs + start)[np.arange(size), places]
+            assert np.abs(profit).max() < 1e-4
 
     def test_the_scale_of_the_features_does_not_matter(self, rng):
         initial = Allocation.random(30, 5, 6, seed=4)

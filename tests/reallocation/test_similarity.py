@@ -54,7 +54,7 @@ def test_never_proposes_a_worse_allocation_and_keeps_a_perfect_one():
 
 
 def test_in_a_large_vocabulary_words_stay_of_which_little_is_known(monkeypatch):
-    monkeypatch.setattr(similarity, "AUCTION_SIZE", 20)
+    monkeypatch.setattr(similarity, "_LARGE", 20)
     sums = make_sums(np.random.default_rng(0), 5, 6, count=20)
     cells = np.arange(30)
     cells[[3, 17, 26, 8]] = cells[[9, 15, 8, 26]]
@@ -72,7 +72,7 @@ def test_in_a_large_vocabulary_words_stay_of_which_little_is_known(monkeypatch):
 
 
 def test_in_a_large_vocabulary_a_poor_table_is_left(monkeypatch):
-    monkeypatch.setattr(similarity, "AUCTION_SIZE", 20)
+    monkeypatch.setattr(similarity, "_LARGE", 20)
     sums = make_sums(np.random.default_rng(0), 5, 6)
     old = Allocation.random(30, 5, 6, seed=1)
     proposal = SimilarityObjective().propose(sums, NO_WEIGHTS, old)

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import pickle
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -173,7 +176,7 @@ def test_load_checks_the_sizes_that_the_file_names(tmp_path):
     with np.load(path) as file:
         content = dict(file)
     np.savez(path, **{**content, "vocabulary_size": np.int64(4)})
-    with pytest.raises(ValueError, match="vocabulary_size=4"):
+    with pytest.raises(ValueError, match=r"cells\.shape=\(3,\) of int32 instead of \(4,\)"):
         Allocation.load(path)
     np.savez(path, **{**content, "cells": np.int32([0, 1, 1])})
     with pytest.raises(ValueError, match="share a cell"):
@@ -210,4 +213,75 @@ def test_no_damaged_byte_is_another_error(tmp_path):
     for place in range(0, len(data), 3):
         path.write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
         with contextlib.suppress(ValueError):
+            Allocation.load(path)
+
+
+def test_sparse_tables_are_checked_without_an_array_of_all_cells():
+    allocation = Allocation([2**31 - 2, 0, 5], 1, 2**31 - 1)
+    assert allocation.columns.tolist() == [2**31 - 2, 0, 5]
+    with pytest.raises(ValueError, match=r"share a cell.*words 0 and 2 both in cell 7 \(1 words"):
+        Allocation([7, 0, 7], 1, 2**31 - 1)
+
+
+def write_members(path, members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+
+
+def make_array(array: np.ndarray, shape: tuple[int, ...] | None = None) -> bytes:
+    """Return an array as in a file, or one whose header says that it has another shape."""
+    file = io.BytesIO()
+    header = np.lib.format.header_data_from_array_1_0(array)
+    np.lib.format.write_array_header_1_0(file, header | ({"shape": shape} if shape else {}))
+    return file.getvalue() + array.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["zeros", "header", "table", "format", "size"])
+def test_small_files_take_little_memory(tmp_path, kind):
+    arrays = {
+        "format.npy": np.array("keras_lightrnn.Allocation/1"),
+        "vocabulary_size.npy": np.int64(3),
+        "table_shape.npy": np.array([2, 2]),
+        "cells.npy": np.arange(3, dtype=np.int32),
+    }
+    members = {name: make_array(np.asarray(array)) for name, array in arrays.items()}
+    path = tmp_path / "allocation.npz"
+    huge = 2**26
+    if kind == "zeros":  # 256 MB that compress to 256 kB
+        members["cells.npy"] = make_array(np.zeros(huge, np.int32))
+        members["vocabulary_size.npy"] = make_array(np.asarray(np.int64(huge)))
+        members["table_shape.npy"] = make_array(np.array([2**13, 2**13]))
+    elif kind == "header":
+        members["cells.npy"] = make_array(np.arange(3, dtype=np.int32), (huge,))
+        members["vocabulary_size.npy"] = make_array(np.asarray(np.int64(huge)))
+        members["table_shape.npy"] = make_array(np.array([2**13, 2**13]))
+    elif kind == "table":
+        members["table_shape.npy"] = make_array(np.array([46340, 46340]))
+    else:
+        name = "format.npy" if kind == "format" else "vocabulary_size.npy"
+        members[name] = make_array(np.zeros(huge, np.int8))
+    write_members(path, members)
+    tracemalloc.start()
+    try:
+        if kind == "table":  # a table of many empty cells is sound
+            assert Allocation.load(path).shape == (46340, 46340)
+        else:
+            with pytest.raises(ValueError, match=r"Allocation\.save.*allocation\.npz"):
+                Allocation.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_cut_or_encrypted_file_is_another_error(tmp_path):
+    path = tmp_path / "allocation.npz"
+    Allocation.random(50, seed=0).save(path)
+    data = path.read_bytes()
+    damaged = [data[:size] for size in range(0, len(data), 7)]
+    flags = data.index(b"PK\x01\x02") + 8  # of the first member: encrypted
+    damaged.append(data[:flags] + b"\x01" + data[flags + 1 :])
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"allocation\.npz"):
             Allocation.load(path)
