@@ -67,7 +67,7 @@ def run_on_chief(model: Any, function: Callable[[], dict[str, Any]]) -> dict[str
         raise error
     if failed is not None:
         raise RuntimeError(
-            f"The chief of the workers failed: {failed}. See the log of its process."
+            f"The chief of the workers has failed: {failed}. See the log of its process."
         )
     return received
 

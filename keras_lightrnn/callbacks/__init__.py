@@ -1,4 +1,4 @@
-"""Callbacks: learning the table while the network is trained, and surviving the loss of a run."""
+"""Callbacks that learn the word table during training, and that back up a run."""
 
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
 from keras_lightrnn.callbacks.reallocation import ReallocationCallback

@@ -1,4 +1,4 @@
-"""Train and test steps that observers can read sample weights of, and their compiled functions."""
+"""Train and test steps that show their sample weights to observers, and their functions."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ class StepFunctions:
     """The compiled train functions, or test functions, of a model, by what sums in them.
 
     A function is traced with the observers that sum at that time, and another set of them needs
-    another function. TensorFlow does not release what XLA compiled for a function that is dropped
-    (14 to 20 MB), so the functions are kept while they can be used again: the one without sums for
-    the lifetime of the model, the others as long as their observers.
+    another function. TensorFlow does not release the memory of a function that is dropped, so
+    functions are kept while they can be used again: the one without sums as long as the model, the
+    others as long as their observers.
 
     Args:
         name: `"train_function"` or `"test_function"`.

@@ -580,12 +580,13 @@ def read_all(path):
         return {name: file.read(name) for name in file._members}
 
 
-def test_flipped_bits_are_errors_or_harmless(backup_file, tmp_path):
+@pytest.mark.parametrize("number", [300, pytest.param(30_000, marks=pytest.mark.slow)])
+def test_flipped_bits_are_errors_or_harmless(backup_file, tmp_path, number):
     """Whatever is read is what was written."""
     expected = read_all(backup_file)
     original = backup_file.read_bytes()
     path = tmp_path / "a.npz"
-    offsets = np.random.default_rng(0).integers(len(original), size=300)
+    offsets = np.random.default_rng(0).integers(len(original), size=number)
     # And the directory of the archive, where nothing has a checksum.
     with zipfile.ZipFile(backup_file) as file:
         directory = range(file.start_dir, len(original), 7)
