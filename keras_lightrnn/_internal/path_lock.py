@@ -58,6 +58,7 @@ class PathLock:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.realpath(path)
         self._thread = weakref.ref(threading.current_thread())
+        self._process = os.getpid()
         with _registry:
             held = _held.get(self.path)
             if held is not None:
@@ -71,7 +72,8 @@ class PathLock:
     def release(self) -> None:
         """Release the lock and remove its file. Calling it again does nothing."""
         with _registry:
-            if _held.get(self.path) is self:
+            # A forked child has a copy of this object, but not the lock.
+            if _held.get(self.path) is self and self._process == os.getpid():
                 # Removed while it is locked, so that nobody locks a file about to go.
                 with contextlib.suppress(OSError):
                     os.remove(self._lock_path)

@@ -94,6 +94,23 @@ def test_the_next_job_of_a_thread_takes_over(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_neither_has_nor_releases_it(tmp_path):
+    lock = PathLock(tmp_path / "a.npz")
+    child = os.fork()
+    if child == 0:
+        lock.release()
+        try:
+            PathLock(tmp_path / "a.npz")
+        except RuntimeError:
+            os._exit(0)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert os.listdir(tmp_path) == ["a.npz.lock"]
+    lock.release()
+
+
 def test_a_link_is_the_file_that_it_points_to(tmp_path):
     (tmp_path / "link.npz").symlink_to(tmp_path / "a.npz")
     PathLock(tmp_path / "link.npz").release()
