@@ -1,6 +1,6 @@
 """Pure tensor functions of LightRNN, without variables.
 
-Those with a gradient of their own need TensorFlow or JAX, the others any backend of Keras.
+Functions with hand-written gradients need TensorFlow or JAX; the others run on every backend.
 """
 
 from keras_lightrnn.ops.fused_log_probs import WordTerms, compute_fused_log_probs

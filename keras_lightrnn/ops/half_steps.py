@@ -1,4 +1,4 @@
-"""The sequence of half-steps of a window of words."""
+"""Conversion between windows of words and sequences of half-steps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def split_half_steps(half_steps: Any) -> tuple[Any, Any]:
     ([0, 2, 4], [1, 3, 5])
     """
     shape = ops.shape(half_steps)
-    # Of every second one TensorFlow would make twenty times as much work.
+    # About twenty times as fast on TensorFlow as strided slices, `half_steps[:, ::2]`.
     pairs = ops.reshape(half_steps, (shape[0], -1, 2, *shape[2:]))
     column_half_steps, row_half_steps = ops.unstack(pairs, 2, axis=2)
     return column_half_steps, row_half_steps

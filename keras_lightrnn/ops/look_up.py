@@ -1,4 +1,4 @@
-"""Vectors that some words have, looked up by word."""
+"""Look-up of word vectors in a table that may hold fewer vectors than there are words."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from keras import ops
 
 
 def look_up_word_vectors(vectors: Any, words: Any) -> Any:
-    """Return the vectors of words, zero for those that have none.
+    """Return the vectors of words, and zeros for words without a vector.
 
     Args:
-        vectors: `(N, K)`, of the words `0 .. N - 1`.
+        vectors: `(N, K)`, the vectors of the words `0 .. N - 1`.
         words: `(...)` integers; -1 stands for no word.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Loops over time, on the backends that have one that compiles."""
+"""A compiled loop over time, on TensorFlow and JAX."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def scan(
 ) -> tuple[list[Any], list[Any]]:
     """Run `step(carry, inputs at t) -> (carry, outputs at t)` over the first axis of `inputs`.
 
-    Not differentiable on TensorFlow: it is the inside of functions that have a gradient of
-    their own. Unlike `keras.ops.scan`, outputs need not look like the carry, and it compiles.
+    Not differentiable on TensorFlow: it is meant for functions with hand-written gradients. Unlike
+    in `keras.ops.scan`, outputs may differ from the carry in shape, and XLA can compile the loop.
 
     Args:
         step: The step. Carry and outputs are lists of tensors.
         carry: The first carry.
         inputs: Tensors `(L, ...)`, at least one.
         output_shapes: Shape of each of a step's float32 outputs, `None` where unknown.
-        reverse: Boolean, whether to go from the last step to the first. Outputs keep the
-            places of their inputs.
+        reverse: Boolean, whether to go from the last step to the first. Outputs are in the order
+            of the inputs.
         overwrite: Boolean, whether the first output, float32 and shaped as the first input,
             may take its memory. A step must have read the input where it computes the output.
         unstack: Boolean, whether a step gets the first input, `(L, n, ...)`, as a list of `n`

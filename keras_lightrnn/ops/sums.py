@@ -1,4 +1,4 @@
-"""Sums over what belongs together."""
+"""Scatter-add."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import keras
 
 
 def add_rows(totals: Any, places: Any, values: Any) -> Any:
-    """Return `totals` with each of `values` added in its place, in the memory of `totals` if free.
+    """Return `totals` after `totals[places[i]] += values[i]` for every `i`.
+
+    XLA computes it in the memory of `totals` where nothing else needs that. TensorFlow and JAX
+    only.
 
     Args:
         totals: `(n, ...)`.
-        places: `(m,)` int32; a place may occur again and again.
+        places: `(m,)` int32, with repetitions.
         values: `(m, ...)`.
 
     Returns:
-        `(n, ...)`. TensorFlow and JAX only.
+        `(n, ...)`.
 
     Example:
 

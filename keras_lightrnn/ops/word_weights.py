@@ -1,4 +1,4 @@
-"""How much each word counts."""
+"""Weights of words, from sample weights and masks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def compute_word_weights(words: Any, *factors: Any, dtype: Any = "float32") -> A
     """Return the product of sample weights and masks for each word, of the shape of `words`.
 
     Args:
-        words: `(B, T)`, anything of which there is one for each word.
+        words: `(B, T)`, a tensor with one element for each word.
         *factors: Sample weights or masks, one for each word, `(B, T)` or `(B, T, 1)`, or one for
-            each window, `(B,)` or `(B, 1)`, or one for all; `None` stands for ones.
-        dtype: Type of the weights.
+            each window, `(B,)` or `(B, 1)`, or a scalar; `None` stands for ones.
+        dtype: Dtype of the weights.
 
     Raises:
-        ValueError: if a factor has other axes.
+        ValueError: if a factor has another number of axes.
 
     Example:
 
@@ -39,7 +39,7 @@ def compute_word_weights(words: Any, *factors: Any, dtype: Any = "float32") -> A
                 raise ValueError(
                     "There must be one weight for each word, or one for each window. Received: "
                     f"weights of shape {tuple(factor.shape)} for words of shape "
-                    f"{tuple(weights.shape)}."
+                    f"{tuple(weights.shape)}. Give weights of shape (B, T) or (B,)."
                 )
             weights = weights * factor
     return weights

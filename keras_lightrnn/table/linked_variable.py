@@ -1,4 +1,4 @@
-"""Variables that follow from others."""
+"""Variables that are computed from other variables."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import keras
 
 
 class LinkedVariable(keras.Variable):
-    """Variable that is not trained, and that others are derived from.
+    """Variable that is not trained, from which `DerivedVariable`s are computed.
 
-    Whatever assigns it, a layer, `set_weights` or a checkpoint, those are computed anew.
+    They are recomputed whenever it is assigned: by a layer, by `set_weights` or by a checkpoint.
 
     Args:
         initializer: Callable `(shape, dtype) -> tensor`.
         shape: Shape of the value.
-        dtype: Type of the value.
+        dtype: Dtype of the value.
         name: Name of the variable.
     """
 
     def __init__(
         self, initializer: Callable[..., Any], shape: Sequence[int], dtype: str, name: str
     ) -> None:
-        # Weak: a table outlives layers that were made on it.
+        # Weak references, because a table outlives the layers that use it.
         self._derived: list[weakref.ref[DerivedVariable]] = []
-        # Only the first replica's value counts: replicas must never hold different tables.
+        # The value of the first replica counts: replicas must never hold different tables.
         super().__init__(
             initializer,
             shape=shape,
@@ -50,23 +50,23 @@ class LinkedVariable(keras.Variable):
 
     def _update_derived(self) -> None:
         for derived in [reference() for reference in self._derived]:
-            # On JAX `fit` holds the values elsewhere, and brings them back one by one.
+            # In `fit` on JAX the values are held elsewhere and are restored one by one.
             if derived is not None and all(s._value is not None for s in derived.sources):
                 derived.assign(derived.compute())
 
 
 class DerivedVariable(LinkedVariable):
-    """Variable whose value is always `compute()`, so that no step need compute it.
+    """Variable whose value is always `compute()`, so that no step has to compute it.
 
-    It is state of compiled functions as weights are, and no weight: it is neither counted nor
-    saved. Its layer returns it among its `variables`, and takes it out of those that Keras
-    tracks.
+    Compiled functions treat it as state, as they treat weights, but it is not a weight: it is
+    neither counted nor saved. Its layer returns it among its `variables` and removes it from those
+    that Keras tracks.
 
     Args:
-        compute: Callable without arguments, from the values of `sources`.
-        sources: The `LinkedVariable`s that the value depends on.
+        compute: Callable without arguments that computes the value from those of `sources`.
+        sources: The `LinkedVariable`s on which the value depends.
         shape: Shape of the value.
-        dtype: Type of the value.
+        dtype: Dtype of the value.
         name: Name of the variable.
 
     Example:
