@@ -118,8 +118,8 @@ def from_tfds(
         and the vocabulary.
 
     Raises:
-        See `tfds_lines`. Also ValueError if a file of `cache_dir` is damaged; the message names
-        the file.
+        ValueError: if a file of `cache_dir` is damaged; the message names the file. Otherwise
+            see `tfds_lines`.
 
     Example:
 

@@ -1,0 +1,99 @@
+"""The documentation: its code runs, its site builds with all links, its pictures are there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scripts import ROOT, make_environment
+
+from keras_lightrnn import layers
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+CODE_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def read_code(page: Path) -> str:
+    """Return the Python blocks of a page, each on the lines where it stands."""
+    text = page.read_text(encoding="utf-8")
+    lines = [""] * text.count("\n")
+    for match in CODE_BLOCK.finditer(text):
+        start = text.count("\n", 0, match.start(1))
+        block = match[1].splitlines()
+        lines[start : start + len(block)] = block
+    return "\n".join(lines)
+
+
+PAGES_WITH_CODE = [page for page in PAGES if read_code(page).strip()]
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda page: str(page.relative_to(DOCS)))
+def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    # The blocks of a page are one script.
+    code = read_code(page)
+    if "row_reader" in code and not hasattr(layers, "GatedRowReader"):
+        pytest.skip("no row reader yet")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(page), "exec"), {"__name__": "document"})
+
+
+def test_there_are_pages_with_code():
+    names = {page.relative_to(DOCS).as_posix() for page in PAGES_WITH_CODE}
+    assert {"getting_started.md", "guides/drop_in.md", "concepts/table.md"} <= names
+    assert len(names) > 15
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
+    listed = re.findall(r": (\S+\.md)$", navigation, re.MULTILINE)
+    assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
+
+
+def test_pictures_are_those_of_the_script():
+    script = (DOCS / "make_pictures.py").read_text("utf-8")
+    names = re.search(r"^NAMES = \((.*)\)$", script, re.MULTILINE)[1].replace('"', "").split(", ")
+    pictures = {path.stem: path.stat().st_size for path in (DOCS / "pictures").iterdir()}
+    assert sorted(pictures) == sorted(names)
+    assert all(2_000 < size < 400_000 for size in pictures.values())
+
+
+def test_charts_repeat_the_figures_of_the_results():
+    script = (DOCS / "make_pictures.py").read_text("utf-8")
+    results = (DOCS / "results.md").read_text("utf-8")
+    rows = re.findall(r"^\| .*(?:full softmax|LightRNN).* \| [\d,]+ \|.*$", results, re.MULTILINE)
+    numbers = [[float(x) for x in re.findall(r"\| \**([\d.]+)\** ", row)] for row in rows]
+    drawn = {
+        name: [float(x) for x in re.search(rf'"{name}": \[(.*)\]', script)[1].split(", ")]
+        for name in ("test perplexity", "ms a step")
+    }
+    assert len(numbers) == 5
+    assert [row[-1] for row in numbers] == drawn["test perplexity"]
+    assert [row[0] for row in numbers] == drawn["ms a step"]
+    for mean, deviation in re.findall(
+        r"\(([\d.]+), ([\d.]+)\)", script.partition("without, ")[2].partition("\n")[0]
+    ):
+        assert f"{mean} ± {deviation}" in results
+
+
+@pytest.mark.slow
+def test_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason='the site needs `pip install -e ".[docs]"`')
+    process = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        # A proxy that does not exist: nothing may be read from the network.
+        env=make_environment(NO_MKDOCS_2_WARNING="1", http_proxy="", https_proxy="localhost:9"),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    layers = (tmp_path / "api" / "layers.html").read_text("utf-8")
+    assert "keras_lightrnn.layers.TwoComponentSoftmax" in layers
+    pages = "".join(path.read_text("utf-8") for path in tmp_path.rglob("*.html"))
+    assert not re.findall(r'(?:src|rel="stylesheet" href)="https?://', pages)
