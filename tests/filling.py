@@ -9,8 +9,8 @@ import numpy as np
 from keras_lightrnn import Allocation
 
 
-def fill_sequentially(model: Any, table: Any, step: float = 1e-3) -> None:
-    """Give every float weight different, consecutive numbers, and the table a seeded allocation.
+def fill_sequentially(model: Any, table: Any = None, step: float = 1e-3) -> None:
+    """Give every float weight different, consecutive numbers, and a table a seeded allocation.
 
     Row and column weights are often of one shape, so that swapped ones would go unseen with
     anything less.
@@ -24,4 +24,5 @@ def fill_sequentially(model: Any, table: Any, step: float = 1e-3) -> None:
         values = np.arange(start, start + size) * np.where(np.arange(size) % 2, -step, step)
         weight.assign(values.reshape(weight.shape).astype("float32"))
         start += size
-    table.assign(Allocation.random(table.vocabulary_size, *table.table_shape, seed=5))
+    if table is not None:
+        table.assign(Allocation.random(table.vocabulary_size, *table.table_shape, seed=5))

@@ -104,6 +104,54 @@ class TwoStepSoftmax:
 
 
 @dataclass
+class MixtureSoftmax:
+    """A softmax with a row reader, on the cells that hold a word."""
+
+    parts: TwoStepSoftmax
+    queries: list[tuple[np.ndarray, np.ndarray]]  # of each component, kernel and bias
+    row_gate: np.ndarray
+    row_shift: np.ndarray | None
+    component_kernel: np.ndarray | None = None
+    component_bias: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, layer: Any) -> MixtureSoftmax:
+        kernels = np.split(to_numpy(layer.query_kernel), layer.num_components, axis=1)
+        biases = np.split(to_numpy(layer.query_bias), layer.num_components)
+        reader, is_mixture = layer.row_reader, layer.num_components > 1
+        return cls(
+            parts=TwoStepSoftmax.of(layer),
+            queries=list(zip(kernels, biases, strict=True)),
+            row_gate=to_numpy(reader.row_gate),
+            row_shift=None if reader.row_shift is None else to_numpy(reader.row_shift),
+            component_kernel=to_numpy(layer.component_kernel) if is_mixture else None,
+            component_bias=to_numpy(layer.component_bias) if is_mixture else None,
+        )
+
+    def compute_component_log_probs(self, state: np.ndarray, word: int) -> list[float]:
+        """Log of the probability of each component and of the word in it."""
+        row, _ = self.parts.place(word)
+        weights = [0.0]
+        if self.component_kernel is not None:
+            weights = list(state @ self.component_kernel + self.component_bias)
+        total = math.log(sum(math.exp(w) for w in weights))
+        log_probs = []
+        for weight, (kernel, bias) in zip(weights, self.queries, strict=True):
+            query = np.tanh(state @ kernel + bias)
+            read = query * (1 + self.row_gate[row])
+            if self.row_shift is not None:
+                read = read + self.row_shift[row]
+            log_prob = self.parts.compute_row_log_prob(query, row)
+            log_probs.append(
+                weight - total + log_prob + self.parts.compute_column_log_prob(read, word)
+            )
+        return log_probs
+
+    def compute_log_prob(self, state: np.ndarray, word: int) -> float:
+        return math.log(sum(math.exp(x) for x in self.compute_component_log_probs(state, word)))
+
+
+@dataclass
 class LanguageModel:
     """A `LightRNNModel` read out into arrays."""
 

@@ -49,6 +49,10 @@ class ObservedLayer(keras.layers.Layer):
                 if observer in observers:
                     observers.remove(observer)
 
+    def is_observed(self, training: bool | None) -> bool:
+        """Return whether `show` would call an observer."""
+        return bool(self._training_observers if training else self._evaluation_observers)
+
     def show(self, *tensors: Any, training: bool | None) -> None:
         """Call the observers of training, or the others."""
         for observer in self._training_observers if training else self._evaluation_observers:

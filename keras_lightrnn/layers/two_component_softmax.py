@@ -9,98 +9,127 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lightrnn._internal.checks import check_counts, check_k
-from keras_lightrnn._internal.keras_internals import get_mask
+from keras_lightrnn._internal.checks import check_k, check_size
+from keras_lightrnn._internal.keras_internals import get_mask, set_mask
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.observed_layer import ObservedLayer
+from keras_lightrnn.layers.row_reader import GatedRowReader, get_row_reader, serialize_row_reader
+from keras_lightrnn.layers.word_bias import WordBias
 from keras_lightrnn.layers.word_vectors import count_word_vectors
 from keras_lightrnn.ops import (
-    WordTerms,
+    LogitTerm,
+    VectorTerm,
     cast_word_ids,
-    compute_bias_table,
     compute_fused_log_probs,
-    compute_row_offsets,
     compute_word_log_probs,
-    look_up_word_vectors,
     mark_invalid_ids,
     split_half_steps,
 )
-from keras_lightrnn.search.layer_search import LayerSearch
-from keras_lightrnn.table.linked_variable import DerivedVariable, LinkedVariable
-from keras_lightrnn.table.word_table import get_word_table, serialize_word_table
-
-_WORD_BIAS = (None, "counts", "trainable")
+from keras_lightrnn.search.layer_search import HalfStepSearch, search_states
+from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
-class TwoComponentSoftmax(ObservedLayer):
-    """Predicts the next word by its row, then by its column given the row.
-
-        log P(w) = log softmax(h^c · row_kernel^T + row_bias)[row(w)]
-                 + log softmax(h^r · column_kernel^T + column_bias)[column(w)]
+class TwoComponentSoftmax(WordBias, ObservedLayer):
+    """Predicts a word by its row, then by its column given the row.
 
     Two softmaxes of `R` and `C` classes replace one of `V`. Empty cells and empty rows have no
     probability. Logits and probabilities are float32 under every dtype policy.
 
-    The word bias gives back what a full softmax has and two component softmaxes lack, one
-    scalar a word. With `b[w]` the log of the word's share of the corpus, `b` is added to the
-    column logits of the word's cell, and the log of its row's total share to the row logits:
-    with zero kernels and biases the layer predicts the unigram distribution exactly, wherever
-    the words lie, and a word that moves takes its bias along.
+    With a row reader, the layer takes the state `s` of any network, one for each word to
+    predict, and is a drop-in for `Dense(V, "softmax")`:
 
-    With `word_dim=K` words have a small vector of their own besides: `word_kernel[w] ·
-    (word_projection^T · h^r)` is added to the column logit of word `w`. The vectors start at
-    zero. They cost `V * K` numbers, or fewer with `num_word_vectors`, and two passes over those
-    of one row a word in training.
+        q^k          = tanh(s · query_kernel^k + query_bias^k)                      k = 1 .. M
+        P_k(row)     = softmax(q^k · row_kernel^T + row_bias)
+        c^k          = q^k * (1 + row_gate[row]) + row_shift[row]         the row reader
+        P_k(column)  = softmax(c^k · column_kernel^T + column_bias)
+        P(w)         = sum over k of pi_k · P_k(row(w)) · P_k(column(w))
+        pi           = softmax(s · component_kernel + component_bias)
+
+    With several tables, each has its own components, kernels and row reader, and all of them make
+    one mixture: words that share a row in one table are apart in the next.
+
+    Without one (the default), it takes half-steps, as published: the network itself reads the
+    row, and predicts the column from its state after that,
+
+        P(w) = softmax(h^c · row_kernel^T + row_bias)[row(w)]
+             · softmax(h^r · column_kernel^T + column_bias)[column(w)]
+
+    The word bias adds one scalar for each word. With `b[w]` the log of the word's share of the
+    corpus, `b` is added to the column logits of the word's cell, and the log of its row's total
+    share to the row logits: with zero kernels and biases the layer predicts the unigram
+    distribution exactly, wherever the words lie. A word that moves takes its bias along.
+
+    With `word_dim=K`, words have small vectors besides: `word_kernel[w] · (word_projection^T ·
+    c)` is added to the column logit of word `w`, where `c` is the column query `c^k` or `h^r`.
+    The vectors start at zero. They cost `V * K` numbers, or fewer with `num_word_vectors`.
 
     Args:
         word_table: `WordTable` to share with the embedding, or what makes one: an
-            `Allocation` or an integer vocabulary size.
+            `Allocation` or an integer vocabulary size. Or a list of these for several tables.
         use_bias: Boolean, whether rows and columns have a bias.
         word_bias: `None` (as published), `"counts"` (fixed, see `assign_word_counts`) or
             `"trainable"` (the same start, then trained). All zero until counts are assigned,
             which is the uniform distribution.
-        kernel_initializer, bias_initializer: Initializers of both kernels and both biases, the
-            first one also of the word projection.
-        kernel_regularizer, bias_regularizer: Regularizers of both, the first one also of the word
-            kernel.
-        kernel_constraint, bias_constraint: Constraints of both, likewise.
+        kernel_initializer, bias_initializer: Initializers of the kernels and of the biases.
+        kernel_regularizer, bias_regularizer: Regularizers, likewise.
+        kernel_constraint, bias_constraint: Constraints, likewise.
         word_dim: Integer `K`, the size of the small vector of each word; 0 for none, as
             published.
         num_word_vectors: Integer, how many words have one: the words `0 .. num_word_vectors - 1`,
-            which are the most frequent ones where ids go by falling frequency. `None` for all.
+            which are the most frequent where ids go by falling frequency. `None` for all.
+        row_reader: `None` for half-steps, as published; `"gated"` for states and a
+            `GatedRowReader`; or a Keras layer with its call arguments.
+        num_components: Integer `M`, the components of the mixture that each table has. More than
+            one in all needs a row reader.
+        mask_zero: Boolean, whether word 0 is padding. Targets 0 are masked then, whatever mask
+            the states have, and searches never answer word 0.
         **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
 
     Call arguments:
-        half_steps: Hidden half-steps `(B, 2T, H)`: those at even places, after the columns of
-            the words `0..T-1`, predict rows; those at odd places, after the rows of the words
-            `1..T`, predict columns. `TwoComponentEmbedding` orders its output so.
-        targets: Word ids `(B, T)` to predict, the words `1..T` of the window.
+        states: With a row reader, states `(B, T, H)` or `(B, H)`, each before the word that it
+            predicts. Without one, half-steps `(B, 2T, H)`: those at even places, after the
+            columns of the words `0..T-1`, predict rows; those at odd places, after the rows of
+            the words `1..T`, predict columns. `TwoComponentEmbedding` with
+            `combine="interleave"` orders its output so.
+        targets: Word ids to predict, `(B, T)` or `(B,)`.
         training: Boolean, whether this is a training step.
         fused: Boolean, whether `ops.compute_fused_log_probs` does the work, which XLA compiles
             for each shape, or operations that every runtime has. By default, in training.
 
     Returns:
-        Log-probabilities of the targets in nats, `(B, T)` float32. NaN for an id outside
-        `[0, V)` where the backend cannot raise (compiled code).
+        Log-probabilities of the targets in nats, float32, of the shape of the targets. NaN for
+        an id outside `[0, V)` where the backend cannot raise (compiled code).
 
     Raises:
-        ValueError: for an unknown `word_bias`, more word vectors than words, or half-steps and
-            targets that disagree.
+        ValueError: for an unknown `word_bias` or `row_reader`, `num_components` below 1, more
+            word vectors than words, or states and targets that disagree.
 
     Example:
 
+    >>> layer = TwoComponentSoftmax(12, row_reader="gated", word_bias="counts")
+    >>> layer.assign_word_counts(np.arange(12))
+    >>> states, targets = np.ones((1, 3, 8), "float32"), np.array([[3, 7, 1]])
+    >>> tuple(layer(states, targets).shape)
+    (1, 3)
+    >>> words, log_probs = layer.next_words(states[:, -1], k=5)
+    >>> words.shape, bool((np.diff(log_probs) <= 0).all())
+    ((1, 5), True)
+
+    As published, on half-steps:
+
     >>> layer = TwoComponentSoftmax(12, word_bias="counts", kernel_initializer="zeros")
-    >>> half_steps, targets = np.zeros((1, 6, 8)), np.array([[3, 7, 1]])
-    >>> log_probs = layer(half_steps, targets)
-    >>> [round(float(np.exp(x)), 4) for x in np.asarray(log_probs)[0]]
+    >>> half_steps = np.zeros((1, 6, 8))
+    >>> [round(float(np.exp(x)), 4) for x in np.asarray(layer(half_steps, targets))[0]]
     [0.0833, 0.0833, 0.0833]
     >>> layer.assign_word_counts(np.arange(12))
     >>> [round(float(np.exp(x)), 4) for x in np.asarray(layer(half_steps, targets))[0]]
     [0.0451, 0.1053, 0.015]
 
     Reference:
-        Li et al., "LightRNN", NIPS 2016, [arXiv:1610.09893](https://arxiv.org/abs/1610.09893).
+        Half-steps: Li et al., "LightRNN", NIPS 2016,
+        [arXiv:1610.09893](https://arxiv.org/abs/1610.09893). The row reader, the mixture, the
+        word bias and the word vectors are this package's extensions.
     """
 
     def __init__(
@@ -116,16 +145,15 @@ class TwoComponentSoftmax(ObservedLayer):
         bias_constraint: Any = None,
         word_dim: int = 0,
         num_word_vectors: int | None = None,
+        row_reader: Any = None,
+        num_components: int = 1,
+        mask_zero: bool = False,
         **kwargs: Any,
     ) -> None:
-        if word_bias not in _WORD_BIAS:
-            raise ValueError(
-                f"`word_bias` must be one of {_WORD_BIAS}. Received: word_bias={word_bias!r}."
-            )
         super().__init__(**kwargs)
-        self.word_table = get_word_table(word_table)
+        word_tables = get_word_tables(word_table)
+        self.word_table = word_tables[0]
         self.use_bias = use_bias
-        self.word_bias = word_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
@@ -137,47 +165,36 @@ class TwoComponentSoftmax(ObservedLayer):
         )
         self.word_dim = word_dim
         self.num_word_vectors = num_word_vectors
+        self.row_reader = get_row_reader(row_reader, self.word_table.num_rows, self.dtype_policy)
+        self.num_components = check_size("num_components", num_components)
+        if self.row_reader is None and self.num_components * len(word_tables) > 1:
+            raise ValueError(
+                "A mixture needs a row reader, which lets each component read the row. Received: "
+                f"num_components={num_components}, {len(word_tables)} word table(s), "
+                'row_reader=None. Give row_reader="gated".'
+            )
+        self.mask_zero = mask_zero
         self.supports_masking = True
         self.autocast = False  # word ids must never be rounded to a float type
-        table = self.word_table
-        size = (table.vocabulary_size,)
-        # Made at once, so that counts can be assigned before the first call.
-        self._word_bias: Any = None
-        if word_bias == "trainable":
-            self._word_bias = self.add_weight(
-                name="word_bias", shape=size, dtype="float32", initializer="zeros", autocast=False
-            )
-        elif word_bias == "counts":
-            with keras.name_scope(self.name):
-                self._word_bias = LinkedVariable(
-                    keras.initializers.Zeros(), size, "float32", "word_bias"
-                )
-        self._has_bias_table = (
-            word_bias is not None or table.vocabulary_size < table.num_rows * table.num_columns
-        )
-        self._row_offsets: Any = None
-        if self._has_bias_table and word_bias != "trainable":
-            sources = [table.words] if word_bias is None else [table.words, self._word_bias]
-            with keras.name_scope(self.name):
-                self._row_offsets = DerivedVariable(
-                    lambda: compute_row_offsets(self._word_bias, table.words),
-                    sources,
-                    (table.num_rows,),
-                    "float32",
-                    "row_offsets",
-                )
-            self._untrack_variable(self._row_offsets)
+        self._init_word_bias(word_bias, self._get_owner())
+        self.further_tables = [
+            _FurtherTable(self, table, index) for index, table in enumerate(word_tables[1:], 1)
+        ]
 
-    @property
-    def variables(self) -> list[Any]:
-        return [*super().variables, *([] if self._row_offsets is None else [self._row_offsets])]
+    def _get_owner(self) -> TwoComponentSoftmax | None:
+        """Return the softmax whose word bias and word vectors this one shares, if any."""
+        return None
 
-    def build(self, half_steps_shape: Any, targets_shape: Any = None) -> None:
-        units = half_steps_shape[-1]
+    def list_tables(self) -> list[TwoComponentSoftmax]:
+        """The softmaxes over the components of each table: this layer, then the further ones."""
+        return [self, *self.further_tables]
+
+    def build(self, states_shape: Any, targets_shape: Any = None) -> None:
+        units = states_shape[-1]
         if units is None:
             raise ValueError(
-                "The last axis of the half-steps must be known. Received: "
-                f"half_steps.shape={tuple(half_steps_shape)}."
+                "The last axis of the states must be known. Received: "
+                f"states.shape={tuple(states_shape)}."
             )
         table = self.word_table
         self.row_kernel, self.row_bias = self._add_softmax("row", 0, table.num_rows, units)
@@ -185,7 +202,7 @@ class TwoComponentSoftmax(ObservedLayer):
             "column", 1, table.num_columns, units
         )
         self.word_kernel = self.word_projection = None
-        if self.word_dim:
+        if self.word_dim and self._get_owner() is None:
             self.word_kernel = self.add_weight(
                 name="word_kernel",
                 shape=(self._num_vectors, self.word_dim),
@@ -194,102 +211,182 @@ class TwoComponentSoftmax(ObservedLayer):
                 regularizer=self.kernel_regularizer,
                 constraint=self.kernel_constraint,
             )
-            self.word_projection = self.add_weight(
-                name="word_projection",
-                shape=(units, self.word_dim),
-                initializer=clone_initializer(self.kernel_initializer, 2),
-            )
+        if self.word_dim:
+            self.word_projection = self._add_kernel("word_projection", 2, (units, self.word_dim))
+        self.query_kernel = self.query_bias = None
+        self.component_kernel = self.component_bias = None
+        if self.row_reader is not None:
+            self.query_kernel = self._add_query_kernel(units)
+            self.query_bias = self._add_bias("query_bias", 3, self.num_components * units)
+            if not self.row_reader.built:
+                self.row_reader.build((None, None, units), (None,))
+        num_all = self.num_components * len(self.list_tables())
+        if num_all > 1 and self._get_owner() is None:
+            self.component_kernel = self._add_kernel("component_kernel", 3, (units, num_all))
+            self.component_bias = self._add_bias("component_bias", 2, num_all)
+        for table in self.further_tables:
+            if not table.built:
+                table.build(states_shape, targets_shape)
         self.built = True
 
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        shapes = config.get("shapes_dict", {})
+        if "half_steps_shape" in shapes:  # a file of version 0.1
+            shapes = {
+                "states_shape" if k == "half_steps_shape" else k: v for k, v in shapes.items()
+            }
+        super().build_from_config({**config, "shapes_dict": shapes} if shapes else config)
+
     def _add_softmax(self, name: str, number: int, size: int, units: int) -> tuple[Any, Any]:
-        """Return the kernel, `(size, H)`, and the bias, if there is one, of one of the two."""
-        kernel = self.add_weight(
-            name=f"{name}_kernel",
-            shape=(size, units),
+        """Return the kernel, `(size, H)`, and the bias or `None`, of rows or of columns."""
+        kernel = self._add_kernel(f"{name}_kernel", number, (size, units))
+        return kernel, self._add_bias(f"{name}_bias", number, size) if self.use_bias else None
+
+    def _add_kernel(self, name: str, number: int, shape: tuple[int, int]) -> Any:
+        return self.add_weight(
+            name=name,
+            shape=shape,
             initializer=clone_initializer(self.kernel_initializer, number),
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
-        if not self.use_bias:
-            return kernel, None
-        bias = self.add_weight(
-            name=f"{name}_bias",
+
+    def _add_query_kernel(self, units: int) -> Any:
+        """Return the kernel of all queries, `(H, M H)`: each component starts as if alone."""
+
+        def initialize(shape: Any, dtype: Any = None) -> Any:
+            kernels = [
+                clone_initializer(self.kernel_initializer, 4 + k)((units, units), dtype=dtype)
+                for k in range(self.num_components)
+            ]
+            return ops.concatenate(kernels, axis=1)
+
+        return self.add_weight(
+            name="query_kernel",
+            shape=(units, self.num_components * units),
+            initializer=initialize,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+
+    def _add_bias(self, name: str, number: int, size: int) -> Any:
+        return self.add_weight(
+            name=name,
             shape=(size,),
             initializer=clone_initializer(self.bias_initializer, number),
             regularizer=self.bias_regularizer,
             constraint=self.bias_constraint,
             autocast=False,  # logits are float32, and so is what is added to them
         )
-        return kernel, bias
 
     @property
     def row_weights(self) -> list[Any]:
         """Weights with one entry for each row: they follow the words at a reallocation."""
-        return [weight for weight in (self.row_kernel, self.row_bias) if weight is not None]
+        weights = [self.row_kernel, self.row_bias, *getattr(self.row_reader, "row_weights", [])]
+        return [weight for weight in weights if weight is not None]
 
     @property
     def column_weights(self) -> list[Any]:
         """Weights with one entry for each column."""
         return [x for x in (self.column_kernel, self.column_bias) if x is not None]
 
-    def assign_word_counts(self, counts: Any) -> None:
-        """Set the word bias to the log share of each word in the corpus.
-
-        Args:
-            counts: `(V,)` occurrences of each word, not negative. A word that never occurs
-                counts as half an occurrence, so that it keeps some probability.
-
-        Raises:
-            ValueError: if the layer has no word bias, or the counts have another shape, are
-                negative, not finite, or all zero.
-        """
-        if self._word_bias is None:
-            raise ValueError(
-                "Word counts need a layer with a word bias. Received: word_bias=None. Make it "
-                'with word_bias="counts" or "trainable".'
-            )
-        size = self.word_table.vocabulary_size
-        counts = check_counts(counts, size).astype(np.float64)
-        if not counts.any():
-            raise ValueError(
-                f"`counts` must not all be zero. Received: {size} zeros. Count the words of the "
-                "text that the model is to be trained on."
-            )
-        smoothed = np.where(counts > 0, counts, 0.5)
-        self._word_bias.assign(np.log(smoothed / smoothed.sum()).astype(np.float32))
-
-    @property
-    def word_bias_values(self) -> Any:
-        """The `(V,)` weight of log shares; `None` without a word bias."""
-        return self._word_bias
-
     def call(
         self,
-        half_steps: Any,
+        states: Any,
         targets: Any,
         training: bool | None = None,
         fused: bool | None = None,
     ) -> Any:
         targets = cast_word_ids(targets)
-        self.compute_output_shape(half_steps.shape, targets.shape)  # checks them
-        column_half_steps, row_half_steps = split_half_steps(half_steps)  # (B, T, H) each
-        mask = self.compute_mask(half_steps, get_mask(half_steps))
-        # Observers see the half-steps, the targets, and the mask, (B, T) or `None`.
-        self.show(column_half_steps, row_half_steps, targets, mask, training=training)
-        cells = self.word_table(targets)  # (B, T)
+        self._check_shapes(states.shape, targets.shape)
         fused = training if fused is None else fused
-        if fused and keras.backend.backend() in ("tensorflow", "jax"):
-            log_probs = self._compute_fused_log_probs(half_steps, row_half_steps, cells)
+        parts = [table.predict(states, targets, bool(fused)) for table in self.list_tables()]
+        log_probs = [part[0] for part in parts]  # (B, T, M) each
+        joint = log_probs[0] if len(parts) == 1 else ops.concatenate(log_probs, axis=-1)
+        if self.component_kernel is None:
+            log_probs = ops.squeeze(joint, -1)
         else:
-            rows = cells // self.word_table.num_columns
-            log_probs = compute_word_log_probs(
-                self.compute_row_logits(column_half_steps),
-                self.compute_column_logits(row_half_steps, rows),
-                cells,
-            )
-        return log_probs + mark_invalid_ids(targets, self.word_table.vocabulary_size)
+            joint = self.compute_component_log_probs(states) + joint  # (B, T, tables M)
+            log_probs = ops.logsumexp(joint, axis=-1)
+        mask = self._mask_targets(states, targets)
+        shares = None
+        for index, (table, part) in enumerate(zip(self.list_tables(), parts, strict=True)):
+            if table.is_observed(training):
+                if self.component_kernel is not None:
+                    start = index * self.num_components
+                    shares = ops.exp(joint - ops.expand_dims(log_probs, -1))
+                    shares = shares[..., start : start + self.num_components]
+                table.show_states(part[1:], targets, shares, mask, training)
+        log_probs += mark_invalid_ids(targets, self.word_table.vocabulary_size)
+        if mask is not None:
+            set_mask(log_probs, mask)
+        return log_probs
 
-    def _compute_fused_log_probs(self, half_steps: Any, row_half_steps: Any, cells: Any) -> Any:
+    def predict(self, states: Any, targets: Any, fused: bool) -> tuple[Any, Any, Any]:
+        """Return the log-probabilities of targets in each component of this table, and queries.
+
+        Args:
+            states: As in `call`.
+            targets: As in `call`.
+            fused: Boolean, as in `call`.
+
+        Returns:
+            Log-probabilities `(..., M)`; row queries and column queries `(..., M, H)`.
+        """
+        cells = self.word_table(targets)  # (B, T)
+        rows = cells // self.word_table.num_columns
+        if self.row_reader is None:
+            row_queries, column_queries = (
+                ops.expand_dims(x, -2) for x in split_half_steps(states)
+            )  # (B, T, 1, H) each
+        else:
+            row_queries = self.compute_queries(states)  # (B, T, M, H)
+            column_queries = self.read_rows(row_queries, rows)
+        if fused and keras.backend.backend() in ("tensorflow", "jax"):
+            log_probs = self._compute_fused_log_probs(row_queries, column_queries, cells)
+        else:
+            column_logits = self.compute_column_logits(column_queries, rows)
+            log_probs = compute_word_log_probs(
+                self.compute_row_logits(row_queries), column_logits, ops.expand_dims(cells, -1)
+            )
+        return log_probs, row_queries, column_queries
+
+    def show_states(
+        self, queries: Any, targets: Any, shares: Any, mask: Any, training: bool | None
+    ) -> None:
+        """Show observers the states that predicted the rows and the columns of targets.
+
+        Of a mixture, these are means over the components by the share that each has in its
+        word: the negative log-likelihood of a word is at most the mean, by these shares, of that
+        of the components (the bound of expectation maximisation), and sums of averaged states
+        give it. With several tables a word counts for each by the share of that table.
+
+        Args:
+            queries: Row queries and column queries, `(..., M, H)` each.
+            targets: `(...)`.
+            shares: `(..., M)` float32, or `None` for one component.
+            mask: `(...)`, or `None`.
+            training: Boolean, whether this is a training step.
+        """
+        if shares is None:
+            shown = [ops.squeeze(x, -2) for x in queries]
+        else:
+            shares = ops.stop_gradient(shares)
+            total = ops.sum(shares, axis=-1)  # (...)
+            if self.further_tables or self._get_owner() is not None:
+                mask = total if mask is None else total * ops.cast(mask, "float32")
+            shares = shares / ops.maximum(ops.expand_dims(total, -1), 1e-30)
+            shown = [
+                ops.sum(x * ops.cast(ops.expand_dims(shares, -1), x.dtype), axis=-2)
+                for x in queries
+            ]
+        shown += [targets, mask]
+        # Observers see windows; of single states, each is a window of one word.
+        if len(targets.shape) == 1:
+            shown = [None if x is None else ops.expand_dims(x, 1) for x in shown]
+        self.show(*shown, training=training)
+
+    def _compute_fused_log_probs(self, row_queries: Any, column_queries: Any, cells: Any) -> Any:
         row_bias, column_bias = (
             ops.zeros((kernel.shape[0],), "float32") if bias is None else ops.cast(bias, "float32")
             for kernel, bias in (
@@ -297,177 +394,218 @@ class TwoComponentSoftmax(ObservedLayer):
                 (self.column_kernel, self.column_bias),
             )
         )
-        terms = None
-        if self._has_bias_table or self.word_dim:
-            offsets = self.compute_row_offsets()
-            terms = WordTerms(
-                ops.convert_to_tensor(self.word_table.words),
-                ops.convert_to_tensor(self.word_table.cells),
-                None if offsets is None else ops.stop_gradient(offsets),
-                None if self._word_bias is None else ops.cast(self._word_bias, "float32"),
-                self._compute_queries(row_half_steps) if self.word_dim else None,
-                ops.cast(self.word_kernel, "float32") if self.word_dim else None,
-            )
+        offsets = self.compute_row_offsets()
         return compute_fused_log_probs(
-            half_steps,
+            row_queries,
+            column_queries,
             cells,
             ops.cast(self.row_kernel, self.compute_dtype),
-            row_bias,
+            row_bias if offsets is None else row_bias + offsets,
             ops.cast(self.column_kernel, self.compute_dtype),
             column_bias,
-            terms,
-            is_bias_fixed=self.word_bias != "trainable",
+            ops.convert_to_tensor(self.word_table.words),
+            ops.convert_to_tensor(self.word_table.cells),
+            self._make_terms(column_queries),
         )
 
-    def compute_row_offsets(self) -> Any:
-        """Return what the words of each row add to its logit now, `(R,)`; `None` if nothing."""
-        if self._row_offsets is not None:
-            return ops.convert_to_tensor(self._row_offsets)
-        if self.word_bias == "trainable":
-            return compute_row_offsets(
-                ops.convert_to_tensor(self._word_bias), ops.convert_to_tensor(self.word_table.words)
-            )
-        return None
+    def _make_terms(self, column_queries: Any) -> list[LogitTerm]:
+        """Return the terms that words add to column logits: a new kind of term belongs here."""
+        terms: list[LogitTerm] = [*self._make_bias_terms()]
+        if self.word_dim:
+            queries = self._project(column_queries, ops.transpose(self.word_projection), None)
+            kernel = (self._get_owner() or self).word_kernel
+            terms.append(VectorTerm(ops.cast(kernel, "float32"), queries))
+        return terms
 
-    def compute_row_logits(self, column_half_steps: Any, row_offsets: Any = None) -> Any:
-        """Return the logits of all rows after column half-steps, `(..., H) -> (..., R)`.
+    # The parts of a prediction, for searches and whatever else goes row by row.
+
+    def compute_queries(self, states: Any) -> Any:
+        """Return the queries of the components, `(..., H) -> (..., M, H)`.
+
+        Example:
+
+        >>> layer = TwoComponentSoftmax(12, row_reader="gated", num_components=2)
+        >>> layer.build((None, 8))
+        >>> tuple(layer.compute_queries(np.ones((3, 8), "float32")).shape)
+        (3, 2, 8)
+        """
+        units = self.row_kernel.shape[-1]
+        products = self._project(states, ops.transpose(self.query_kernel), self.query_bias)
+        queries = ops.cast(ops.tanh(products), self.compute_dtype)
+        return ops.reshape(queries, (*ops.shape(states)[:-1], self.num_components, units))
+
+    def read_rows(self, queries: Any, rows: Any) -> Any:
+        """Return the column queries after rows, `(..., M, H), (...) -> (..., M, H)`."""
+        return self.row_reader(queries, rows)
+
+    def compute_component_log_probs(self, states: Any) -> Any:
+        """Return the log-weights of all components, `(..., H) -> (..., tables M)` float32."""
+        kernel = ops.transpose(self.component_kernel)
+        return ops.log_softmax(self._project(states, kernel, self.component_bias))
+
+    def compute_row_logits(self, row_queries: Any, row_offsets: Any = None) -> Any:
+        """Return the logits of all rows, `(..., H) -> (..., R)`.
 
         Args:
-            column_half_steps: `(..., H)`.
+            row_queries: `(..., H)`: column half-steps, or queries of components.
             row_offsets: What `compute_row_offsets` returned, if that is known.
         """
-        logits = self._project(column_half_steps, self.row_kernel, self.row_bias)
+        logits = self._project(row_queries, self.row_kernel, self.row_bias)
         offsets = self.compute_row_offsets() if row_offsets is None else row_offsets
         return logits if offsets is None else logits + offsets
 
-    def compute_column_logits(self, row_half_steps: Any, rows: Any) -> Any:
-        """Return the logits of all columns given rows, `(..., H), (...) -> (..., C)`.
+    def compute_column_logits(self, column_queries: Any, rows: Any) -> Any:
+        """Return the logits of all columns given rows, `(..., M, H), (...) -> (..., M, C)`.
 
         Args:
-            row_half_steps: `(..., H)`.
-            rows: `(...)` int32, the row that each half-step has read.
+            column_queries: `(..., M, H)`: queries that have read the rows. Row half-steps count
+                as one component.
+            rows: `(...)` int32.
         """
-        logits = self._project(row_half_steps, self.column_kernel, self.column_bias)
-        if self._has_bias_table or self.word_dim:
+        logits = self._project(column_queries, self.column_kernel, self.column_bias)
+        terms = self._make_terms(column_queries)
+        if terms:
             words = ops.take(self.word_table.words, rows, axis=0)  # (..., C)
-        if self._has_bias_table:
-            logits += compute_bias_table(self._word_bias, words)
-        if self.word_dim:
-            kernel = ops.convert_to_tensor(self.word_kernel)
-            # Rounded as the other kernels are.
-            vectors = ops.cast(look_up_word_vectors(kernel, words), self.compute_dtype)
-            queries = self._compute_queries(row_half_steps)  # (..., K)
-            logits += ops.sum(ops.cast(vectors, "float32") * queries[..., None, :], axis=-1)
+        for term in terms:
+            table = term.lay_out(term.weight, words)
+            if term.queries is not None:  # rounded as the kernels are
+                table = ops.cast(ops.cast(table, self.compute_dtype), "float32")
+            logits += term.compute(table, term.queries)
         return logits
 
-    def _compute_queries(self, row_half_steps: Any) -> Any:
-        """Return what is multiplied by the vectors of words, `(..., H) -> (..., K)` float32."""
-        return self._project(row_half_steps, ops.transpose(self.word_projection), None)
-
-    def compute_word_distribution(self, column_half_steps: Any, row_half_steps: Any) -> Any:
-        """Return the log-probabilities of all words from a state.
-
-        Args:
-            column_half_steps: `(..., H)`, after the column of the last word.
-            row_half_steps: `(..., R, H)`, after each row that might follow.
-
-        Returns:
-            `(..., V)` float32; its exponentials sum to 1.
-        """
-        rows = ops.arange(self.word_table.num_rows)
-        row_log_probs = ops.log_softmax(self.compute_row_logits(column_half_steps))
-        column_log_probs = ops.log_softmax(self.compute_column_logits(row_half_steps, rows))
-        joint = ops.expand_dims(row_log_probs, -1) + column_log_probs  # (..., R, C)
-        num_cells = self.word_table.num_rows * self.word_table.num_columns
-        joint = ops.reshape(joint, (*ops.shape(joint)[:-2], num_cells))
-        return ops.take(joint, ops.convert_to_tensor(self.word_table.cells), axis=-1)
+    def _project(self, states: Any, kernel: Any, bias: Any) -> Any:
+        states = ops.cast(states, self.compute_dtype)
+        kernel = ops.cast(kernel, self.compute_dtype)
+        logits = ops.cast(ops.matmul(states, ops.transpose(kernel)), "float32")
+        return logits if bias is None else logits + ops.cast(bias, "float32")
 
     def next_words(
         self,
-        column_half_steps: Any,
-        read_rows: Callable[[np.ndarray, np.ndarray], Any],
+        states: Any,
+        read_rows: Callable[[np.ndarray, np.ndarray], Any] | None = None,
         k: int = 10,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the `k` likeliest words to follow some texts, exactly, by any network.
+        """Return the `k` likeliest words to follow some texts, exactly, for any network.
 
-        Rows are taken in falling order of probability, and read by the network, until no further
-        row can hold a better word. `LightRNNModel.next_words` does the same with its recurrence.
+        Rows are expanded in falling order of probability, until no further row can hold a better
+        word. With a row reader, the states of the texts are all it takes. Half-steps need a
+        function by which the network reads rows.
 
         Args:
-            column_half_steps: `(B, H)`, after the column of each text's last word: see
-                `TwoComponentEmbedding.embed_prefixes`.
-            read_rows: Function of two int32 arrays `(n,)`, texts and rows: returns `(n, H)`, the
-                half-steps after these rows have been read after these texts. The vectors of rows
-                are `TwoComponentEmbedding.row_embeddings`.
-            k: Integer in `[1, V]`.
+            states: `(B, H)`, the state after each text's last word. For half-steps, after the
+                column of that word: see `TwoComponentEmbedding.embed_prefixes`.
+            read_rows: For half-steps, a function of two int32 arrays `(n,)`, texts and rows: it
+                returns `(n, H)`, the half-steps after these rows have been read after these
+                texts. The vectors of rows are `TwoComponentEmbedding.row_embeddings`. `None`
+                with a row reader.
+            k: Integer in `[1, V]`; with `mask_zero`, below `V`.
 
         Returns:
             Word ids, int32, and log-probabilities in nats, float64, `(B, k)` each, best first; of
             equal words the lesser ids.
 
         Raises:
-            ValueError: if half-steps have another shape or are NaN, or `k` is none.
+            ValueError: if the states have another shape or are NaN, `k` is out of range, or
+                `read_rows` is given with a row reader or is missing without one.
 
         Example:
 
         >>> from keras_lightrnn.layers import TwoComponentEmbedding
+        >>> embedding = TwoComponentEmbedding(30, 4, combine="gate")
+        >>> softmax = TwoComponentSoftmax(embedding.word_table, row_reader="gated")
+        >>> network = keras.layers.GRU(5, return_sequences=True)  # any causal layers
+        >>> words = np.array([[3, 1, 4], [1, 5, 9]])
+        >>> log_probs = softmax(network(embedding(words[:, :-1])), words[:, 1:])
+        >>> best, log_probs = softmax.next_words(network(embedding(words))[:, -1], k=3)
+        >>> best.shape, bool((log_probs[:, 0] >= log_probs[:, 1]).all())
+        ((2, 3), True)
+
+        On half-steps:
+
         >>> embedding = TwoComponentEmbedding(30, 4)
         >>> softmax = TwoComponentSoftmax(embedding.word_table)
-        >>> network = keras.layers.GRU(5, return_sequences=True)  # any causal layers
-        >>> log_probs = softmax(network(embedding(np.array([[3, 1, 4]]))), np.array([[1, 4]]))
-        >>> prefixes = embedding.embed_prefixes(np.array([[3, 1, 4], [1, 5, 9]]))
+        >>> log_probs = softmax(network(embedding(words)), words[:, 1:])
+        >>> prefixes = embedding.embed_prefixes(words)
         >>> def read_rows(texts, rows):
         ...     vectors = ops.take(embedding.row_embeddings, rows, axis=0)
         ...     longer = [ops.take(prefixes, texts, axis=0), vectors[:, None]]
         ...     return network(ops.concatenate(longer, axis=1))[:, -1]
-        >>> words, log_probs = softmax.next_words(network(prefixes)[:, -1], read_rows, k=3)
-        >>> words.shape, bool((log_probs[:, 0] >= log_probs[:, 1]).all())
-        ((2, 3), True)
+        >>> best, log_probs = softmax.next_words(network(prefixes)[:, -1], read_rows, k=3)
+        >>> best.shape
+        (2, 3)
         """
-        check_k("k", k, self.word_table.vocabulary_size)
-        return LayerSearch(self, column_half_steps, read_rows).best_words(k)
+        check_k("k", k, self.word_table.vocabulary_size - self.mask_zero)
+        if (read_rows is None) == (self.row_reader is None):
+            needed = "needs" if read_rows is None else "takes no"
+            raise ValueError(
+                f"A softmax with row_reader={self.row_reader} {needed} `read_rows`. Received: "
+                f"read_rows={read_rows}. Half-steps need a function by which the network reads "
+                "rows; with a row reader the states are enough."
+            )
+        if read_rows is None:
+            return search_states(self, states).best_words(k)
+        return HalfStepSearch(self, states, read_rows).best_words(k)
 
-    def _project(self, half_steps: Any, kernel: Any, bias: Any) -> Any:
-        half_steps = ops.cast(half_steps, self.compute_dtype)
-        kernel = ops.cast(kernel, self.compute_dtype)
-        logits = ops.cast(ops.matmul(half_steps, ops.transpose(kernel)), "float32")
-        return logits if bias is None else logits + ops.cast(bias, "float32")
+    # Keras conventions.
 
-    def compute_mask(self, half_steps: Any, mask: Any = None) -> Any:
-        if mask is None:
-            return None
-        column_mask, row_mask = split_half_steps(mask)
+    def compute_mask(self, states: Any, previous_mask: Any = None) -> Any:
+        """Return which targets have a state that is not masked, or `None` if all have."""
+        if previous_mask is None or self.row_reader is not None:
+            return previous_mask
+        column_mask, row_mask = split_half_steps(previous_mask)
         return ops.logical_and(column_mask, row_mask)
 
-    def compute_output_shape(self, half_steps_shape: Any, targets_shape: Any) -> Any:
-        length = half_steps_shape[1]
-        if len(half_steps_shape) != 3 or len(targets_shape) != 2:
-            expected = False
-        else:
-            expected = None in (length, targets_shape[1]) or length == 2 * targets_shape[1]
-        if not expected:
+    def _mask_targets(self, states: Any, targets: Any) -> Any:
+        """Return which targets count, or `None` if all do."""
+        mask = self.compute_mask(states, get_mask(states))
+        if not self.mask_zero:
+            return mask
+        is_word = ops.not_equal(targets, 0)
+        return is_word if mask is None else ops.logical_and(mask, is_word)
+
+    def _check_shapes(self, states_shape: Any, targets_shape: Any) -> None:
+        states_shape, targets_shape = tuple(states_shape), tuple(targets_shape)
+        received = f"Received: states.shape={states_shape}, targets.shape={targets_shape}, "
+        if self.row_reader is not None:
+            if _agree(states_shape[:-1], targets_shape):
+                return
+            hint = "The targets of a window (B, T + 1) are its words from the second on."
+            if len(states_shape) == 3 and _agree((states_shape[1],), (_double(targets_shape),)):
+                hint = (
+                    "States twice as long as the targets are half-steps: leave `row_reader` out, "
+                    'or embed words with combine="gate", "sum" or "concat".'
+                )
             raise ValueError(
-                "Targets (B, T) need half-steps (B, 2T, H). Received: "
-                f"half_steps.shape={tuple(half_steps_shape)}, "
-                f"targets.shape={tuple(targets_shape)}. "
-                "The targets of a window (B, T + 1) are its words from the second on."
+                "With a row reader, targets (B, T) need states (B, T, H), and targets (B,) need "
+                f"states (B, H). {received}row_reader={self.row_reader.name!r}. {hint}"
             )
+        is_windows = len(states_shape) == 3 and len(targets_shape) == 2
+        if is_windows and _agree((states_shape[1],), (_double(targets_shape),)):
+            return
+        raise ValueError(
+            f"Without a row reader, targets (B, T) need half-steps (B, 2T, H). {received}"
+            'row_reader=None. Give row_reader="gated" for one state for each target: (B, T, H) '
+            "or (B, H). The targets of a window (B, T + 1) are its words from the second on."
+        )
+
+    def compute_output_shape(self, states_shape: Any, targets_shape: Any) -> Any:
+        self._check_shapes(states_shape, targets_shape)
         return tuple(targets_shape)
 
     def compute_output_spec(
         self,
-        half_steps: Any,
+        states: Any,
         targets: Any,
         training: bool | None = None,
         fused: bool | None = None,
     ) -> keras.KerasTensor:
-        shape = self.compute_output_shape(half_steps.shape, targets.shape)
+        shape = self.compute_output_shape(states.shape, targets.shape)
         return keras.KerasTensor(shape, dtype="float32")
 
     def get_config(self) -> dict[str, Any]:
         config = {
             **super().get_config(),
-            "word_table": serialize_word_table(self.word_table),
+            "word_table": serialize_word_tables([table.word_table for table in self.list_tables()]),
             "use_bias": self.use_bias,
             "word_bias": self.word_bias,
         }
@@ -480,4 +618,51 @@ class TwoComponentSoftmax(ObservedLayer):
                 name = f"{weight}_{kind}"
                 config[name] = module.serialize(getattr(self, name))
         config |= {"word_dim": self.word_dim, "num_word_vectors": self.num_word_vectors}
-        return config
+        config["row_reader"] = serialize_row_reader(self.row_reader)
+        return config | {"num_components": self.num_components, "mask_zero": self.mask_zero}
+
+
+class _FurtherTable(TwoComponentSoftmax):
+    """The components of a further table. Words' own weights are those of the first table."""
+
+    def __init__(self, first: TwoComponentSoftmax, table: Any, index: int) -> None:
+        # Behind a function, so that Keras does not take it for a sublayer.
+        object.__setattr__(self, "_get_owner", lambda: first)
+        reader = first.row_reader
+        if type(reader) is GatedRowReader:
+            reader = GatedRowReader(
+                table.num_rows, reader.use_shift, dtype=reader.dtype_policy, name="row_reader"
+            )
+        else:
+            reader = type(reader).from_config(reader.get_config())
+        super().__init__(
+            table,
+            use_bias=first.use_bias,
+            word_bias=first.word_bias,
+            kernel_initializer=clone_initializer(first.kernel_initializer, 1_000 * index),
+            bias_initializer=clone_initializer(first.bias_initializer, 1_000 * index),
+            kernel_regularizer=first.kernel_regularizer,
+            bias_regularizer=first.bias_regularizer,
+            kernel_constraint=first.kernel_constraint,
+            bias_constraint=first.bias_constraint,
+            word_dim=first.word_dim,
+            num_word_vectors=first.num_word_vectors,
+            row_reader=reader,
+            num_components=first.num_components,
+            mask_zero=first.mask_zero,
+            dtype=first.dtype_policy,
+            name=f"table_{index}",
+        )
+
+
+def _agree(shape: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Return whether two shapes are equal as far as they are known."""
+    return len(shape) == len(other) and all(
+        None in (size, other_size) or size == other_size
+        for size, other_size in zip(shape, other, strict=True)
+    )
+
+
+def _double(targets_shape: tuple[Any, ...]) -> Any:
+    length = targets_shape[-1]
+    return None if length is None else 2 * length

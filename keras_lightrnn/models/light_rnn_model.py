@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.distribution import (
@@ -15,7 +16,7 @@ from keras_lightrnn._internal.distribution import (
     strategy_scope,
 )
 from keras_lightrnn._internal.inference import compile_inference
-from keras_lightrnn._internal.keras_internals import get_mask, set_mask
+from keras_lightrnn._internal.keras_internals import set_mask
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import Perplexity
@@ -25,32 +26,37 @@ from keras_lightrnn.models.whole_file_saving import WholeFileSaving
 from keras_lightrnn.models.window_checks import check_shape
 from keras_lightrnn.models.window_reading import WindowReading
 from keras_lightrnn.ops.word_ids import cast_word_ids
-from keras_lightrnn.recurrence.stack import is_fused, run_fused
+from keras_lightrnn.recurrence.kinds import get_recurrence
+from keras_lightrnn.recurrence.networks import HalfStepNetwork, WordStepNetwork
+from keras_lightrnn.recurrence.stack import RecurrentStack, is_fused
 from keras_lightrnn.search import decoding
-from keras_lightrnn.table.word_table import get_word_table, serialize_word_table
+from keras_lightrnn.search.predictor import Predictor, make_predictor
+from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
 
-_RECURRENCES: dict[str, tuple[type[keras.layers.RNN], int]] = {
-    # name: layer, number of states
-    "lstm": (keras.layers.LSTM, 2),
-    "gru": (keras.layers.GRU, 1),
-    "rnn": (keras.layers.SimpleRNN, 1),
-}
+_ROW_READING = ("recurrence", "reader")
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
 class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.Model):
     """Recurrent language model over a large vocabulary, with `2 sqrt(V)` vectors for `V` words.
 
-    A window of `T + 1` words becomes `2T` half-steps `c_0 r_1 c_1 r_2 ... c_{T-1} r_T` of one
-    recurrence. After the column of word `t - 1` it predicts the row of word `t`; after that row,
-    its column.
+    With `row_reading="reader"` (the default) the network takes one step a word: its input
+    combines the vectors of the word's row and column, and a `TwoComponentSoftmax` with a row
+    reader predicts the next word from its state, as a mixture of `num_components`.
+
+    With `row_reading="recurrence"` it is the published model: a window of `T + 1` words becomes
+    `2T` half-steps `c_0 r_1 c_1 r_2 ... c_{T-1} r_T` of one recurrence. After the column of word
+    `t - 1` it predicts the row of word `t`; after that row, its column.
 
     Args:
-        word_table: `WordTable`, `Allocation`, or integer vocabulary size `V`.
+        word_table: `WordTable`, `Allocation`, or integer vocabulary size `V`; or a list of these
+            for several tables, whose components make one mixture. Several tables need
+            `row_reading="reader"`.
         embedding_dim: Integer `D`, the size of each shared input vector.
         units: Integer `H`, the units of each recurrent layer.
         num_layers: Integer, how many recurrent layers.
-        recurrence: `"lstm"`, `"gru"` or `"rnn"`; the same weights serve both half-steps.
+        recurrence: String, `"lstm"`, `"gru"`, `"rnn"` or the name of a registered
+            `keras_lightrnn.recurrence.Recurrence`.
         dropout: Float in `[0, 1)`, of the inputs of every recurrent layer and of the last
             one's outputs, never of the recurrence.
         stateful: Boolean, whether a window starts in the state in which the one before it in
@@ -66,11 +72,12 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         num_word_vectors: Integer, how many words have them, the first ones: the most frequent
             where ids go by falling frequency. `None` for all.
         recurrence_path: What runs the recurrence in `fit`, `evaluate`, and `score` of many
-            batches. `"keras"`: the Keras layers. `"fused"`: the package's own recurrences on the
-            same weights, TensorFlow and JAX only. `"auto"`
-            (default): on TensorFlow the faster one of the device, which is `"fused"` wherever
-            no cuDNN serves the Keras layers; on JAX always `"fused"`. Values and gradients are
-            the same.
+            batches: `"auto"` (default), `"fused"` or `"keras"`, see
+            `keras_lightrnn.recurrence.RecurrentStack`.
+        row_reading: How a column depends on its row: `"reader"` (default), by a row reader, or
+            `"recurrence"`, by a half-step of the network, as published.
+        num_components: Integer `M`, the components of the mixture that each table has, see
+            `TwoComponentSoftmax`. More than one needs `row_reading="reader"`.
         **kwargs: `name` and `dtype` (a dtype policy that reaches every layer).
 
     Call arguments:
@@ -114,23 +121,29 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         word_dim: int = 0,
         num_word_vectors: int | None = None,
         recurrence_path: str = "auto",
+        row_reading: str = "recurrence",
+        num_components: int = 1,
         **kwargs: Any,
     ) -> None:
         embedding_dim = check_size("embedding_dim", embedding_dim)
-        units = check_size("units", units)
-        num_layers = check_size("num_layers", num_layers)
-        if recurrence not in _RECURRENCES:
+        if row_reading not in _ROW_READING:
             raise ValueError(
-                f"`recurrence` must be one of {sorted(_RECURRENCES)}. Received: "
-                f"recurrence={recurrence!r}."
+                f"`row_reading` must be one of {_ROW_READING}. Received: "
+                f"row_reading={row_reading!r}."
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must lie in [0, 1). Received: dropout={dropout}.")
-        self.is_fused = is_fused(recurrence_path, recurrence)
+        num_components = check_size("num_components", num_components)
+        num_tables = len(word_table) if isinstance(word_table, (list, tuple)) else 1
+        if num_components * num_tables > 1 and row_reading == "recurrence":
+            raise ValueError(
+                "A mixture needs a row reader, which lets each component read the row. Received: "
+                f"num_components={num_components}, {num_tables} word table(s), "
+                'row_reading="recurrence". Give row_reading="reader".'
+            )
         self._is_in_test_step = False
         super().__init__(**kwargs)
         self.autocast = False  # word ids must never be rounded to a float type
-        self.word_table = get_word_table(word_table)
+        self.word_tables = get_word_tables(word_table)
+        self.word_table = self.word_tables[0]
         self.embedding_dim = embedding_dim
         self.units = units
         self.num_layers = num_layers
@@ -142,45 +155,53 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         self.word_dim = word_dim
         self.num_word_vectors = num_word_vectors
         self.recurrence_path = recurrence_path
+        self.row_reading = row_reading
+        self.num_components = num_components
+        has_reader = row_reading == "reader"
 
         policy = self.dtype_policy  # Keras hands it to no sublayer by itself
         self.embedding = TwoComponentEmbedding(
-            self.word_table,
+            self.word_tables,
             embedding_dim,
+            combine="gate" if has_reader else "interleave",
             mask_zero=mask_zero,
             word_dim=word_dim,
             num_word_vectors=num_word_vectors,
             dtype=policy,
             name="embedding",
         )
-        layer_class, self.num_states = _RECURRENCES[recurrence]
-        self.recurrent_layers = [
-            layer_class(
-                units,
-                return_sequences=True,
-                return_state=True,
-                dtype=policy,
-                name=f"{recurrence}_{index}",
-            )
-            for index in range(num_layers)
-        ]
-        for layer in self.recurrent_layers:
-            # `tf.train.Checkpoint` sees attributes, and does not look into Keras's lists.
+        stack = RecurrentStack(
+            units,
+            num_layers,
+            recurrence,
+            dropout,
+            recurrence_path,
+            dtype=policy,
+            name="recurrent_stack",
+        )
+        # The layers are attributes of the model too: weights files name them by these paths, and
+        # `tf.train.Checkpoint` does not look into Keras's lists.
+        self.recurrent_layers = stack.recurrent_layers
+        for layer in stack.recurrent_layers:
             setattr(self, layer.name, layer)
-        self.dropout_layers = [
-            keras.layers.Dropout(dropout, dtype=policy, name=f"dropout_{index}")
-            for index in range(num_layers + 1)
-        ]
+        self.dropout_layers = stack.dropout_layers
+        self.recurrent_stack = stack
         self.softmax = TwoComponentSoftmax(
-            self.word_table,
+            self.word_tables,
             word_bias=word_bias,
             word_dim=word_dim,
             num_word_vectors=num_word_vectors,
+            row_reader="gated" if has_reader else None,
+            num_components=num_components,
+            mask_zero=mask_zero,
             dtype=policy,
             name="softmax",
         )
         self.carried_state: CarriedState | None = None
-        self._inference: dict[Any, Callable[..., Any]] = {}
+        network = WordStepNetwork if has_reader else HalfStepNetwork
+        self._predictor = make_predictor(
+            network(self.embedding, stack), self.softmax, self._compile_inference
+        )
 
     def build(self, input_shape: Any = None) -> None:
         with strategy_scope(self):
@@ -197,17 +218,16 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
                     f"{input_shape}. Call `model.build((batch_size, sequence_length + 1))`, or "
                     "use a dataset with static shapes, as `token_windows` makes."
                 )
-            sizes = [[self.units] * self.num_states for _ in self.recurrent_layers]
+            sizes = self.recurrent_stack.state_sizes
             self.carried_state = CarriedState(
                 batch_size, sizes, dtype=self.dtype_policy, name="carried_state"
             )
-        hidden = (None, None, self.units)
-        shapes: list[tuple[Any, ...]] = [((None, None),), ((None, None, self.embedding_dim),)]
-        shapes += [(hidden,)] * (self.num_layers - 1) + [(hidden, (None, None))]
-        layers = [self.embedding, *self.recurrent_layers, self.softmax]
-        for layer, layer_shapes in zip(layers, shapes, strict=True):
-            if not layer.built:
-                layer.build(*layer_shapes)
+        if not self.embedding.built:
+            self.embedding.build((None, None))
+        self.recurrent_stack.build_layers(self.embedding_dim)
+        self.recurrent_stack.built = True
+        if not self.softmax.built:
+            self.softmax.build((None, None, self.units), (None, None))
         self.built = True
 
     # Training and evaluation.
@@ -221,15 +241,16 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             initial_states = self.carried_state.read()
         # Elsewhere a model is plain operations, of any shapes, for any runtime.
         is_step = training or self._is_in_test_step
-        if is_step and self.is_fused:
-            half_steps, states = run_fused(self, words, initial_states, bool(training))
-        else:
-            half_steps, states = self.run_recurrence(
-                self.embedding(words), initial_states, training
-            )
+        states, last = self._predictor.network.run_windows(
+            words,
+            initial_states,
+            training,
+            fused=bool(is_step) and self.recurrent_stack.is_fused,
+            jit_compile=bool(self.jit_compile),
+        )
         if self.carried_state is not None:
-            self.carried_state.write(states)
-        return self.softmax(half_steps, words[:, 1:], training=training, fused=is_step)  # (B, T)
+            self.carried_state.write(last)
+        return self.softmax(states, words[:, 1:], training=training, fused=is_step)  # (B, T)
 
     def test_step(self, *args: Any, **kwargs: Any) -> Any:
         self._is_in_test_step = True
@@ -237,31 +258,6 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             return super().test_step(*args, **kwargs)
         finally:
             self._is_in_test_step = False
-
-    def run_recurrence(
-        self, half_steps: Any, states: list[list[Any]] | None = None, training: bool | None = None
-    ) -> tuple[Any, list[list[Any]]]:
-        """Run the recurrent layers over half-steps.
-
-        Args:
-            half_steps: `(B, L, D)` input vectors of `L` half-steps.
-            states: By layer, its states `(B, H)`; `None` for zeros.
-            training: Boolean, whether dropout is applied.
-
-        Returns:
-            Hidden half-steps `(B, L, H)`, and the states after the last one.
-        """
-        mask = get_mask(half_steps)
-        new_states = []
-        for index, layer in enumerate(self.recurrent_layers):
-            half_steps = self.dropout_layers[index](half_steps, training=training)
-            initial = None if states is None else states[index]
-            half_steps, *state = layer(
-                half_steps, initial_state=initial, mask=mask, training=training
-            )
-            new_states.append(state)
-        half_steps = self.dropout_layers[-1](half_steps, training=training)
-        return half_steps, new_states
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         batch_size, length = input_shape
@@ -329,7 +325,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y = x[:, 1:] if y is None else y
         if self.mask_zero:  # the step of JAX returns predictions without their mask
-            set_mask(y_pred, self.softmax.compute_mask(None, self.embedding.compute_mask(x)))
+            is_word = ops.not_equal(x, 0)
+            set_mask(y_pred, ops.logical_and(is_word[:, :-1], is_word[:, 1:]))
         return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def reset_states(self) -> None:
@@ -354,14 +351,14 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             `(N - 1,)` or `(B, N - 1)` float32, in nats. With `mask_zero=True`, that of a word 0,
             which is padding, means nothing.
         """
-        return decoding.score(self, words, batch_size)
+        return decoding.score(self._get_predictor(), words, batch_size)
 
     def word_log_probs(self, prefix: Any) -> np.ndarray:
         """Return the log-probabilities of all words to follow a prefix, `(V,)` or `(B, V)` float64.
 
         This takes a half-step for every row; `next_words` finds the best ones with few.
         """
-        return decoding.word_log_probs(self, prefix)
+        return decoding.word_log_probs(self._get_predictor(), prefix)
 
     def next_words(self, prefix: Any, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words to follow a prefix, exactly, and their log-probabilities.
@@ -378,7 +375,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             Word ids, int32, and log-probabilities in nats, float64, `(k,)` or `(B, k)` each, best
             first; of equal words the lesser ids.
         """
-        return decoding.next_words(self, prefix, k)
+        return decoding.next_words(self._get_predictor(), prefix, k)
 
     def generate(
         self,
@@ -403,34 +400,42 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         Returns:
             The sampled word ids `(length,)` or `(B, length)`, without the prefix.
         """
-        return decoding.generate(self, prefix, length, temperature, top_k, top_p, seed)
+        return decoding.generate(
+            self._get_predictor(), prefix, length, temperature, top_k, top_p, seed
+        )
 
-    def compile_inference(
-        self, function: Callable[..., Any], any_size: bool = True
+    def _get_predictor(self) -> Predictor:
+        """Return the predictor of a model that is built, or build it."""
+        if not self.built:
+            if self.stateful:
+                raise ValueError(
+                    "A stateful model must be built, by `fit` or `model.build((batch_size, "
+                    "sequence_length + 1))`, before it is used. Received: a model that is not "
+                    "built."
+                )
+            self.build((None, None))
+        return self._predictor
+
+    def _compile_inference(
+        self, function: Callable[..., Any], any_size: bool
     ) -> Callable[..., Any]:
-        """Return a function of this model compiled for inference, kept from call to call."""
-        key = (function, any_size)
-        if key not in self._inference:
-
-            def bound(*args: Any) -> Any:
-                return function(self, *args)
-
-            self._inference[key] = compile_inference(self, bound, any_size)
-        return self._inference[key]
+        return compile_inference(self, function, any_size)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> LightRNNModel:
+        config = {"row_reading": "recurrence", **config}  # the only one of earlier versions
         try:
-            is_fused(config.get("recurrence_path", "auto"), config.get("recurrence", "lstm"))
+            kind = get_recurrence(config.get("recurrence", "lstm"))
+            is_fused(config.get("recurrence_path", "auto"), kind)
         except ValueError:  # trained on another backend: the weights are the same
-            config = {**config, "recurrence_path": "auto"}
+            config["recurrence_path"] = "auto"
         return cls(**config)
 
     def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-            "word_table": serialize_word_table(self.word_table),
+            "word_table": serialize_word_tables(self.word_tables),
             "embedding_dim": self.embedding_dim,
             "units": self.units,
             "num_layers": self.num_layers,
@@ -442,6 +447,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             "word_dim": self.word_dim,
             "num_word_vectors": self.num_word_vectors,
             "recurrence_path": self.recurrence_path,
+            "row_reading": self.row_reading,
+            "num_components": self.num_components,
         }
 
 

@@ -3,7 +3,7 @@
 Functions with hand-written gradients need TensorFlow or JAX; the others run on every backend.
 """
 
-from keras_lightrnn.ops.fused_log_probs import WordTerms, compute_fused_log_probs
+from keras_lightrnn.ops.fused_log_probs import compute_fused_log_probs
 from keras_lightrnn.ops.half_steps import interleave_components, split_half_steps
 from keras_lightrnn.ops.log_probs import (
     EMPTY_CELL_LOGIT,
@@ -12,12 +12,15 @@ from keras_lightrnn.ops.log_probs import (
     compute_word_log_probs,
     invert_cells,
 )
+from keras_lightrnn.ops.logit_terms import BiasTerm, LogitTerm, VectorTerm
 from keras_lightrnn.ops.look_up import look_up_word_vectors
 from keras_lightrnn.ops.word_ids import cast_word_ids, mark_invalid_ids
 
 __all__ = [
     "EMPTY_CELL_LOGIT",
-    "WordTerms",
+    "BiasTerm",
+    "LogitTerm",
+    "VectorTerm",
     "cast_word_ids",
     "compute_bias_table",
     "compute_fused_log_probs",

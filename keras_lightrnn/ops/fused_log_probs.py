@@ -1,175 +1,139 @@
-"""Log-probabilities of words from half-steps, without keeping the logits of all the others."""
+"""Log-probabilities of words from queries, without keeping the logits of the other words."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from keras import ops
 
 from keras_lightrnn.ops.compiled_op import compile_op
-from keras_lightrnn.ops.half_steps import split_half_steps
-from keras_lightrnn.ops.log_probs import compute_bias_table
-from keras_lightrnn.ops.look_up import look_up_word_vectors
+from keras_lightrnn.ops.logit_terms import LogitTerm
 from keras_lightrnn.ops.loops import scan
 from keras_lightrnn.ops.products import multiply
 from keras_lightrnn.ops.sums import add_rows
 
 # Logits, and terms of them, that live at a time: 8 MB of float32.
 _MAX_LOGITS = 2**21
-
-
-class WordTerms(NamedTuple):
-    """What words add to logits besides their row and column. Empty cells have no probability.
-
-    Attributes:
-        words: `(R, C)` int32, the word in each cell, -1 in empty ones.
-        cells: `(V,)` int32, the cell of each word.
-        row_offsets: `(R,)` float32, added to row logits: what `compute_row_offsets` returns; or
-            `None`. It has no gradient; that of `bias` includes what comes through it.
-        bias: `(V,)` float32, added to the column logit of its word; or `None`.
-        queries: `(B, T, K)`, or `None`.
-        kernel: `(N, K)`, of the words `0 .. N - 1`: `queries · kernel[w]` is added to the column
-            logit of word `w`; or `None`.
-
-    Example:
-
-    >>> import numpy as np
-    >>> zeros, cells = np.zeros((2, 3), "float32"), np.arange(4, dtype="int32")
-    >>> kernel = np.float32([[0.0], [np.log(3)]])  # of words 0 and 1
-    >>> queries = np.ones((1, 1, 1), "float32")
-    >>> terms = WordTerms(cells.reshape(2, 2), cells, queries=queries, kernel=kernel)
-    >>> log_probs = compute_fused_log_probs(
-    ...     np.ones((1, 2, 3), "float32"), np.int32([[1]]), zeros, zeros[:, 0], zeros, zeros[:, 0],
-    ...     terms
-    ... )
-    >>> round(float(np.exp(log_probs[0, 0])), 4)  # half of the rows, three quarters of the row
-    0.375
-    """
-
-    words: Any
-    cells: Any
-    row_offsets: Any = None
-    bias: Any = None
-    queries: Any = None
-    kernel: Any = None
+# Inputs before those of the terms.
+_NUM_INPUTS = 9
 
 
 def compute_fused_log_probs(
-    half_steps: Any,
+    row_queries: Any,
+    column_queries: Any,
     cells: Any,
     row_kernel: Any,
     row_bias: Any,
     column_kernel: Any,
     column_bias: Any,
-    word_terms: WordTerms | None = None,
-    is_bias_fixed: bool = False,
+    words: Any = None,
+    word_cells: Any = None,
+    terms: Sequence[LogitTerm] = (),
 ) -> Any:
-    """Return `log P(row) + log P(column | row)` of words from the half-steps before them.
+    """Return `log P(row) + log P(column | row)` of words, for each component of a mixture.
 
-    What `compute_word_log_probs` computes from logits; here logits live in chunks, in the
-    forward and again in the backward pass, and between the two only their normalisers are
-    kept. On TensorFlow XLA compiles it wherever it is called from. TensorFlow and JAX only.
+    Equal to `compute_word_log_probs` of the logits `row_queries · row_kernel^T + row_bias` and
+    `column_queries · column_kernel^T + column_bias + terms`. Logits live in chunks, in the
+    forward and again in the backward pass; only their normalisers are kept between the two. On
+    TensorFlow, XLA compiles the op wherever it is called from. TensorFlow and JAX only.
 
     Args:
-        half_steps: `(B, 2T, H)`; those at even places predict rows, those at odd ones columns.
-        cells: `(B, T)` int32, the cells of the words predicted.
-        row_kernel: `(R, H)`. The dtype of the kernels is that of the products; sums, logits
-            and biases are float32.
+        row_queries: `(..., M, H)`, one for each component: they predict rows.
+        column_queries: `(..., M, H)`, queries that have read the row: they predict columns.
+        cells: `(...)` int32, the cells of the words predicted.
+        row_kernel: `(R, H)`. Products use the dtype of the kernels; sums, logits and biases are
+            float32.
         row_bias: `(R,)`.
         column_kernel: `(C, H)`.
         column_bias: `(C,)`.
-        word_terms: `WordTerms`; `None` for a full table without any.
-        is_bias_fixed: Boolean, whether the bias of words gets no gradient, which saves time.
+        words: `(R, C)` int32, the word in each cell, -1 in empty cells. Needed with `terms`.
+        word_cells: `(V,)` int32, the cell of each word. Needed with `terms`.
+        terms: Terms that words add to the column logits. A table with empty cells needs a
+            `BiasTerm`, which leaves these no probability.
 
     Returns:
-        `(B, T)` float32, in nats. Differentiable once, by everything but integers.
+        `(..., M)` float32, in nats. Differentiable once, by all inputs that are not integers.
 
     Example:
 
     >>> import numpy as np
-    >>> zeros = np.zeros((4, 3), "float32")
+    >>> zeros, queries = np.zeros((4, 3), "float32"), np.ones((1, 1, 3), "float32")
     >>> log_probs = compute_fused_log_probs(
-    ...     np.ones((1, 2, 3), "float32"), np.int32([[7]]), zeros, zeros[:, 0], zeros, zeros[:, 0]
+    ...     queries, queries, np.int32([7]), zeros, zeros[:, 0], zeros, zeros[:, 0]
     ... )
     >>> round(float(np.exp(log_probs[0, 0])), 4)
     0.0625
     """
-    inputs = [cells, half_steps, row_kernel, row_bias, column_kernel, column_bias]
-    terms = word_terms or [None] * len(WordTerms._fields)
-    return _run([*inputs, *terms], is_bias_fixed)[0]
+    inputs = [row_queries, column_queries, cells]
+    inputs += [row_kernel, row_bias, column_kernel, column_bias, words, word_cells]
+    for term in terms:
+        inputs += [term.weight, term.queries]
+    return _run(inputs, tuple((type(term), term.is_trainable) for term in terms))[0]
 
 
 class _Words(NamedTuple):
-    """The words predicted, as one side sees them; what is last may be missing.
+    """The predicted words, as one side sees them; the last fields may be missing.
 
     Attributes:
-        half_steps: `(N, H)`, hidden half-steps.
+        queries: `(N, M, H)`.
         classes: `(N,)` int32, their rows or columns.
-        places: `(N,)` int32, numbers of their rows among those that occur.
-        queries: `(N, K)`.
+        places: `(N,)` int32, the numbers of their rows among the rows that occur.
+        term_queries: Of each term, `(N, M, K)` or `None`.
     """
 
-    half_steps: Any
+    queries: Any
     classes: Any
     places: Any = None
-    queries: Any = None
+    term_queries: Any = ()
 
 
 class _Weights(NamedTuple):
-    """The weights of one side; what is last may be missing.
+    """The weights of one side.
 
     Attributes:
         kernel: `(R, H)` or `(C, H)`.
         bias: `(R,)` or `(C,)`.
-        bias_table: `(n, C)`, biases of the words in the rows that occur.
-        vectors: `(n, C, K)`, word kernels of those words.
+        tables: Of each term, its weights for the words in the rows that occur, `(n, C, ...)`.
+        kinds: Of each term, its class.
+        are_trainable: Of each term, whether its table gets a gradient.
     """
 
     kernel: Any
     bias: Any
-    bias_table: Any = None
-    vectors: Any = None
+    tables: Any = ()
+    kinds: Any = ()
+    are_trainable: Any = ()
 
 
-def _forward(inputs: list[Any], is_bias_fixed: bool) -> tuple[list[Any], list[Any]]:
-    """Return the log-probabilities; and what normalises them on each side, `(B T,)` each."""
-    sides = [_forward_side(*side) for side in _get_sides(inputs)]
-    log_probs, *normalisers = zip(*sides, strict=True)
-    return [ops.reshape(sum(log_probs), ops.shape(inputs[0]))], normalisers
+def _forward(inputs: list[Any], kinds: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
+    """Return log-probabilities; and, of each side, the two parts of the log-normaliser."""
+    sides = [_forward_side(*side) for side in _get_sides(inputs, kinds)]
+    log_probs, *normalisers = zip(*sides, strict=True)  # (N, M) each
+    return [ops.reshape(sum(log_probs), ops.shape(inputs[0])[:-1])], normalisers
 
 
 def _backward(
-    inputs: list[Any], normalisers: list[Any], upstream: list[Any], is_bias_fixed: bool
+    inputs: list[Any], normalisers: list[Any], upstream: list[Any], kinds: tuple[Any, ...]
 ) -> list[Any]:
     """Return the gradients of the inputs."""
-    row_side, column_side = _get_sides(inputs)
+    row_side, column_side = _get_sides(inputs, kinds)
     row_normaliser, column_normaliser = zip(*normalisers, strict=True)
-    upstream = ops.reshape(upstream[0], (-1,))
-    terms = _get_terms(inputs)
-    is_bias_trained = terms.bias is not None and not is_bias_fixed
-    d_row_words, d_row_weights = _backward_side(*row_side, row_normaliser, upstream)
-    d_column_words, d_column_weights = _backward_side(
-        *column_side, column_normaliser, upstream, is_bias_trained
+    upstream = ops.reshape(upstream[0], (-1, inputs[0].shape[-2]))  # (N, M)
+    d_row_queries, _, d_row_kernel, d_row_bias, _ = _backward_side(
+        *row_side, row_normaliser, upstream
     )
-    d_bias = d_kernel = None
-    if is_bias_trained:
-        d_bias = _collect(d_column_weights.bias_table, inputs, terms.cells)
-        rows = terms.cells // terms.words.shape[1]  # (V,)
-        # The derivative of a log-sum-exp is a softmax.
-        shares = ops.exp(terms.bias - ops.take(terms.row_offsets, rows))
-        d_bias += ops.take(d_row_weights.bias, rows) * shares
-    if terms.kernel is not None:
-        cells = terms.cells[: terms.kernel.shape[0]]
-        d_kernel = _collect(d_column_weights.vectors, inputs, cells)
-    gradients = [
-        None,
-        ops.stack([d_row_words.half_steps, d_column_words.half_steps], axis=1),  # (B T, 2, H)
-        d_row_weights.kernel,
-        d_row_weights.bias,
-        d_column_weights.kernel,
-        d_column_weights.bias,
-        *WordTerms(None, None, None, d_bias, d_column_words.queries, d_kernel),
-    ]
+    d_queries, d_term_queries, d_kernel, d_bias, d_tables = _backward_side(
+        *column_side, column_normaliser, upstream
+    )
+    gradients = [d_row_queries, d_queries, None]
+    gradients += [d_row_kernel, d_row_bias, d_kernel, d_bias, None, None]
+    for index, (d_table, d_queries) in enumerate(zip(d_tables, d_term_queries, strict=True)):
+        weight = inputs[_NUM_INPUTS + 2 * index]
+        d_weight = None
+        if d_table is not None:
+            d_weight = _collect(d_table, inputs, inputs[8][: weight.shape[0]])
+        gradients += [d_weight, d_queries]
     return [
         None if d is None else ops.cast(ops.reshape(d, ops.shape(x)), x.dtype)
         for d, x in zip(gradients, inputs, strict=True)
@@ -179,17 +143,12 @@ def _backward(
 _run = compile_op(_forward, _backward)
 
 
-def _get_terms(inputs: list[Any]) -> WordTerms:
-    """Return the last of the inputs, as `compute_fused_log_probs` orders them."""
-    return WordTerms(*inputs[-len(WordTerms._fields) :])
-
-
 def _number_rows(rows: Any, num_rows: int) -> tuple[Any, Any]:
-    """Number the rows that occur in `rows`, `(B T,)`: no others need be laid out.
+    """Number the rows that occur in `rows`, `(N,)`: no others need be laid out.
 
     Returns:
         The number of each row, -1 if it does not occur, `(R,)`; and the rows by number, as many
-        as may occur, `(min(R, B T),)`.
+        as may occur, `(min(R, N),)`.
     """
     occurs = ops.segment_sum(ops.ones_like(rows), rows, num_rows) > 0  # (R,)
     numbers = ops.cumsum(ops.cast(occurs, "int32")) - 1
@@ -206,8 +165,8 @@ def _collect(gradients: Any, inputs: list[Any], cells: Any) -> Any:
         inputs: Those of `_forward`.
         cells: `(N,)`.
     """
-    num_rows, num_columns = _get_terms(inputs).words.shape
-    places, _ = _number_rows(ops.reshape(inputs[0], (-1,)) // num_columns, num_rows)
+    num_rows, num_columns = inputs[7].shape
+    places, _ = _number_rows(ops.reshape(inputs[2], (-1,)) // num_columns, num_rows)
     places = ops.take(places, cells // num_columns)  # (N,)
     flat = ops.reshape(gradients, (-1, *gradients.shape[2:]))  # (n C, ...)
     found = ops.take(flat, ops.maximum(places, 0) * num_columns + cells % num_columns, axis=0)
@@ -215,128 +174,156 @@ def _collect(gradients: Any, inputs: list[Any], cells: Any) -> Any:
     return ops.where(is_found, found, 0.0)
 
 
-def _get_sides(inputs: list[Any]) -> list[tuple[_Words, _Weights]]:
-    """Return what predicts rows, and what predicts columns."""
-    cells, half_steps, row_kernel, row_bias, column_kernel, column_bias, *_ = inputs
-    terms = _get_terms(inputs)
-    num_columns, units = column_kernel.shape
-    column_half_steps, row_half_steps = (
-        ops.reshape(x, (-1, units)) for x in split_half_steps(half_steps)
-    )  # (B T, H) each
+def _get_sides(inputs: list[Any], kinds: tuple[Any, ...]) -> list[tuple[_Words, _Weights]]:
+    """Return the words and weights of the row softmax, and those of the column softmax."""
+    row_queries, column_queries, cells, row_kernel, row_bias, column_kernel, column_bias = inputs[
+        :7
+    ]
+    words = inputs[7]
+    num_columns = column_kernel.shape[0]
+    row_queries, column_queries = (
+        ops.reshape(x, (-1, *x.shape[-2:])) for x in (row_queries, column_queries)
+    )  # (N, M, H) each
     cells = ops.reshape(cells, (-1,))
     rows, columns = cells // num_columns, cells % num_columns
-    places = queries = bias_table = vectors = None
-    if terms.row_offsets is not None:
-        row_bias = ops.cast(row_bias, "float32") + terms.row_offsets
-    if terms.words is not None:
+    places = None
+    tables, term_queries = [], []
+    if kinds:
         numbers, chosen = _number_rows(rows, row_kernel.shape[0])
         places = ops.take(numbers, rows)
-        words_of_rows = ops.take(terms.words, chosen, axis=0)  # (n, C)
-        bias_table = compute_bias_table(terms.bias, words_of_rows)
-    if terms.queries is not None:
-        queries = ops.cast(ops.reshape(terms.queries, (-1, terms.queries.shape[-1])), "float32")
-        vectors = look_up_word_vectors(terms.kernel, words_of_rows)  # (n, C, K)
-        vectors = ops.cast(ops.cast(vectors, column_kernel.dtype), "float32")
+        words_of_rows = ops.take(words, chosen, axis=0)  # (n, C)
+        for index, (kind, _) in enumerate(kinds):
+            weight, queries = inputs[_NUM_INPUTS + 2 * index :][:2]
+            table = kind.lay_out(weight, words_of_rows)
+            if queries is not None:
+                queries = ops.cast(ops.reshape(queries, (-1, *queries.shape[-2:])), "float32")
+                # Rounded as the kernels are.
+                table = ops.cast(ops.cast(table, column_kernel.dtype), "float32")
+            tables.append(table)
+            term_queries.append(queries)
+    term_kinds, are_trainable = zip(*kinds, strict=True) if kinds else ((), ())
     return [
-        (_Words(column_half_steps, rows), _Weights(row_kernel, row_bias)),
+        (_Words(row_queries, rows), _Weights(row_kernel, row_bias)),
         (
-            _Words(row_half_steps, columns, places, queries),
-            _Weights(column_kernel, column_bias, bias_table, vectors),
+            _Words(column_queries, columns, places, term_queries),
+            _Weights(column_kernel, column_bias, tables, term_kinds, are_trainable),
         ),
     ]
 
 
 def _forward_side(words: _Words, weights: _Weights) -> list[Any]:
-    """Return log-probabilities, largest logits, and logs of normalisers above those, `(N,)`."""
+    """Return log-probabilities, largest logits, and logs of normalisers above those, `(N, M)`."""
 
     def step(carry: list[Any], present: list[Any]) -> tuple[list[Any], list[Any]]:
-        logits, is_class = _compute_logits(_Words(*present), weights)
+        logits, is_class = _compute_logits(_unpack(words, present), weights)
         largest = ops.max(logits, axis=-1)
-        log_total = ops.log(ops.sum(ops.exp(logits - largest[:, None]), axis=-1))
+        log_total = ops.log(ops.sum(ops.exp(logits - largest[..., None]), axis=-1))
         picked = ops.sum(ops.where(is_class, logits, 0.0), axis=-1)
         return carry, [(picked - largest) - log_total, largest, log_total]
 
-    _, outputs = scan(step, [], _split(_list_present(words), weights), [(None,)] * 3)
-    return [ops.reshape(y, (-1,))[: ops.shape(words.classes)[0]] for y in outputs]
+    num_components = words.queries.shape[1]
+    _, outputs = scan(step, [], _split(_pack(words), words, weights), [(None, num_components)] * 3)
+    size = ops.shape(words.classes)[0]
+    return [ops.reshape(y, (-1, num_components))[:size] for y in outputs]
 
 
 def _backward_side(
-    words: _Words,
-    weights: _Weights,
-    normaliser: Any,
-    upstream: Any,
-    is_bias_trained: bool = False,
-) -> tuple[_Words, _Weights]:
-    """Return the gradients of the words' half-steps and queries, and of the weights.
+    words: _Words, weights: _Weights, normaliser: Any, upstream: Any
+) -> tuple[Any, list[Any], Any, Any, list[Any]]:
+    """Return the gradients of queries, of the terms' queries, of kernel, bias and tables.
 
     Args:
         words: The words.
         weights: The weights.
-        normaliser: What `_forward_side` leaves.
-        upstream: `(B T,)`.
-        is_bias_trained: Boolean, whether the table of biases gets a gradient.
+        normaliser: The last two results of `_forward_side`.
+        upstream: `(N, M)`.
     """
-    kernel, bias, bias_table, vectors = weights
-    trained = [kernel, bias, bias_table if is_bias_trained else None, vectors]
+    kernel = weights.kernel
+    units, num_components = kernel.shape[1], words.queries.shape[1]
 
     def step(totals: list[Any], present: list[Any]) -> tuple[list[Any], list[Any]]:
         upstream, largest, log_total, *present = present
-        here = _Words(*present)
+        here = _unpack(words, present)
         logits, is_class = _compute_logits(here, weights)
         # Two differences: the sum of both would cost large logits their last digits.
-        probabilities = ops.exp((logits - largest[:, None]) - log_total[:, None])
-        d_logits = upstream[:, None] * (ops.cast(is_class, "float32") - probabilities)  # (n, C)
-        factor = ops.cast(d_logits, kernel.dtype)
+        probabilities = ops.exp((logits - largest[..., None]) - log_total[..., None])
+        d_logits = upstream[..., None] * (ops.cast(is_class, "float32") - probabilities)
+        factor = ops.cast(ops.reshape(d_logits, (-1, kernel.shape[0])), kernel.dtype)  # (n M, C)
         d_kernel, d_bias, *d_tables = totals
-        d_kernel += multiply(ops.transpose(factor), ops.cast(here.half_steps, kernel.dtype))
-        d_bias += ops.sum(d_logits, 0)
-        outputs = [multiply(factor, kernel)]
-        terms = [d_logits] if is_bias_trained else []
-        if vectors is not None:
-            terms.append(d_logits[:, :, None] * here.queries[:, None, :])  # (n, C, K)
-            of_words = ops.take(vectors, here.places, axis=0)
-            outputs.append(ops.sum(d_logits[:, :, None] * of_words, axis=1))
-        d_tables = [add_rows(d, here.places, x) for d, x in zip(d_tables, terms, strict=True)]
+        queries = ops.cast(ops.reshape(here.queries, (-1, units)), kernel.dtype)
+        d_kernel += multiply(ops.transpose(factor), queries)
+        d_bias += ops.sum(d_logits, (0, 1))
+        outputs = [ops.reshape(multiply(factor, kernel), (-1, num_components, units))]
+        rest = iter(d_tables)
+        d_tables = []
+        for kind, is_trainable, table, queries in zip(
+            weights.kinds, weights.are_trainable, weights.tables, here.term_queries, strict=True
+        ):
+            d_table, d_queries = kind.differentiate(
+                d_logits, ops.take(table, here.places, axis=0), queries
+            )
+            if is_trainable:
+                d_tables.append(add_rows(next(rest), here.places, d_table))
+            if queries is not None:
+                outputs.append(d_queries)
         return [d_kernel, d_bias, *d_tables], outputs
 
-    totals = [ops.zeros(ops.shape(weight), "float32") for weight in _list_present(trained)]
-    shapes = [(None, kernel.shape[1])]
-    if vectors is not None:
-        shapes.append((None, vectors.shape[2]))
-    chunks = _split([upstream, *normaliser, *_list_present(words)], weights)
-    totals, outputs = scan(step, totals, chunks, shapes)
+    pairs = zip(weights.tables, weights.are_trainable, strict=True)
+    trained = [kernel, weights.bias, *(table for table, is_trained in pairs if is_trained)]
+    totals = [ops.zeros(ops.shape(weight), "float32") for weight in trained]
+    sizes = [units] + [q.shape[-1] for q in words.term_queries if q is not None]
+    chunks = _split([upstream, *normaliser, *_pack(words)], words, weights)
+    totals, outputs = scan(step, totals, chunks, [(None, num_components, size) for size in sizes])
     size = ops.shape(words.classes)[0]
-    d_half_steps, *d_queries = (ops.reshape(y, (-1, y.shape[-1]))[:size] for y in outputs)
-    rest = iter(totals)
+    outputs = [ops.reshape(y, (-1, *y.shape[-2:]))[:size] for y in outputs]
+    d_kernel, d_bias, *d_tables = totals
+    rest, rest_of_queries = iter(d_tables), iter(outputs[1:])
     return (
-        _Words(d_half_steps, None, None, *d_queries),
-        _Weights(*(None if weight is None else next(rest) for weight in trained)),
+        outputs[0],
+        [None if q is None else next(rest_of_queries) for q in words.term_queries],
+        d_kernel,
+        d_bias,
+        [next(rest) if is_trained else None for is_trained in weights.are_trainable],
     )
 
 
 def _compute_logits(words: _Words, weights: _Weights) -> tuple[Any, Any]:
-    """Return logits `(n, C)`, and which of them are those of the classes."""
-    kernel, bias, bias_table, vectors = weights
-    logits = multiply(words.half_steps, ops.transpose(kernel)) + ops.cast(bias, "float32")
-    if bias_table is not None:
-        logits = logits + ops.take(bias_table, words.places, axis=0)
-    if vectors is not None:
-        # Not a product of matrices: compiled, the look-up needs no memory then.
-        of_words = ops.take(vectors, words.places, axis=0)  # (n, C, K)
-        logits = logits + ops.sum(of_words * words.queries[:, None, :], axis=-1)
-    return logits, ops.arange(kernel.shape[0]) == words.classes[:, None]
+    """Return logits `(n, M, C)`, and which of them are those of the classes, `(n, 1, C)`."""
+    num_classes, units = weights.kernel.shape
+    queries = ops.reshape(words.queries, (-1, units))  # one product of two matrices
+    logits = multiply(queries, ops.transpose(weights.kernel))
+    logits = ops.reshape(logits, (-1, words.queries.shape[1], num_classes))
+    logits = logits + ops.cast(weights.bias, "float32")
+    for kind, table, term_queries in zip(
+        weights.kinds, weights.tables, words.term_queries, strict=True
+    ):
+        logits = logits + kind.compute(ops.take(table, words.places, axis=0), term_queries)
+    return logits, ops.arange(num_classes, dtype="int32") == words.classes[:, None, None]
 
 
-def _list_present(values: Any) -> list[Any]:
+def _pack(words: _Words) -> list[Any]:
+    values = [words.queries, words.classes, words.places, *words.term_queries]
     return [value for value in values if value is not None]
 
 
-def _split(arrays: list[Any], weights: _Weights) -> list[Any]:
+def _unpack(words: _Words, present: list[Any]) -> _Words:
+    """Return a chunk of `words` from a chunk of what `_pack` returns."""
+    rest = iter(present)
+    fields = [
+        None if value is None else next(rest)
+        for value in (words.queries, words.classes, words.places, *words.term_queries)
+    ]
+    return _Words(*fields[:3], fields[3:])
+
+
+def _split(arrays: list[Any], words: _Words, weights: _Weights) -> list[Any]:
     """Split the first axis of arrays, padded with zeros, into chunks of one size."""
     size = ops.shape(arrays[0])[0]
-    # What a word takes: logits, and the products with word vectors that they are sums of.
-    depth = 1 if weights.vectors is None else weights.vectors.shape[2]
-    logits = weights.kernel.shape[0] * depth
+    # The numbers that a word takes: its logits, and the products that they are sums of.
+    depth = max(
+        [1, *(kind.count_floats(x) for kind, x in zip(weights.kinds, weights.tables, strict=True))]
+    )
+    logits = weights.kernel.shape[0] * depth * words.queries.shape[1]
     # At least one: a replica's share of a batch may be empty; XLA refuses a loop over nothing.
     # Divided and not multiplied by, for the product of the two may not fit into an int32.
     num_chunks = 1 + size // max(1, _MAX_LOGITS // logits)

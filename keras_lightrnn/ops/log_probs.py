@@ -8,7 +8,7 @@ from keras import ops
 
 # A logit that leaves no probability in float32, finite so that no gradient becomes NaN. Logits of
 # words must stay far above it.
-EMPTY_CELL_LOGIT = -1e9
+EMPTY_CELL_LOGIT = -1e30
 
 
 def invert_cells(cells: Any, num_rows: int, num_columns: int) -> Any:
@@ -47,8 +47,8 @@ def compute_bias_table(word_bias: Any, words: Any) -> Any:
 
     >>> import numpy as np
     >>> table = compute_bias_table(np.float32([1.0, 2.0]), np.int32([[1, -1, 0]]))
-    >>> np.asarray(table).tolist()
-    [[2.0, -1000000000.0, 1.0]]
+    >>> [[float(f"{x:.3g}") for x in row] for row in np.asarray(table)]
+    [[2.0, -1e+30, 1.0]]
     """
     if word_bias is None:
         bias = ops.zeros_like(words, "float32")
@@ -74,8 +74,8 @@ def compute_row_offsets(word_bias: Any, words: Any) -> Any:
 
     >>> import numpy as np
     >>> words = np.int32([[0, -1], [-1, -1]])
-    >>> np.asarray(compute_row_offsets(np.float32([2.0]), words)).tolist()
-    [2.0, -1000000000.0]
+    >>> [float(f"{x:.3g}") for x in np.asarray(compute_row_offsets(np.float32([2.0]), words))]
+    [2.0, -1e+30]
     """
     table = compute_bias_table(word_bias, words)
     return ops.max(table, axis=1) if word_bias is None else ops.logsumexp(table, axis=1)

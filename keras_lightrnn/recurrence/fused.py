@@ -1,4 +1,4 @@
-"""LSTM, GRU and simple RNN on the weights of the Keras layers, with gradients written by hand.
+"""Recurrences on the weights of the Keras layers, with gradients written by hand.
 
 `keras.layers.LSTM` differentiates a loop, which forms the weight gradient by one small product
 a step. Here the backward loop only carries the gradient of the state through time; the weight
@@ -8,8 +8,8 @@ each, however often they occur.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -17,9 +17,11 @@ from keras import ops
 from keras_lightrnn.ops.compiled_op import compile_op
 from keras_lightrnn.ops.loops import scan
 from keras_lightrnn.ops.products import multiply
+from keras_lightrnn.recurrence.kinds import Recurrence, split_gates
 
 
-def lstm(
+def run_recurrence(
+    recurrence: Recurrence,
     x: Any,
     weights: Sequence[Any],
     states: Sequence[Any],
@@ -28,167 +30,52 @@ def lstm(
     added: Sequence[Any] = (None, None),
     num_parts: int = 1,
 ) -> tuple[Any, list[Any]]:
-    """Run an LSTM over a sequence, or over vectors of a table in the order of `indices`.
+    """Run a recurrence over a sequence, or over vectors of a table in the order of `indices`.
 
-    The equations, weights and masking of `keras.layers.LSTM`, with one difference that no
-    later layer sees: a masked step outputs the state that it leaves unchanged. On TensorFlow
-    XLA compiles it wherever it is called from. TensorFlow and JAX only.
+    The equations, weights and masking of its Keras layer, with one difference that no later
+    layer sees: a masked step outputs the state that it leaves unchanged. On TensorFlow XLA
+    compiles it wherever it is called from. TensorFlow and JAX only.
 
     Args:
+        recurrence: `Recurrence` with a `step_gradient`.
         x: `(L, B, D)`, time first; with `indices`, a table of vectors `(K, D)`.
-        weights: `kernel` `(D, 4H)`, `recurrent_kernel` `(H, 4H)` and `bias` `(4H,)`, with the
-            gates i, f, c, o. The dtype of the kernels is that of the products; states, sums
-            over time and the bias are float32.
-        states: Hidden state and memory before the first step, `(B, H)` each.
-        mask: `(L, B)` boolean, false where the state is carried over; or `None`.
+        weights: `kernel` `(D, G H)`, `recurrent_kernel` `(H, G H)` and `bias` `(G H,)` for `G`
+            gates; or `bias` `(2, G H)`, of the inputs and of the recurrence. The dtype of the
+            kernels is that of the products; states, sums over time and the bias are float32.
+        states: The states before the first step, `(B, H)` each.
+        mask: `(L, B)` boolean, false where the states are carried over; or `None`.
         indices: `(L, B)` int32: step `t` of sequence `b` reads `x[indices[t, b]]`. The table is
             multiplied by the kernel once, and the products are looked up.
-        added: Vectors `(L, B, K)` and a matrix `(K, 4H)`; their products are added to those of
+        added: Vectors `(L, B, K)` and a matrix `(K, G H)`; their products are added to those of
             the inputs and the kernel.
-        num_parts: Integer. The batch is run in so many parts, each a program of its own, which
-            TensorFlow runs at the same time. A loop keeps one core busy but for its products;
-            two parts keep two. XLA, inside of a step that it compiles, runs them by turns.
+        num_parts: Integer. The batch is divided into so many parts, each a program that
+            TensorFlow runs at the same time as the others. A loop uses one core except in its
+            products; two parts use two. XLA, inside a step that it compiles, runs them in turn.
 
     Returns:
-        Hidden states `(L, B, H)`, and the two last states `(B, H)` in a list, float32.
+        Hidden states `(L, B, H)`, and the last states `(B, H)` in a list, float32.
         Differentiable once, by everything but `mask` and `indices`.
 
     Example:
 
     >>> import numpy as np
+    >>> from keras_lightrnn.recurrence.kinds import get_recurrence
     >>> kernel, recurrent_kernel = np.eye(4, 12, dtype="float32"), np.eye(3, 12, dtype="float32")
     >>> weights, zeros = [kernel, recurrent_kernel, np.zeros(12, "float32")], np.zeros((2, 3))
-    >>> hidden, (h, c) = lstm(np.ones((5, 2, 4), "float32"), weights, [zeros, zeros])
+    >>> x = np.ones((5, 2, 4), "float32")
+    >>> hidden, (h, c) = run_recurrence(get_recurrence("lstm"), x, weights, [zeros, zeros])
     >>> tuple(hidden.shape), bool((np.asarray(hidden)[-1] == np.asarray(h)).all())
     ((5, 2, 3), True)
     """
     kernel, recurrent_kernel, bias = weights
-    all_weights = [kernel, bias, recurrent_kernel, None]
-    return _run(x, all_weights, states, mask, indices, added, num_parts, "lstm")
-
-
-def gru(
-    x: Any,
-    weights: Sequence[Any],
-    states: Sequence[Any],
-    mask: Any = None,
-    indices: Any = None,
-    added: Sequence[Any] = (None, None),
-    num_parts: int = 1,
-) -> tuple[Any, list[Any]]:
-    """Run a GRU over a sequence, or over vectors of a table in the order of `indices`.
-
-    As `lstm`, with the equations of `keras.layers.GRU(reset_after=True)`.
-
-    Args:
-        x: `(L, B, D)`, time first; with `indices`, a table of vectors `(K, D)`.
-        weights: `kernel` `(D, 3H)`, `recurrent_kernel` `(H, 3H)` and `bias` `(2, 3H)`, of the
-            inputs and of the recurrence, with the gates z, r, h.
-        states: Hidden state before the first step, `(B, H)`, in a list.
-        mask: `(L, B)` boolean, false where the state is carried over; or `None`.
-        indices: `(L, B)` int32, see `lstm`.
-        added: `(L, B, K)` and `(K, 3H)`, see `lstm`.
-        num_parts: Integer, see `lstm`.
-
-    Returns:
-        Hidden states `(L, B, H)`, and the last one `(B, H)` in a list, float32.
-
-    Example:
-
-    >>> import numpy as np
-    >>> kernel, recurrent_kernel = np.eye(4, 9, dtype="float32"), np.eye(3, 9, dtype="float32")
-    >>> weights, zeros = [kernel, recurrent_kernel, np.zeros((2, 9))], np.zeros((2, 3))
-    >>> table, indices = np.ones((6, 4), "float32"), np.int32([[0, 5], [3, 3]])
-    >>> hidden, [h] = gru(table, weights, [zeros], indices=indices)
-    >>> tuple(hidden.shape), bool((np.asarray(hidden)[-1] == np.asarray(h)).all())
-    ((2, 2, 3), True)
-    """
-    kernel, recurrent_kernel, biases = weights
-    all_weights = [kernel, biases[0], recurrent_kernel, biases[1]]
-    return _run(x, all_weights, states, mask, indices, added, num_parts, "gru")
-
-
-def rnn(
-    x: Any,
-    weights: Sequence[Any],
-    states: Sequence[Any],
-    mask: Any = None,
-    indices: Any = None,
-    added: Sequence[Any] = (None, None),
-    num_parts: int = 1,
-) -> tuple[Any, list[Any]]:
-    """Run a simple RNN over a sequence, or over vectors of a table in the order of `indices`.
-
-    As `lstm`, with the equations of `keras.layers.SimpleRNN`.
-
-    Args:
-        x: `(L, B, D)`, time first; with `indices`, a table of vectors `(K, D)`.
-        weights: `kernel` `(D, H)`, `recurrent_kernel` `(H, H)` and `bias` `(H,)`.
-        states: Hidden state before the first step, `(B, H)`, in a list.
-        mask: `(L, B)` boolean, false where the state is carried over; or `None`.
-        indices: `(L, B)` int32, see `lstm`.
-        added: `(L, B, K)` and `(K, H)`, see `lstm`.
-        num_parts: Integer, see `lstm`.
-
-    Returns:
-        Hidden states `(L, B, H)`, and the last one `(B, H)` in a list, float32.
-        Differentiable once, by everything but `mask` and `indices`.
-
-    Example:
-
-    >>> import numpy as np
-    >>> weights = [np.eye(2, dtype="float32"), np.eye(2, dtype="float32"), np.zeros(2)]
-    >>> hidden, [h] = rnn(np.zeros((3, 1, 2), "float32"), weights, [np.ones((1, 2))])
-    >>> [round(float(x), 3) for x in np.asarray(hidden)[:, 0, 0]]
-    [0.762, 0.642, 0.566]
-    """
-    kernel, recurrent_kernel, bias = weights
-    all_weights = [kernel, bias, recurrent_kernel, None]
-    return _run(x, all_weights, states, mask, indices, added, num_parts, "rnn")
-
-
-def run_step(recurrence: str, x: Any, r: Any, states: Sequence[Any]) -> list[Any]:
-    """Run one step of which both products are known. On every Keras backend.
-
-    Args:
-        recurrence: `"lstm"`, `"gru"` or `"rnn"`.
-        x: Inputs times the kernel plus its bias, `(B, 4H)`; of a GRU `(B, 3H)`, of a simple
-            recurrence `(B, H)`.
-        r: Hidden state times the recurrent kernel plus, of a GRU, its bias; likewise.
-        states: Before the step, `(B, H)` each.
-
-    Returns:
-        The states after it.
-
-    Example:
-
-    >>> import numpy as np
-    >>> [h] = run_step("rnn", np.float32([[1]]), np.float32([[-1]]), [np.float32([[5]])])
-    >>> float(h[0, 0])
-    0.0
-    """
-    units = states[0].shape[-1]
-    x, r = (_split_gates(y, y.shape[-1] // units) for y in (x, r))
-    return _RECURRENCES[recurrence].step(x, r, list(states))[1]
-
-
-def _run(
-    x: Any,
-    weights: list[Any],
-    states: Sequence[Any],
-    mask: Any,
-    indices: Any,
-    added: Sequence[Any],
-    num_parts: int,
-    recurrence: str,
-) -> tuple[Any, list[Any]]:
-    """Run it with `weights`: kernel, bias, recurrent kernel and, or `None`, recurrent bias."""
-    kernel, bias, *recurrent_weights = weights
+    recurrent_bias = None
+    if len(bias.shape) == 2:
+        bias, recurrent_bias = bias[0], bias[1]
     table = None
     if indices is not None:  # once for all parts
         [table], x, kernel, bias = _project_table([x, kernel, bias]), None, None, None
     sequences = [mask, indices, x, added[0]]  # (L, B, ...)
-    shared = [table, kernel, bias, added[1], *recurrent_weights]
+    shared = [table, kernel, bias, added[1], recurrent_kernel, recurrent_bias]
     if num_parts == 1:
         hidden, *last = _run_part([*sequences, *shared, *states], recurrence)
         return hidden, last
@@ -203,96 +90,7 @@ def _run(
     return ops.concatenate(hidden, axis=1), [ops.concatenate(state) for state in last]
 
 
-class _Recurrence(NamedTuple):
-    """One step of a recurrence and its gradient.
-
-    Attributes:
-        step: `(x, r, states) -> (gates, new states, residuals)`, `x` being the inputs and `r`
-            the hidden state times the recurrent kernel plus the recurrent bias. All three of
-            `x`, `r` and gates are `(4, B, H)`; a GRU has three gates, a simple recurrence one.
-        step_gradient: `(list of gates, states, residuals, gradients of the new states) ->
-            (dx, dr, gradients of the states)`, the last without what comes through `r`;
-            `dx` and `dr` are `(B, 4H)`.
-        num_residuals: How many residuals of size `(B, H)`.
-    """
-
-    step: Callable[..., Any]
-    step_gradient: Callable[..., Any]
-    num_residuals: int
-
-
-def _lstm_step(x: Any, r: Any, states: list[Any]) -> tuple[Any, list[Any], list[Any]]:
-    _, memory = states
-    # All gates at once: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2.
-    scale = ops.convert_to_tensor(np.array([0.5, 0.5, 1, 0.5], "float32")[:, None, None])
-    gates = scale * ops.tanh(scale * (x + r)) + (1 - scale)  # (4, B, H)
-    i, f, c, o = gates[0], gates[1], gates[2], gates[3]
-    new_memory = f * memory + i * c
-    return gates, [o * ops.tanh(new_memory), new_memory], []
-
-
-def _lstm_step_gradient(
-    gates: Any, states: list[Any], residuals: list[Any], gradients: list[Any]
-) -> tuple[Any, Any, list[Any]]:
-    i, f, c, o = gates
-    _, memory = states
-    d_hidden, d_memory = gradients
-    activated = ops.tanh(f * memory + i * c)
-    d_memory = d_memory + d_hidden * o * (1 - activated * activated)
-    d_gates = ops.concatenate(
-        [
-            d_memory * c * i * (1 - i),
-            d_memory * memory * f * (1 - f),
-            d_memory * i * (1 - c * c),
-            d_hidden * activated * o * (1 - o),
-        ],
-        axis=1,
-    )  # (B, 4H)
-    return d_gates, d_gates, [ops.zeros_like(d_hidden), d_memory * f]
-
-
-def _gru_step(x: Any, r: Any, states: list[Any]) -> tuple[Any, list[Any], list[Any]]:
-    (hidden,) = states
-    update, reset = ops.sigmoid(x[0] + r[0]), ops.sigmoid(x[1] + r[1])
-    candidate = ops.tanh(x[2] + reset * r[2])
-    new_hidden = update * hidden + (1 - update) * candidate
-    return ops.stack([update, reset, candidate]), [new_hidden], [r[2]]
-
-
-def _gru_step_gradient(
-    gates: Any, states: list[Any], residuals: list[Any], gradients: list[Any]
-) -> tuple[Any, Any, list[Any]]:
-    update, reset, candidate = gates
-    (rh,), (hidden,), (d_hidden,) = residuals, states, gradients
-    d_candidate = d_hidden * (1 - update) * (1 - candidate * candidate)
-    d_update = d_hidden * (hidden - candidate) * update * (1 - update)
-    d_reset = d_candidate * rh * reset * (1 - reset)
-    dx = ops.concatenate([d_update, d_reset, d_candidate], axis=1)
-    dr = ops.concatenate([d_update, d_reset, d_candidate * reset], axis=1)
-    return dx, dr, [d_hidden * update]
-
-
-def _rnn_step(x: Any, r: Any, states: list[Any]) -> tuple[Any, list[Any], list[Any]]:
-    hidden = ops.tanh(x + r)  # (1, B, H)
-    return hidden, [hidden[0]], []
-
-
-def _rnn_step_gradient(
-    gates: Any, states: list[Any], residuals: list[Any], gradients: list[Any]
-) -> tuple[Any, Any, list[Any]]:
-    (hidden,), (d_hidden,) = gates, gradients
-    dx = d_hidden * (1 - hidden * hidden)
-    return dx, dx, [ops.zeros_like(d_hidden)]
-
-
-_RECURRENCES = {
-    "lstm": _Recurrence(_lstm_step, _lstm_step_gradient, num_residuals=0),
-    "gru": _Recurrence(_gru_step, _gru_step_gradient, num_residuals=1),
-    "rnn": _Recurrence(_rnn_step, _rnn_step_gradient, num_residuals=0),
-}
-
-
-def _forward(inputs: list[Any], recurrence: str) -> tuple[list[Any], list[Any]]:
+def _forward(inputs: list[Any], recurrence: Recurrence) -> tuple[list[Any], list[Any]]:
     """Return hidden states and last states; and of all steps what `_backward` needs.
 
     That is the gates, the hidden state after the step, what other states it started from, and
@@ -315,23 +113,17 @@ def _forward(inputs: list[Any], recurrence: str) -> tuple[list[Any], list[Any]]:
         r = multiply(states[0], recurrent_kernel)
         if recurrent_bias is not None:
             r = r + ops.cast(recurrent_bias, "float32")
-        r = _split_gates(r, num_gates)
-        gates, new_states, residuals = _RECURRENCES[recurrence].step(x, r, states)
+        r = split_gates(ops, r, num_gates)
+        gates, new_states, residuals = recurrence.step(ops, x, r, states)
         if is_word:
             new_states = _select(is_word[0], new_states, states)
         return new_states, [gates, new_states[0], *states[1:], *residuals]
 
     sequences = [projected, *([] if mask is None else [mask])]
-    num_outputs = len(states) + _RECURRENCES[recurrence].num_residuals
+    num_outputs = len(states) + recurrence.num_residuals
     shapes = [(num_gates, *states[0].shape)] + [states[0].shape] * num_outputs
     last, outputs = scan(step, states, sequences, shapes, overwrite=True)
     return [outputs[1], *last], outputs
-
-
-def _split_gates(products: Any, num_gates: int) -> Any:
-    """Return what `(B, 4H)` holds by gates, `(4, B, H)`."""
-    units = products.shape[-1] // num_gates
-    return ops.transpose(ops.reshape(products, (-1, num_gates, units)), (1, 0, 2))
 
 
 def _project(x: Any, kernel: Any, bias: Any, num_gates: int) -> Any:
@@ -364,7 +156,7 @@ def _multiply_and_add_backward(x: Any, kernel: Any, upstream: Any) -> list[Any]:
 
 
 def _backward(
-    inputs: list[Any], outputs: list[Any], upstream: list[Any], recurrence: str
+    inputs: list[Any], outputs: list[Any], upstream: list[Any], recurrence: Recurrence
 ) -> list[Any]:
     """Return the gradients of the inputs; `outputs` are of all steps, see `_forward`."""
     mask, indices, x, vectors, table, kernel, _, added_kernel = inputs[:8]
@@ -381,9 +173,7 @@ def _backward(
         gates, d_output, *others = place
         states, residuals = others[:num_states], others[num_states : len(outputs) - 1]
         gradients = [gradients[0] + d_output, *gradients[1:]]
-        dx, dr, d_states = _RECURRENCES[recurrence].step_gradient(
-            gates, states, residuals, gradients
-        )
+        dx, dr, d_states = recurrence.step_gradient(gates, states, residuals, gradients)
         d_states[0] = d_states[0] + multiply(dr, transposed)
         if mask is not None:
             is_word = others[-1]

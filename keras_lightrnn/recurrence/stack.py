@@ -1,112 +1,283 @@
-"""The recurrent stack of a `LightRNNModel` in steps, on the package's recurrence.
-
-It reads the weights of the Keras layers, which go on saving, searching and serving the model.
-"""
+"""The recurrent layers of a model: cells, dropout, and the choice of what runs them."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_lightrnn._internal.keras_internals import set_mask
-from keras_lightrnn.ops import look_up_word_vectors, mark_invalid_ids
-from keras_lightrnn.recurrence.fused import gru, lstm, rnn
-
-if TYPE_CHECKING:
-    from keras_lightrnn.models.light_rnn_model import LightRNNModel
+from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn.recurrence.fused import run_recurrence
+from keras_lightrnn.recurrence.kinds import Recurrence, get_recurrence
 
 RECURRENCE_PATHS = ("auto", "fused", "keras")
-_RECURRENCES = {"lstm": lstm, "gru": gru, "rnn": rnn}
 # Smaller ones are not divided: a product reads its whole matrix, however few rows it is for.
 _LEAST_BATCH = 16
 
 
-def is_fused(recurrence_path: str, recurrence: str) -> bool:
-    """Return whether steps take this path; check that they can if asked to."""
+@keras.saving.register_keras_serializable("keras_lightrnn")
+class RecurrentStack(keras.layers.Layer):
+    """Recurrent layers over a sequence, with dropout between them.
+
+    The Keras layers hold the weights, save and search. In training, the package's own recurrence
+    runs on the same weights where that is faster; values and gradients are the same.
+
+    Args:
+        units: Integer `H`, the units of each layer.
+        num_layers: Integer, how many layers.
+        recurrence: String, the name of a `Recurrence`: `"lstm"`, `"gru"`, `"rnn"` or one that
+            `register_recurrence` was given.
+        dropout: Float in `[0, 1)`, of the inputs of every layer and of the last one's outputs,
+            never of the recurrence.
+        recurrence_path: What runs the layers in training. `"keras"`: the Keras layers.
+            `"fused"`: the package's recurrence, TensorFlow and JAX only. `"auto"` (default): on
+            TensorFlow the faster one of the device, which is `"fused"` wherever no cuDNN serves
+            the Keras layers; on JAX `"fused"`.
+        **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
+
+    Call arguments:
+        x: `(B, L, D)`.
+        states: By layer, its states `(B, H)`; `None` for zeros.
+        mask: `(B, L)` boolean, false where states are carried over; or `None`.
+        training: Boolean, whether dropout is applied.
+
+    Returns:
+        Hidden states `(B, L, H)`, and the last states by layer.
+
+    Raises:
+        ValueError: for an unknown recurrence or path, or an argument out of range.
+
+    Example:
+
+    >>> stack = RecurrentStack(units=6, num_layers=2, recurrence="gru")
+    >>> hidden, states = stack(ops.ones((3, 5, 4)))
+    >>> tuple(hidden.shape), [tuple(state.shape) for state in states[1]]
+    ((3, 5, 6), [(3, 6)])
+    """
+
+    def __init__(
+        self,
+        units: int,
+        num_layers: int = 1,
+        recurrence: str = "lstm",
+        dropout: float = 0.0,
+        recurrence_path: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.units = check_size("units", units)
+        self.num_layers = check_size("num_layers", num_layers)
+        self.kind = get_recurrence(recurrence)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must lie in [0, 1). Received: dropout={dropout}.")
+        self.recurrence = recurrence
+        self.dropout = dropout
+        self.recurrence_path = recurrence_path
+        self.is_fused = is_fused(recurrence_path, self.kind)
+        self.recurrent_layers = [
+            self.kind.make_layer(
+                units,
+                return_sequences=True,
+                return_state=True,
+                dtype=self.dtype_policy,
+                name=f"{recurrence}_{index}",
+            )
+            for index in range(num_layers)
+        ]
+        self.dropout_layers = [
+            keras.layers.Dropout(dropout, dtype=self.dtype_policy, name=f"dropout_{index}")
+            for index in range(num_layers + 1)
+        ]
+
+    @property
+    def state_sizes(self) -> list[list[int]]:
+        """By layer, the sizes of its states."""
+        return [[self.units] * self.kind.num_states for _ in self.recurrent_layers]
+
+    def build(self, x_shape: Any) -> None:
+        self.build_layers(x_shape[-1])
+        self.built = True
+
+    def build_layers(self, input_dim: int) -> None:
+        """Build the recurrent layers. A model calls it outside the scope of this layer's name."""
+        for index, layer in enumerate(self.recurrent_layers):
+            if not layer.built:
+                layer.build((None, None, self.units if index else input_dim))
+
+    def call(
+        self, x: Any, states: Any = None, mask: Any = None, training: bool | None = None
+    ) -> tuple[Any, list[list[Any]]]:
+        new_states = []
+        for index, layer in enumerate(self.recurrent_layers):
+            x = self.dropout_layers[index](x, training=training)
+            initial = None if states is None else states[index]
+            x, *state = layer(x, initial_state=initial, mask=mask, training=training)
+            new_states.append(state)
+        return self.dropout_layers[-1](x, training=training), new_states
+
+    def run_fused(
+        self,
+        x: Any,
+        states: Any = None,
+        mask: Any = None,
+        training: bool | None = None,
+        indices: Any = None,
+        added: tuple[Any, Any] = (None, None),
+        num_parts: int = 1,
+    ) -> tuple[Any, list[list[Any]]]:
+        """Return what `call` returns, by the package's recurrence.
+
+        Args:
+            x: `(B, L, D)`; with `indices`, a table of vectors `(K, D)`, which has no dropout.
+            states: As in `call`.
+            mask: As in `call`.
+            training: As in `call`.
+            indices: `(B, L)` int32, which vectors of the table are read; or `None`.
+            added: Vectors `(B, L, K)` and a matrix `(K, D)`: their product is added to the
+                inputs. Only with `indices`.
+            num_parts: Integer, see `run_recurrence`.
+        """
+        batch_size = ops.shape(x if indices is None else indices)[0]
+        if states is None:
+            zeros = ops.zeros((batch_size, self.units), "float32")
+            states = [[zeros] * self.kind.num_states for _ in self.recurrent_layers]
+        if mask is not None:
+            mask = ops.transpose(mask)  # (L, B)
+        if indices is None:
+            x = ops.transpose(x, (1, 0, 2))  # (L, B, D)
+        else:
+            indices = ops.transpose(indices)  # (L, B)
+        if added[0] is not None:
+            kernel = self.recurrent_layers[0].cell.kernel
+            added = (
+                ops.transpose(added[0], (1, 0, 2)),
+                ops.matmul(added[1], ops.cast(kernel, self.compute_dtype)),
+            )
+        new_states = []
+        for layer, dropout, first in zip(
+            self.recurrent_layers, self.dropout_layers, states, strict=False
+        ):
+            if indices is None:
+                x = dropout(x, training=training)
+            cell, dtype = layer.cell, layer.compute_dtype
+            weights = [ops.cast(kernel, dtype) for kernel in (cell.kernel, cell.recurrent_kernel)]
+            weights.append(ops.cast(cell.bias, "float32"))
+            first = [ops.cast(state, "float32") for state in first]
+            x, last = run_recurrence(self.kind, x, weights, first, mask, indices, added, num_parts)
+            x, indices, added = ops.cast(x, dtype), None, (None, None)
+            new_states.append(last)
+        x = self.dropout_layers[-1](x, training=training)
+        return ops.transpose(x, (1, 0, 2)), new_states  # (B, L, H)
+
+    # One step at a time, from states that many steps may follow.
+
+    def run_cells(self, x: Any, states: Any) -> list[list[Any]]:
+        """Return the states after one step of the Keras cells, which reads `x`, `(n, D)`."""
+        new_states = []
+        for layer, of_layer in zip(self.recurrent_layers, states, strict=True):
+            x, new = layer.cell(x, list(of_layer), training=False)
+            new_states.append(list(new))
+        return new_states
+
+    def multiply_states(self, states: Any) -> list[Any]:
+        """Return what states add to the gates of the next step, whatever it reads.
+
+        Args:
+            states: By layer, its states `(n, H)`.
+
+        Returns:
+            By layer, `(n, G H)` for `G` gates.
+        """
+        products = []
+        for layer, of_layer in zip(self.recurrent_layers, states, strict=True):
+            _, recurrent_bias = _get_biases(layer)
+            product = _multiply(layer, of_layer[0], layer.cell.recurrent_kernel)
+            products.append(product if recurrent_bias is None else product + recurrent_bias)
+        return products
+
+    def run_step(self, x: Any, states: Any, products: Any) -> list[Any]:
+        """Return the states after one step of which the products of the states are known.
+
+        Args:
+            x: `(n, D)`, what is read.
+            states: By layer, its states `(n, H)`.
+            products: What `multiply_states` returned of them.
+        """
+        new_states = []
+        for layer, of_layer, product in zip(self.recurrent_layers, states, products, strict=True):
+            bias, _ = _get_biases(layer)
+            inputs = _multiply(layer, x, layer.cell.kernel) + bias
+            of_layer = [ops.cast(state, "float32") for state in of_layer]
+            of_layer = self.kind.run_step(ops, inputs, product, of_layer)
+            new_states.append([ops.cast(state, layer.compute_dtype) for state in of_layer])
+            x = new_states[-1][0]
+        return new_states
+
+    def compute_output_spec(
+        self, x: Any, states: Any = None, mask: Any = None, training: bool | None = None
+    ) -> Any:
+        def make(*shape: Any) -> keras.KerasTensor:
+            return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+        sizes = self.state_sizes
+        return make(*x.shape[:2], self.units), [[make(x.shape[0], n) for n in s] for s in sizes]
+
+    def compute_mask(self, x: Any, previous_mask: Any = None) -> Any:
+        return previous_mask, [[None for _ in sizes] for sizes in self.state_sizes]
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "num_layers": self.num_layers,
+            "recurrence": self.recurrence,
+            "dropout": self.dropout,
+            "recurrence_path": self.recurrence_path,
+        }
+
+
+def is_fused(recurrence_path: str, kind: Recurrence) -> bool:
+    """Return whether training steps run on the package's recurrence.
+
+    Raises:
+        ValueError: if the path is unknown, or is `"fused"` and the backend or the recurrence has
+            no such path.
+    """
     if recurrence_path not in RECURRENCE_PATHS:
         raise ValueError(
             f"`recurrence_path` must be one of {RECURRENCE_PATHS}. Received: recurrence_path="
             f"{recurrence_path!r}."
         )
     backend = keras.backend.backend()
-    is_possible = backend in ("tensorflow", "jax")
-    if recurrence_path == "fused" and not is_possible:
+    has_backend = backend in ("tensorflow", "jax")
+    if recurrence_path == "fused" and not has_backend:
         raise ValueError(
             'recurrence_path="fused" needs the TensorFlow or the JAX backend. Received: backend '
             f'{backend!r}. Leave it at "auto", which takes the Keras layers there.'
         )
-    if recurrence_path == "auto" and backend == "tensorflow" and recurrence in ("lstm", "gru"):
+    if recurrence_path == "fused" and kind.step_gradient is None:
+        raise ValueError(
+            'recurrence_path="fused" needs a recurrence with a `step_gradient`. Received: '
+            f'recurrence={kind.name!r}, which has none. Leave it at "auto".'
+        )
+    if recurrence_path == "auto" and backend == "tensorflow" and kind.has_cudnn:
         import tensorflow as tf
 
-        # There the Keras layers run on cuDNN.
-        return not tf.config.list_physical_devices("GPU")
-    return is_possible and recurrence_path != "keras"
+        if tf.config.list_physical_devices("GPU"):  # there the Keras layers run on cuDNN
+            return False
+    return has_backend and kind.step_gradient is not None and recurrence_path != "keras"
 
 
-def run_fused(
-    model: LightRNNModel, words: Any, states: list[list[Any]] | None, training: bool
-) -> tuple[Any, list[list[Any]]]:
-    """Embed windows and run the recurrent layers over their half-steps.
+def choose_num_parts(batch_size: int | None, jit_compile: bool) -> int:
+    """Return into how many parts TensorFlow is to divide a batch, to run them at the same time.
 
-    Args:
-        model: The model, built.
-        words: `(B, T + 1)`.
-        states: By layer, its states `(B, H)`; `None` for zeros.
-        training: Boolean, whether dropout is applied.
-
-    Returns:
-        Hidden half-steps `(B, 2T, H)`, and the states after the last one.
+    Measured on two cores, where three or four were slower than two. XLA runs the parts in turn in
+    a step that it compiles, and so do GPUs; replicas on one CPU share its cores already.
     """
-    mask = model.embedding.compute_mask(words)
-    time_first_mask = None if mask is None else ops.transpose(mask)  # (2T, B)
-    if states is None:
-        zeros = ops.zeros((ops.shape(words)[0], model.units), "float32")
-        states = [[zeros] * model.num_states for _ in model.recurrent_layers]
-    states = [[ops.cast(state, "float32") for state in some] for some in states]
-    # Compiled code clamps wrong ids in silence.
-    invalid = mark_invalid_ids(words, model.word_table.vocabulary_size)
-    invalid = ops.sum(invalid, axis=1, keepdims=True)  # (B, 1)
-    states = [[state + invalid for state in states[0]], *states[1:]]
-
-    added = (None, None)
-    has_dropout = model.dropout and training
-    if has_dropout:  # of every half-step on its own: there is no table to project
-        x, indices = ops.transpose(model.embedding(words), (1, 0, 2)), None  # (2T, B, D)
-    else:
-        x, indices = _look_up(model, words)
-        if model.word_dim:
-            added = _add_word_vectors(model, words)
-    num_parts = _choose_num_parts(model, words.shape[0])
-    new_states = []
-    for layer, dropout, first in zip(
-        model.recurrent_layers, model.dropout_layers, states, strict=False
-    ):
-        if has_dropout:
-            x = dropout(x, training=training)
-        cell, dtype = layer.cell, layer.compute_dtype
-        weights = [ops.cast(kernel, dtype) for kernel in (cell.kernel, cell.recurrent_kernel)]
-        weights.append(ops.cast(cell.bias, "float32"))
-        run = _RECURRENCES[model.recurrence]
-        x, last = run(x, weights, first, time_first_mask, indices, added, num_parts)
-        x, indices, added = ops.cast(x, dtype), None, (None, None)
-        new_states.append(last)
-    x = model.dropout_layers[-1](x, training=training)
-    x = ops.transpose(x, (1, 0, 2))  # (B, 2T, H)
-    if mask is not None:
-        set_mask(x, mask)
-    return x, new_states
-
-
-def _choose_num_parts(model: LightRNNModel, batch_size: int | None) -> int:
-    """Return in how many parts TensorFlow is to run a batch at the same time.
-
-    Measured on two cores, where three or four were slower than two. Programs that XLA makes of
-    whole steps, and GPUs, run one after the other; replicas on one CPU share its cores already.
-    """
-    if keras.backend.backend() != "tensorflow" or model.jit_compile:
+    if keras.backend.backend() != "tensorflow" or jit_compile:
         return 1
     import tensorflow as tf
 
@@ -123,30 +294,13 @@ def _count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _look_up(model: LightRNNModel, words: Any) -> tuple[Any, Any]:
-    """Return the vectors of rows, then columns, and the indices `(2T, B)` of the half-steps."""
-    num_rows, num_columns = model.word_table.table_shape
-    cells = model.word_table(words)  # (B, T + 1)
-    # The half-steps c_0 r_1 c_1 r_2 ... of every window.
-    columns, rows = num_rows + cells[:, :-1] % num_columns, cells[:, 1:] // num_columns
-    indices = ops.reshape(ops.stack([columns, rows], axis=2), (ops.shape(words)[0], -1))
-    embedding = model.embedding
-    vectors = ops.concatenate([embedding.row_embeddings, embedding.column_embeddings])
-    return ops.cast(vectors, model.compute_dtype), ops.transpose(indices)
+def _multiply(layer: Any, x: Any, kernel: Any) -> Any:
+    # Outside of XLA TensorFlow has no product of low precision with float32 sums.
+    x, kernel = (ops.cast(y, layer.compute_dtype) for y in (x, kernel))
+    return ops.cast(ops.matmul(x, kernel), "float32")
 
 
-def _add_word_vectors(model: LightRNNModel, words: Any) -> tuple[Any, Any]:
-    """Return the words' own vectors, `(2T, B, K)`, and what takes them to the gates, `(K, 4H)`.
-
-    The products with the vectors of rows and columns are looked up; these are small.
-    """
-    projection, kernel = (
-        ops.cast(weight, model.compute_dtype)
-        for weight in (model.embedding.word_projection, model.recurrent_layers[0].cell.kernel)
-    )
-    vectors = ops.convert_to_tensor(model.embedding.word_embeddings)
-    vectors = look_up_word_vectors(vectors, words[:, :-1])  # (B, T, K)
-    vectors = ops.cast(vectors, model.compute_dtype)
-    pairs = ops.stack([vectors, ops.zeros_like(vectors)], axis=2)  # rows are read without
-    half_steps = ops.reshape(pairs, (ops.shape(words)[0], -1, model.word_dim))
-    return ops.transpose(half_steps, (1, 0, 2)), ops.matmul(projection, kernel)
+def _get_biases(layer: Any) -> tuple[Any, Any]:
+    """Return what is added to the products of the inputs and, or `None`, of the states."""
+    bias = ops.cast(layer.cell.bias, "float32")
+    return (bias[0], bias[1]) if len(bias.shape) == 2 else (bias, None)

@@ -1,22 +1,18 @@
-"""Exact scoring, search and sampling of words with a `LightRNNModel`."""
+"""Scoring, exact search and sampling of words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_k, check_not_negative, check_size
 from keras_lightrnn.ops.word_ids import check_word_ids
-from keras_lightrnn.recurrence.stack import run_fused
-from keras_lightrnn.search.recurrent_search import Search
+from keras_lightrnn.search.predictor import Predictor, Search, TablesSearch, read_prefixes
 from keras_lightrnn.search.row_search import sample
-
-if TYPE_CHECKING:
-    from keras_lightrnn.models.light_rnn_model import LightRNNModel
 
 # Prefixes that are read and searched together.
 _TEXTS_AT_ONCE = 64
@@ -26,43 +22,64 @@ _LEAST_TEMPERATURE = 1e-6
 _MANY_BATCHES = 64
 
 
-def score(model: LightRNNModel, words: Any, batch_size: int) -> np.ndarray:
+def score(predictor: Predictor, words: Any, batch_size: int) -> np.ndarray:
     check_size("batch_size", batch_size)
-    words, is_batch = _prepare(model, words, "words", at_least=2)
-    run = model.compile_inference(score_windows)
-    run_whole = model.compile_inference(_score_fused, any_size=False)
-    if not model.is_fused or len(words) < _MANY_BATCHES * batch_size:
-        run_whole = run
+    words, is_batch = _prepare(predictor, words, "words", at_least=2)
+    is_fused = predictor.network.stack.is_fused and len(words) >= _MANY_BATCHES * batch_size
     log_probs = []
+    length = words.shape[1]
+    if is_fused:
+        # Each shape is compiled and stays in memory: there are to be few. What follows a word
+        # does not change its log-probability.
+        words = np.pad(words, [(0, 0), (0, _round_up(length) - length)])
     for start in range(0, len(words), batch_size):
         batch = words[start : start + batch_size]
-        compiled = run_whole if len(batch) == batch_size else run
-        log_probs.append(ops.convert_to_numpy(compiled(ops.convert_to_tensor(batch))))
+        tensor = ops.convert_to_tensor(batch)
+        if is_fused and len(batch) == batch_size:
+            scored = predictor.run("score_windows_fused", tensor, any_size=False)
+        else:
+            scored = predictor.run("score_windows", tensor)
+        log_probs.append(ops.convert_to_numpy(scored)[:, : length - 1])
     joined = np.concatenate(log_probs)
     return joined if is_batch else joined[0]
 
 
-def word_log_probs(model: LightRNNModel, prefix: Any) -> np.ndarray:
-    prefix, is_batch = _prepare(model, prefix, "prefix")
-    log_probs = np.stack([each for search in _read(model, prefix) for each in search.all_words()])
+def _round_up(length: int) -> int:
+    """Return the next of the lengths 2, 3, ... 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ..."""
+    step = 1 << max((length - 1).bit_length() - 3, 0)
+    return -(-length // step) * step
+
+
+def word_log_probs(predictor: Predictor, prefix: Any) -> np.ndarray:
+    prefix, is_batch = _prepare(predictor, prefix, "prefix")
+    log_probs = []
+    for search in _read(predictor, prefix):
+        search.padding = None  # it has a probability, though it is never answered
+        log_probs += search.all_words()
+    log_probs = np.stack(log_probs)
     return log_probs if is_batch else log_probs[0]
 
 
-def next_words(model: LightRNNModel, prefix: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
-    check_k("k", k, model.word_table.vocabulary_size)
-    prefix, is_batch = _prepare(model, prefix, "prefix")
-    results = [search.best_words(k) for search in _read(model, prefix)]
+def next_words(predictor: Predictor, prefix: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+    check_k("k", k, _count_words(predictor))
+    prefix, is_batch = _prepare(predictor, prefix, "prefix")
+    results = [search.best_words(k) for search in _read(predictor, prefix)]
     words, log_probs = (np.concatenate(parts) for parts in zip(*results, strict=True))
     return (words, log_probs) if is_batch else (words[0], log_probs[0])
 
 
-def _read(model: LightRNNModel, prefixes: np.ndarray) -> Iterator[Search]:
+def _count_words(predictor: Predictor) -> int:
+    """Return how many words may be answered."""
+    return predictor.softmax.word_table.vocabulary_size - predictor.softmax.mask_zero
+
+
+def _read(predictor: Predictor, prefixes: np.ndarray) -> Iterator[Search | TablesSearch]:
     for start in range(0, len(prefixes), _TEXTS_AT_ONCE):
-        yield Search.read(model, prefixes[start : start + _TEXTS_AT_ONCE])
+        yield read_prefixes(predictor, prefixes[start : start + _TEXTS_AT_ONCE])
 
 
 def generate(
-    model: LightRNNModel,
+    predictor: Predictor,
     prefix: Any,
     length: int,
     temperature: float,
@@ -76,7 +93,7 @@ def generate(
             f"temperature={temperature!r}."
         )
     if top_k is not None:
-        check_k("top_k", top_k, model.word_table.vocabulary_size)
+        check_k("top_k", top_k, _count_words(predictor))
     if top_p is not None and not (isinstance(top_p, Real) and 0 < top_p <= 1):
         raise ValueError(f"`top_p` must be a number in (0, 1]. Received: top_p={top_p!r}.")
     if seed is not None:
@@ -84,18 +101,18 @@ def generate(
     if temperature > 0:
         temperature = max(temperature, _LEAST_TEMPERATURE)
     length = check_size("length", length)
-    prefix, is_batch = _prepare(model, prefix, "prefix")
+    prefix, is_batch = _prepare(predictor, prefix, "prefix")
     generator = np.random.default_rng(seed)
     sampled = [
         _continue(search, generator, length, temperature, top_k, top_p)
-        for search in _read(model, prefix)
+        for search in _read(predictor, prefix)
     ]
     joined = np.concatenate(sampled)
     return joined if is_batch else joined[0]
 
 
 def _continue(
-    search: Search,
+    search: Search | TablesSearch,
     generator: np.random.Generator,
     length: int,
     temperature: float,
@@ -117,8 +134,7 @@ def _continue(
             choices = search.nuclei(top_p)
             truncate = None  # they are the nuclei of all words already
         else:
-            words = np.arange(search.model.word_table.vocabulary_size)
-            choices = ((words, log_probs) for log_probs in search.all_words())
+            choices = ((np.arange(len(log_probs)), log_probs) for log_probs in search.all_words())
         chosen = [
             _choose(generator, words, log_probs, temperature, truncate)
             for words, log_probs in choices
@@ -140,26 +156,11 @@ def _choose(
     return int(words[sample(generator, weights)])
 
 
-# Compiled functions of a model and tensors.
-
-
-def score_windows(model: LightRNNModel, words: Any) -> Any:
-    """Return the log-probabilities of the words 1..N-1 of sequences, from the zero state."""
-    half_steps, _ = model.run_recurrence(model.embedding(words), training=False)
-    return model.softmax(half_steps, words[:, 1:], training=False)
-
-
-def _score_fused(model: LightRNNModel, words: Any) -> Any:
-    """Return what `score_windows` does, sooner, once it is compiled for the shape of `words`."""
-    half_steps, _ = run_fused(model, words, None, training=False)
-    return model.softmax(half_steps, words[:, 1:], training=False, fused=True)
-
-
 # Small things.
 
 
 def _prepare(
-    model: LightRNNModel, words: Any, name: str, at_least: int = 1
+    predictor: Predictor, words: Any, name: str, at_least: int = 1
 ) -> tuple[np.ndarray, bool]:
     words = np.asarray(words)
     if words.ndim not in (1, 2) or words.size == 0 or words.shape[-1] < at_least:
@@ -172,14 +173,7 @@ def _prepare(
             f"`{name}` must hold integer word ids. Received: {name}.dtype={words.dtype}. Encode "
             "text with `Vocabulary.encode` first."
         )
-    check_word_ids(words, model.word_table.vocabulary_size)
-    if not model.built:
-        if model.stateful:
-            raise ValueError(
-                "A stateful model must be built, by `fit` or `model.build((batch_size, "
-                "sequence_length + 1))`, before it is used. Received: a model that is not built."
-            )
-        model.build((None, None))
+    check_word_ids(words, predictor.softmax.word_table.vocabulary_size)
     return np.atleast_2d(words).astype(np.int32), words.ndim == 2
 
 

@@ -1,62 +1,202 @@
-"""Search for words with a `TwoComponentSoftmax` behind any network."""
+"""Search for words with a softmax layer behind any network.
+
+The layer is handed in; this room does not import it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_lightrnn.search.row_search import RowSearch
-
-if TYPE_CHECKING:
-    from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
+from keras_lightrnn.search.table_search import SearchedTable, TableSearch
 
 
-class LayerSearch(RowSearch):
-    """What a softmax says of the word after some texts, with a function that reads rows.
+def predict_rows(
+    softmax: Any, states: Any, row_offsets: Any = None, component_log_probs: Any = None
+) -> tuple[Any, list[Any]]:
+    """Return what the components of one table say of the next rows.
+
+    Args:
+        softmax: `TwoComponentSoftmax` with a row reader, or one of its `tables`, built.
+        states: `(B, H)`.
+        row_offsets: What `softmax.compute_row_offsets` returned, if that is known.
+        component_log_probs: `(B, M)`, the log-weights of its components; `None` for one.
+
+    Returns:
+        Log-probabilities of rows `(B, R)`, and what `predict_columns` needs: the queries
+        `(B, M, H)` and, with several components, the log of the share that each component has in
+        each row, `(B, R, M)`.
+    """
+    queries = softmax.compute_queries(states)
+    log_probs = ops.log_softmax(softmax.compute_row_logits(queries, row_offsets))  # (B, M, R)
+    if component_log_probs is None:
+        return log_probs[:, 0], [queries]
+    joint = ops.expand_dims(component_log_probs, -1) + log_probs  # (B, M, R)
+    row_log_probs = ops.logsumexp(joint, axis=1)
+    shares = ops.transpose(joint - ops.expand_dims(row_log_probs, 1), (0, 2, 1))
+    return row_log_probs, [queries, shares]
+
+
+def predict_columns(softmax: Any, texts: Any, rows: Any, context: list[Any]) -> tuple[Any, Any]:
+    """Return the words in rows and their log-probabilities given the row, `(n, C)` each.
+
+    Args:
+        softmax: As in `predict_rows`.
+        texts: `(n,)` int32.
+        rows: `(n,)` int32.
+        context: The second result of `predict_rows`.
+    """
+    queries, *shares = context
+    queries = softmax.read_rows(ops.take(queries, texts, axis=0), rows)  # (n, M, H)
+    log_probs = ops.log_softmax(softmax.compute_column_logits(queries, rows))  # (n, M, C)
+    if shares:
+        num_rows, num_components = shares[0].shape[1:]  # (B, R, M)
+        by_row = ops.reshape(shares[0], (-1, num_components))  # (B R, M)
+        of_rows = ops.take(by_row, texts * num_rows + rows, axis=0)  # (n, M)
+        log_probs = ops.logsumexp(ops.expand_dims(of_rows, -1) + log_probs, axis=1)
+    else:
+        log_probs = log_probs[:, 0]
+    return ops.take(softmax.word_table.words, rows, axis=0), log_probs
+
+
+class _LayerSearch(RowSearch):
+    """Search with a softmax layer, called eagerly.
 
     Args:
         softmax: `TwoComponentSoftmax`, built.
+        row_log_probs: `(B, R)`.
+    """
+
+    def __init__(self, softmax: Any, row_log_probs: Any) -> None:
+        self.softmax = softmax
+        padding = 0 if softmax.mask_zero else None
+        num_columns = softmax.word_table.num_columns
+        super().__init__(ops.convert_to_numpy(row_log_probs), num_columns, padding)
+
+    def find_rows(self, words: np.ndarray) -> np.ndarray:
+        cells = ops.take(self.softmax.word_table.cells, ops.convert_to_tensor(words), axis=0)
+        return ops.convert_to_numpy(cells) // self.num_columns
+
+
+def predict_all_rows(softmax: Any, states: Any, row_offsets: list[Any]) -> list[tuple[Any, Any]]:
+    """Return what `predict_rows` returns of each table.
+
+    Args:
+        softmax: `TwoComponentSoftmax` with a row reader, built.
+        states: `(B, H)`.
+        row_offsets: Of each table, what `compute_row_offsets` returned, or nothing if no table
+            has any.
+    """
+    weights = None
+    if softmax.component_kernel is not None:
+        weights = softmax.compute_component_log_probs(states)
+    predicted = []
+    for index, table in enumerate(softmax.list_tables()):
+        start = index * table.num_components
+        of_table = None if weights is None else weights[:, start : start + table.num_components]
+        offsets = row_offsets[index] if row_offsets else None
+        predicted.append(predict_rows(table, states, offsets, of_table))
+    return predicted
+
+
+def list_row_offsets(softmax: Any) -> list[Any]:
+    """Return the row offsets of each table; nothing if no table has any."""
+    offsets = [table.compute_row_offsets() for table in softmax.list_tables()]
+    if any(x is not None for x in offsets):
+        return [
+            ops.zeros((table.word_table.num_rows,), "float32") if x is None else x
+            for x, table in zip(offsets, softmax.list_tables(), strict=True)
+        ]
+    return []
+
+
+def search_states(softmax: Any, states: Any) -> RowSearch | TableSearch:
+    """Return the search after texts with `states`, `(B, H)`, for a softmax with a row reader."""
+    states = _check_states(softmax, "states", states)
+    predicted = predict_all_rows(softmax, states, list_row_offsets(softmax))
+    searches = [
+        StateSearch(table, *of_table)
+        for table, of_table in zip(softmax.list_tables(), predicted, strict=True)
+    ]
+    if len(searches) == 1:
+        return searches[0]
+    tables = [
+        SearchedTable(
+            search.row_log_probs,
+            search.compute_columns,
+            ops.convert_to_numpy(search.softmax.word_table.cells),
+            search.num_columns,
+        )
+        for search in searches
+    ]
+    return TableSearch(tables, searches[0].padding)
+
+
+class StateSearch(_LayerSearch):
+    """The words after some texts by one table, from the states of any network.
+
+    Args:
+        softmax: `TwoComponentSoftmax` with a row reader, or one of its `tables`.
+        row_log_probs: `(B, R)`, as `predict_rows` returns it.
+        context: The second result of `predict_rows`.
+    """
+
+    def __init__(self, softmax: Any, row_log_probs: Any, context: list[Any]) -> None:
+        super().__init__(softmax, row_log_probs)
+        self.context = context
+
+    def compute_columns(self, texts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        texts, rows = (ops.convert_to_tensor(x.astype(np.int32)) for x in (texts, rows))
+        words, log_probs = predict_columns(self.softmax, texts, rows, self.context)
+        return ops.convert_to_numpy(words), ops.convert_to_numpy(log_probs)
+
+
+class HalfStepSearch(_LayerSearch):
+    """The words after some texts, with a function by which the network reads rows.
+
+    Args:
+        softmax: `TwoComponentSoftmax` without a row reader, built.
         column_half_steps: `(B, H)`.
         read_rows: See `TwoComponentSoftmax.next_words`.
     """
 
     def __init__(
         self,
-        softmax: TwoComponentSoftmax,
+        softmax: Any,
         column_half_steps: Any,
         read_rows: Callable[[np.ndarray, np.ndarray], Any],
     ) -> None:
-        self.softmax, self.read_rows = softmax, read_rows
-        if not softmax.built:
-            raise ValueError(
-                "A softmax must be built before it is searched. Received: a layer without weights. "
-                "Train it, load it, or call it on a batch."
-            )
-        half_steps = self._check("column_half_steps", column_half_steps, None)
-        logits = softmax.compute_row_logits(half_steps)
-        num_columns = softmax.word_table.num_columns
-        super().__init__(ops.convert_to_numpy(ops.log_softmax(logits)), num_columns)
+        half_steps = _check_states(softmax, "states", column_half_steps)
+        super().__init__(softmax, ops.log_softmax(softmax.compute_row_logits(half_steps)))
+        self.read_rows = read_rows
 
     def compute_columns(self, texts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         texts, rows = texts.astype(np.int32), rows.astype(np.int32)
-        half_steps = self._check("read_rows(texts, rows)", self.read_rows(texts, rows), len(rows))
+        half_steps = self.read_rows(texts, rows)
+        half_steps = _check_states(self.softmax, "read_rows(texts, rows)", half_steps, len(rows))
         rows = ops.convert_to_tensor(rows)
-        logits = self.softmax.compute_column_logits(half_steps, rows)
+        logits = self.softmax.compute_column_logits(ops.expand_dims(half_steps, 1), rows)[:, 0]
         words = ops.take(self.softmax.word_table.words, rows, axis=0)
         return ops.convert_to_numpy(words), ops.convert_to_numpy(ops.log_softmax(logits))
 
-    def _check(self, name: str, half_steps: Any, size: int | None) -> Any:
-        half_steps = ops.convert_to_tensor(half_steps)
-        units = self.softmax.row_kernel.shape[-1]
-        shape = tuple(half_steps.shape)
-        if len(shape) != 2 or shape[1] != units or size not in (None, shape[0]):
-            number = "B" if size is None else size
-            raise ValueError(
-                f"`{name}` must be half-steps of shape ({number}, {units}), one for each text. "
-                f"Received: shape {shape}. Of a sequence of half-steps, the last one predicts what "
-                "follows."
-            )
-        return half_steps
+
+def _check_states(softmax: Any, name: str, states: Any, size: int | None = None) -> Any:
+    if not softmax.built:
+        raise ValueError(
+            "A softmax must be built before it is searched. Received: a layer without weights. "
+            "Train it, load it, or call it on a batch."
+        )
+    states = ops.convert_to_tensor(states)
+    units = softmax.row_kernel.shape[-1]
+    shape = tuple(states.shape)
+    if len(shape) != 2 or shape[1] != units or size not in (None, shape[0]):
+        number = "B" if size is None else size
+        raise ValueError(
+            f"`{name}` must have shape ({number}, {units}), one state for each text. Received: "
+            f"shape {shape}. Of a sequence of states (B, T, H), take the last: states[:, -1]."
+        )
+    return states

@@ -1,4 +1,4 @@
-"""Exact search for words row by row, whatever the network is, in NumPy."""
+"""Exact search for words, row by row, for any network (NumPy only)."""
 
 from __future__ import annotations
 
@@ -14,24 +14,33 @@ ROWS_AT_ONCE = 256
 # Rows of a text that a search for the best words expands first: of one text, which waits for each
 # call, and of several, for which what is expanded in vain counts.
 _FIRST_ROWS, _FIRST_ROWS_OF_SEVERAL = 16, 4
+# Above all word ids: words of several texts are told apart by text * this + word.
+_MOST_WORDS = 2**31
 
 
 class RowSearch(abc.ABC):
-    """The distributions after some texts: over rows at once, over words row by row.
+    """The distributions of the next word after some texts.
 
-    Log-probabilities are float64: a float32 of a row and one of a column given the row, added.
+    The log-probabilities of all rows are known from the start; rows are expanded into words on
+    demand. Log-probabilities of words are float64: a float32 of a row and one of a column given
+    the row, added.
 
     Args:
         row_log_probs: `(B, R)`, of the next word's row.
         num_columns: Integer `C`.
+        padding: Integer, a word that is never answered, or `None`.
 
     Raises:
-        ValueError: if the network computes no numbers.
+        ValueError: if the network computes NaN.
     """
 
-    def __init__(self, row_log_probs: np.ndarray, num_columns: int) -> None:
+    def __init__(
+        self, row_log_probs: np.ndarray, num_columns: int, padding: int | None = None
+    ) -> None:
         self.row_log_probs = row_log_probs.astype(np.float64)
         self.num_columns = num_columns
+        self.padding = padding
+        self._excluded: np.ndarray | None = None
         _check_numbers(self.row_log_probs)
 
     @abc.abstractmethod
@@ -40,8 +49,59 @@ class RowSearch(abc.ABC):
 
         Args:
             texts: `(n,)` indices of texts, at most `ROWS_AT_ONCE`.
-            rows: `(n,)`, of each the row that is looked at.
+            rows: `(n,)`, the row to expand after each of the texts.
         """
+
+    @abc.abstractmethod
+    def find_rows(self, words: np.ndarray) -> np.ndarray:
+        """Return the rows of words."""
+
+    def exclude(self, words: np.ndarray) -> None:
+        """Never answer these words.
+
+        Args:
+            words: `(B, E)` integers: word ids for each text, -1 for none.
+        """
+        texts = np.arange(len(words))[:, None] * _MOST_WORDS
+        self._excluded = np.unique((texts + words)[words >= 0])
+
+    def _drop_excluded(
+        self, texts: np.ndarray, words: np.ndarray, log_probs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return words and log-probabilities with -1 and minus infinity for excluded words."""
+        is_dropped: Any = False
+        if self.padding is not None:
+            is_dropped = words == self.padding
+        if self._excluded is not None:
+            is_dropped |= np.isin(texts[:, None] * _MOST_WORDS + words, self._excluded)
+        if not np.any(is_dropped):
+            return words, log_probs
+        return np.where(is_dropped, -1, words), np.where(is_dropped, -np.inf, log_probs)
+
+    def _compute_excluded_mass(self) -> np.ndarray:
+        """Return the probability of the excluded words of each text, `(B,)`."""
+        num_texts = len(self.row_log_probs)
+        pairs = []
+        if self.padding is not None:
+            pairs += [(text, self.padding) for text in range(num_texts)]
+        if self._excluded is not None:
+            pairs += [divmod(int(key), _MOST_WORDS) for key in self._excluded]
+        mass = np.zeros(num_texts)
+        if pairs:
+            texts, words = np.unique(np.array(pairs), axis=0).T
+            np.add.at(mass, texts, np.exp(self.compute_word_log_probs(texts, words)))
+        return mass
+
+    def compute_word_log_probs(self, texts: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """Return the log-probability of words after texts, `(n,)`, excluded words included."""
+        rows = self.find_rows(words)
+        parts = []
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            here = slice(start, start + ROWS_AT_ONCE)
+            of_rows, log_probs = self.compute_columns(texts[here], rows[here])
+            picked = log_probs[of_rows == words[here, None]]
+            parts.append(self.row_log_probs[texts[here], rows[here]] + picked)
+        return np.concatenate(parts)
 
     def expand(self, texts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the words in rows after texts and their log-probabilities, `(n, C)` each.
@@ -69,7 +129,7 @@ class RowSearch(abc.ABC):
             if is_impossible.any():  # whose words may all have a bias of minus infinity
                 log_probs = np.where(is_impossible[:, None], np.float32(0), log_probs)
             _check_numbers(log_probs)
-            yield here, words, log_probs
+            yield here, *self._drop_excluded(texts[here], words, log_probs)
 
     def best_words(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words of each text and their log-probabilities, `(B, k)` each.
@@ -155,12 +215,13 @@ class RowSearch(abc.ABC):
         return [kept[text] for text in range(len(bounds))]
 
     def nuclei(self, top_p: float) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return, for each text, at least the fewest words that reach `top_p`.
+        """Return, for each text, at least the fewest words that reach `top_p` of what is allowed.
 
         Words and log-probabilities, best first; of equal words the lesser ids.
         """
         num_texts, num_rows = self.row_log_probs.shape
         order, falling = self._sort_rows()
+        least = top_p * (1 - self._compute_excluded_mass())
         found = [(np.empty(0, np.int32), np.empty(0))] * num_texts
         is_found = np.zeros(num_texts, bool)
         for here in self._grow():
@@ -178,8 +239,8 @@ class RowSearch(abc.ABC):
                     words, log_probs = found[text] = _merge(found[text], of_text)
                     # Words above every row to come are in their final order.
                     reached = np.cumsum(np.exp(log_probs[log_probs > bounds[text]]))
-                    if len(reached) and reached[-1] >= top_p:
-                        num_kept = int(np.searchsorted(reached, top_p)) + 1
+                    if len(reached) and reached[-1] >= least[text]:
+                        num_kept = int(np.searchsorted(reached, least[text])) + 1
                         found[text] = words[:num_kept], log_probs[:num_kept]
                         is_found[text] = True
             if is_found.all():
@@ -255,7 +316,12 @@ def _merge(found: Any, more: Any) -> tuple[np.ndarray, np.ndarray]:
     words, log_probs = (
         np.concatenate([old, new[is_word]]) for old, new in zip(found, more, strict=True)
     )
-    falling = np.lexsort((words, -log_probs))
+    return sort_best(words, log_probs, len(words))
+
+
+def sort_best(words: np.ndarray, log_probs: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `k` likeliest of some words, best first; of equal words the lesser ids first."""
+    falling = np.lexsort((words, -log_probs))[:k]
     return words[falling], log_probs[falling]
 
 

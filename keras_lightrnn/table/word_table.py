@@ -276,3 +276,32 @@ def _read_allocation(config: dict[str, Any]) -> Allocation:
             f"vocabulary_size={size} and {len(cells)} cells. The config is damaged."
         )
     return Allocation(cells, **config)
+
+
+def get_word_tables(word_tables: Any) -> list[WordTable]:
+    """Return the tables of a layer, from one or from a list of what `get_word_table` takes.
+
+    Raises:
+        ValueError: if there is no table, or the tables hold different vocabularies.
+
+    Example:
+
+    >>> [table.table_shape for table in get_word_tables([10, Allocation.random(10, 2, 5)])]
+    [(3, 4), (2, 5)]
+    """
+    if not isinstance(word_tables, (list, tuple)):
+        return [get_word_table(word_tables)]
+    tables = [get_word_table(table) for table in word_tables]
+    sizes = [table.vocabulary_size for table in tables]
+    if len(set(sizes)) != 1:
+        raise ValueError(
+            "Several tables must hold the same vocabulary. Received: word tables of "
+            f"{sizes} words. Make their allocations for one vocabulary."
+        )
+    return tables
+
+
+def serialize_word_tables(word_tables: list[WordTable]) -> Any:
+    """Serialise the tables of a layer: one as `serialize_word_table` does, several as a list."""
+    configs = [serialize_word_table(table) for table in word_tables]
+    return configs[0] if len(configs) == 1 else configs

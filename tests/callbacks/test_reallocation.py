@@ -61,7 +61,7 @@ def test_cost_is_the_loss_up_to_a_constant_of_each_word():
         seen.update(problem=problem) or type(callback.objective.solver)().solve(problem, **kwargs)
     )
     old = table.allocation
-    half_steps, _ = model.run_recurrence(model.embedding(windows))
+    half_steps, _ = model.recurrent_stack(model.embedding(windows))
     model.fit(windows, batch_size=8, callbacks=[callback], verbose=0)
 
     swapped = old.cells.copy()
@@ -581,7 +581,7 @@ def test_a_pass_over_data_sums_what_the_network_does_after_the_epoch():
     class Objective(LikelihoodObjective):
         def propose(self, sums, weights, allocation, prices=None):
             seen.update(sums)
-            half_steps = model.run_recurrence(model.embedding(windows))[0]
+            half_steps = model.recurrent_stack(model.embedding(windows))[0]
             seen["half_steps"] = keras.ops.convert_to_numpy(half_steps)
             return super().propose(sums, weights, allocation, prices)
 

@@ -543,7 +543,7 @@ def test_bad_values_change_nothing(damaged):
     carried = next(name for name in arrays if name.endswith("_state_0_0"))
     for name, values, message in [
         (cells, twice, "words 3 and 4 both in cell"),
-        (cells, arrays[cells] + 1000, "Every cell must lie in"),
+        (cells, arrays[cells] + 1000, "Every cell must be in"),
         (f"weight_{last}", np.zeros((3, 3, 3), "float32"), "of shape (3, 3, 3)"),
         (f"weight_{last}", np.array(["a"]), "holds"),
         (rounds, np.frombuffer(b"{}[", np.uint8), "damaged state"),

@@ -15,9 +15,10 @@ import numpy as np
 from filling import fill_sequentially
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
-from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.layers import GatedRowReader, TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import Perplexity
+from keras_lightrnn.recurrence import RecurrentStack
 
 # V < R * C, R != C, and no size equal to another.
 V, R, C, D, H, B, T = 11, 3, 4, 5, 6, 2, 7
@@ -25,6 +26,14 @@ V, R, C, D, H, B, T = 11, 3, 4, 5, 6, 2, 7
 
 def make_table() -> WordTable:
     return WordTable(Allocation.random(V, R, C, seed=3), name="word_table")
+
+
+def make_second_table() -> WordTable:
+    return WordTable(Allocation.random(V, C, R, seed=4), name="second_table")
+
+
+def make_tables() -> list[WordTable]:
+    return [make_table(), make_second_table()]
 
 
 def make_windows() -> np.ndarray:
@@ -57,7 +66,8 @@ class Case:
         """Build a layer and give its weights sequential numbers."""
         if self.is_layer:
             self.compute(instance, *self.make_inputs())
-            table = instance if isinstance(instance, WordTable) else instance.word_table
+            is_table = isinstance(instance, WordTable)
+            table = instance if is_table else getattr(instance, "word_table", None)
             fill_sequentially(instance, table)
         return instance
 
@@ -89,8 +99,25 @@ CASES: dict[str, Case] = {
                 **kw,
             ),
         )
-        for combine in ("interleave", "sum", "concat")
+        for combine in ("interleave", "sum", "concat", "gate")
     },
+    "embedding of two tables": Case(
+        TwoComponentEmbedding,
+        lambda **kw: TwoComponentEmbedding(
+            make_tables(), D, "gate", mask_zero=True, word_dim=2, **kw
+        ),
+    ),
+    "row reader": Case(
+        GatedRowReader,
+        lambda **kw: GatedRowReader(R, use_shift=False, **kw),
+        make_inputs=lambda: (make_half_steps()[:, ::2, None], make_windows()[:, 1:] % R),
+    ),
+    "stack": Case(
+        RecurrentStack,
+        lambda **kw: RecurrentStack(H, 2, "gru", 0.25, "keras", **kw),
+        make_inputs=lambda: (make_half_steps(),),
+        compute=lambda layer, x: layer(x)[0],
+    ),
     "embedding with word vectors": Case(
         TwoComponentEmbedding,
         lambda **kw: TwoComponentEmbedding(
@@ -116,6 +143,24 @@ CASES: dict[str, Case] = {
         )
         for word_bias, use_bias in ((None, True), ("counts", False), ("trainable", True))
     },
+    **{
+        f"softmax of states, {name}": Case(
+            TwoComponentSoftmax,
+            lambda arguments=arguments, **kw: TwoComponentSoftmax(
+                make_tables() if arguments.get("num_components") == 2 else make_table(),
+                row_reader="gated",
+                mask_zero=True,
+                **arguments,
+                **kw,
+            ),
+            make_inputs=lambda: (make_half_steps()[:, ::2], make_windows()[:, 1:]),
+        )
+        for name, arguments in {
+            "one component": {},
+            "a mixture": {"num_components": 3, "word_bias": "trainable", "word_dim": 2},
+            "two tables": {"num_components": 2, "word_bias": "counts", "word_dim": 2},
+        }.items()
+    },
     "softmax with word vectors": Case(
         TwoComponentSoftmax,
         lambda **kw: TwoComponentSoftmax(make_table(), word_dim=2, num_word_vectors=V - 4, **kw),
@@ -140,6 +185,24 @@ CASES: dict[str, Case] = {
             ),
         )
         for recurrence, num_layers, word_dim in (("lstm", 1, 0), ("gru", 1, 2), ("rnn", 2, 0))
+    },
+    **{
+        f"model with a reader, {len(tables)} table(s)": Case(
+            LightRNNModel,
+            lambda tables=tables, **kw: LightRNNModel(
+                [make() for make in tables],
+                embedding_dim=D,
+                units=H,
+                dropout=0.25,
+                word_bias="trainable",
+                mask_zero=True,
+                word_dim=2,
+                row_reading="reader",
+                num_components=2,
+                **kw,
+            ),
+        )
+        for tables in ([make_table], [make_table, make_second_table])
     },
     "model stateful": Case(
         LightRNNModel,

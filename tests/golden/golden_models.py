@@ -101,7 +101,7 @@ def answer(model: keras.Model) -> dict[str, Any]:
     answers = {"log_probs": np.asarray(model(windows)).tolist()}
     if isinstance(model, LightRNNModel):
         answers["score"] = model.score(windows).tolist()
-        words, log_probs = model.next_words(windows[1:4, :3], k=V)
+        words, log_probs = model.next_words(windows[1:4, :3], k=V - model.mask_zero)
         answers |= {"next_words": words.tolist(), "next_log_probs": log_probs.tolist()}
     step_optimizer(model)
     answers["stepped"] = sort_weights(model)

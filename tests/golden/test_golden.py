@@ -26,8 +26,12 @@ def assert_close(received, expected, tolerance=2e-5):
 
 
 def check_answers(model, name):
-    received, expected = golden_models.answer(model), ANSWERS[name]
+    received, expected = golden_models.answer(model), dict(ANSWERS[name])
     assert sorted(received) == sorted(expected)
+    if getattr(model, "mask_zero", False):  # version 0.1 answered padding, word 0, too
+        is_word = np.array(expected["next_words"]) != 0
+        for key in ("next_words", "next_log_probs"):
+            expected[key] = np.array(expected[key])[is_word].reshape(len(is_word), V - 1)
     for key in expected:
         assert_close(received[key], expected[key])
 

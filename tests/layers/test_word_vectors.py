@@ -56,10 +56,11 @@ def test_all_words_have_probability_one_together(rng):
     layer = TwoComponentSoftmax(make_table(), word_dim=K)
     layer.build((None, None, H))
     layer.word_kernel.assign(rng.normal(size=(V, K)))
-    distribution = layer.compute_word_distribution(
-        rng.normal(size=(2, H)).astype("float32"), rng.normal(size=(2, R, H)).astype("float32")
-    )
-    assert np.exp(distribution).sum(axis=-1) == pytest.approx(np.ones(2), abs=1e-6)
+    column_half_step, row_half_steps = rng.normal(size=H), rng.normal(size=(R, H))
+    rows = layer.word_table.allocation.rows
+    pairs = np.float32([np.stack([column_half_step, row_half_steps[row]]) for row in rows])
+    log_probs = np.asarray(layer(pairs, np.arange(V)[:, None]), float)
+    assert np.exp(log_probs).sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_a_word_that_moves_keeps_its_vectors():

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from keras_lightrnn.ops import (
-    WordTerms,
+    BiasTerm,
+    VectorTerm,
     compute_bias_table,
     compute_fused_log_probs,
     compute_row_offsets,
@@ -13,6 +14,7 @@ from keras_lightrnn.ops import (
     fused_log_probs,
     invert_cells,
 )
+from keras_lightrnn.ops.half_steps import split_half_steps
 
 B, T, H, R, C = 3, 4, 5, 7, 6
 V = R * C - 9
@@ -40,14 +42,23 @@ def make_inputs(rng, with_bias=True, scale=1.0, length=T):
     return CELLS[words], upstream, floats if with_bias else floats[:-1]
 
 
-def run(half_steps, cells, row_kernel, row_bias, column_kernel, column_bias, *bias, **kwargs):
-    terms = None
+def run(
+    half_steps, cells, row_kernel, row_bias, column_kernel, column_bias, *bias, is_bias_fixed=False
+):
+    terms = []
     if bias:
-        offsets = tf.stop_gradient(compute_row_offsets(bias[0], WORDS))
-        terms = WordTerms(WORDS, CELLS, offsets, bias[0])
-    return compute_fused_log_probs(
-        half_steps, cells, row_kernel, row_bias, column_kernel, column_bias, terms, **kwargs
-    )
+        terms = [BiasTerm(bias[0], not is_bias_fixed)]
+        offsets = compute_row_offsets(bias[0], WORDS)
+        row_bias = row_bias + (tf.stop_gradient(offsets) if is_bias_fixed else offsets)
+    return run_op(half_steps, cells, row_kernel, row_bias, column_kernel, column_bias, terms)
+
+
+def run_op(half_steps, cells, row_kernel, row_bias, column_kernel, column_bias, terms):
+    """Run the op with one component."""
+    queries = [x[:, :, None] for x in split_half_steps(half_steps)]
+    weights = row_kernel, row_bias, column_kernel, column_bias
+    log_probs = compute_fused_log_probs(*queries, cells, *weights, WORDS, CELLS, terms)
+    return log_probs[..., 0]
 
 
 def compute_exactly(cells, upstream, floats):
@@ -147,9 +158,9 @@ def test_word_vectors_equal_logits_word_by_word(rng, with_bias, num_vectors, len
     def run(half_steps, cells, *others):
         *others, queries, kernel = others
         bias = others.pop() if with_bias else None
-        offsets = tf.stop_gradient(compute_row_offsets(bias, WORDS))
-        terms = WordTerms(WORDS, CELLS, offsets, bias, queries, kernel)
-        return compute_fused_log_probs(half_steps, cells, *others, terms)
+        others[1] = others[1] + compute_row_offsets(bias, WORDS)
+        terms = [BiasTerm(bias), VectorTerm(kernel, queries[:, :, None])]
+        return run_op(half_steps, cells, *others, terms)
 
     def run_exactly(half_steps, cells, row_kernel, row_bias, column_kernel, column_bias, *others):
         *bias, queries, kernel = others
@@ -243,11 +254,14 @@ def test_the_size_of_a_batch_may_be_unknown(rng):
 def test_the_number_of_chunks_does_not_overflow():
     size, num_columns, num_vectors = 40_000, 1_000, 128  # of the one int32 can hold, over 2**32
     vectors = np.zeros((1, 1, num_vectors))
-    weights = fused_log_probs._Weights(np.zeros((num_columns, 1)), None, None, vectors)
+    weights = fused_log_probs._Weights(
+        np.zeros((num_columns, 1)), None, [vectors], [VectorTerm], [True]
+    )
+    words = fused_log_probs._Words(np.zeros((1, 1, 1)), None)
 
     @tf.function(input_signature=[tf.TensorSpec((None,))])
     def count(array):
-        return tf.shape(fused_log_probs._split([array], weights)[0])
+        return tf.shape(fused_log_probs._split([array], words, weights)[0])
 
     num_chunks, chunk = np.asarray(count(np.zeros(size, np.float32)))
     words_at_once = fused_log_probs._MAX_LOGITS // (num_columns * num_vectors)
@@ -257,8 +271,44 @@ def test_the_number_of_chunks_does_not_overflow():
 
 def test_no_logits_live_between_the_passes(rng):
     cells, _, floats = make_inputs(rng, with_bias=False)
-    _, residuals = fused_log_probs._forward([cells, *floats, *[None] * 6], False)
-    assert {tuple(x.shape) for x in tf.nest.flatten(residuals)} == {(B * T,)}
+    half_steps, *weights = floats
+    queries = [x[:, :, None] for x in split_half_steps(half_steps)]
+    _, residuals = fused_log_probs._forward([*queries, cells, *weights, None, None], ())
+    assert {tuple(x.shape) for x in tf.nest.flatten(residuals)} == {(B * T, 1)}
+
+
+@pytest.mark.usefixtures("max_logits")
+def test_components_equal_calls_with_one_component(rng):
+    cells, _, floats = make_inputs(rng)
+    _, *weights, bias = floats
+    row_queries, column_queries = rng.normal(size=(2, B, T, 3, H)).astype("float32")
+    term_queries = rng.normal(size=(B, T, 3, 2)).astype("float32")
+    vectors = rng.normal(size=(V, 2)).astype("float32")
+    inputs = [row_queries, column_queries, *weights, bias, vectors, term_queries]
+    upstream = rng.normal(size=(B, T, 3)).astype("float32")
+
+    def run_all(row_queries, cells, column_queries, *others):
+        *weights, bias, vectors, term_queries = others
+        terms = [BiasTerm(bias), VectorTerm(vectors, term_queries)]
+        return compute_fused_log_probs(
+            row_queries, column_queries, cells, *weights, WORDS, CELLS, terms
+        )
+
+    def run_each(row_queries, cells, column_queries, *others):
+        *weights, bias, vectors, term_queries = others
+        log_probs = []
+        for k in range(3):
+            terms = [BiasTerm(bias), VectorTerm(vectors, term_queries[:, :, k : k + 1])]
+            queries = [x[:, :, k : k + 1] for x in (row_queries, column_queries)]
+            log_probs.append(
+                compute_fused_log_probs(*queries, cells, *weights, WORDS, CELLS, terms)
+            )
+        return tf.concat(log_probs, axis=-1)
+
+    received = differentiate(run_all, cells, upstream, inputs)
+    expected = differentiate(run_each, cells, upstream, inputs)
+    for value, other in zip(received, expected, strict=True):
+        assert value == pytest.approx(other, rel=1e-5, abs=1e-5)
 
 
 def test_only_as_many_rows_are_laid_out_as_words_are_predicted(rng):

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from oracle import STEPS
 
-from keras_lightrnn.recurrence.fused import gru, lstm, rnn, run_step
+from keras_lightrnn.recurrence.fused import run_recurrence
+from keras_lightrnn.recurrence.kinds import get_recurrence
 
-FUNCTIONS = {"lstm": lstm, "gru": gru, "rnn": rnn}
+FUNCTIONS = {
+    name: functools.partial(run_recurrence, get_recurrence(name)) for name in ("lstm", "gru", "rnn")
+}
 LAYERS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "rnn": keras.layers.SimpleRNN}
 # L, B, D, H: odd ones, and the least.
 SHAPES = [(7, 3, 5, 6), (1, 1, 2, 3), (4, 5, 1, 1)]
@@ -136,7 +141,9 @@ def test_a_step_of_known_products_is_a_step(rng, name):
     x = problem.x[:, 0] @ kernel + bias
     r = problem.states[0] @ recurrent_kernel + recurrent_bias
     _, *expected = problem.run(*problem.arguments())
-    for received, state in zip(run_step(name, x, r, problem.states), expected, strict=True):
+    for received, state in zip(
+        get_recurrence(name).run_step(keras.ops, x, r, problem.states), expected, strict=True
+    ):
         assert np.asarray(received) == pytest.approx(np.asarray(state), rel=1e-5, abs=1e-6)
 
 

@@ -68,10 +68,10 @@ def test_a_batch_is_run_in_parts_where_cores_would_be_idle(
     rng, monkeypatch, num_cores, batch_size, jit_compile, num_parts
 ):
     monkeypatch.setattr(fused_recurrence, "_count_cores", lambda: num_cores)
-    run, chosen = fused_recurrence.lstm, []
-    monkeypatch.setitem(
-        fused_recurrence._RECURRENCES,
-        "lstm",
+    run, chosen = fused_recurrence.run_recurrence, []
+    monkeypatch.setattr(
+        fused_recurrence,
+        "run_recurrence",
         lambda *given: chosen.append(given[-1]) or run(*given),
     )
     models = make_pair(num_layers=2)
@@ -87,9 +87,7 @@ def test_a_batch_is_run_in_parts_where_cores_would_be_idle(
 
 def test_a_batch_of_unknown_size_is_run_in_parts(monkeypatch):
     monkeypatch.setattr(fused_recurrence, "_count_cores", lambda: 2)
-    _, model = make_pair()
-    model.compile("sgd")
-    assert fused_recurrence._choose_num_parts(model, None) == 2
+    assert fused_recurrence.choose_num_parts(None, jit_compile=False) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 from oracle import LanguageModel
 
 from keras_lightrnn import Allocation, LightRNNModel
-from keras_lightrnn.recurrence.stack import run_fused
-from keras_lightrnn.search import decoding, search
-from keras_lightrnn.search.recurrent_search import Search
+from keras_lightrnn.search import decoding, predictor
+from keras_lightrnn.search.predictor import HalfStepPredictor, Search, read_prefixes
 
 V = 43  # more rows than are expanded at once, empty cells, an empty row
 PREFIX = [3, 1, 4, 1, 5]
@@ -61,11 +62,13 @@ def test_many_batches_are_scored_on_the_fused_recurrence(model, rng, monkeypatch
     words = rng.integers(V, size=(5, 7))
     expected, shapes = model.score(words), []
 
-    def spy(model, words, *args, **kwargs):
-        shapes.append(tuple(words.shape))
-        return run_fused(model, words, *args, **kwargs)
+    run = HalfStepPredictor.score_windows_fused
 
-    monkeypatch.setattr(decoding, "run_fused", spy)
+    def spy(self, words):
+        shapes.append(tuple(words.shape))
+        return run(self, words)
+
+    monkeypatch.setattr(HalfStepPredictor, "score_windows_fused", spy)
     model.score(words, batch_size=2)
     assert shapes == []
     monkeypatch.setattr(decoding, "_MANY_BATCHES", 2)
@@ -98,7 +101,7 @@ def test_batches_of_prefixes_are_prefixes(model, rng, k, monkeypatch):
 
 
 def test_many_rows_are_expanded_in_several_calls(model, distribution, monkeypatch):
-    monkeypatch.setattr(search, "_SIZES", (1, 3))
+    monkeypatch.setattr(predictor, "_SIZES", (1, 3))
     assert model.word_log_probs(PREFIX) == pytest.approx(distribution, abs=5e-5)
     assert model.next_words([PREFIX, PREFIX[::-1]], 3)[0].tolist() == [
         np.argsort(-LanguageModel.of(model).compute_distribution(prefix))[:3].tolist()
@@ -136,10 +139,19 @@ def test_search_sees_an_assigned_word_bias(model, distribution):
 
 
 def test_a_search_goes_by_the_row_offsets_of_its_start(model, monkeypatch):
-    found = Search.read(model, np.int32([PREFIX])).follow(np.int32([3]))
+    found = read_prefixes(model._get_predictor(), np.int32([PREFIX])).follow(np.int32([3]))
     monkeypatch.setattr(model.softmax, "compute_row_offsets", None)
-    [offsets] = found.follow(np.int32([7])).row_offsets
+    [offsets] = found.follow(np.int32([7])).context[-1]
     assert offsets.shape == (20,)
+
+
+def make_spy(function, calls):
+    @functools.wraps(function)
+    def spy(*args, **options):
+        calls.append(function.__name__)
+        return function(*args, **options)
+
+    return spy
 
 
 @pytest.mark.filterwarnings("error")
@@ -150,21 +162,16 @@ def test_one_trace_serves_for_all_sizes(arguments, monkeypatch, rng):
     model = LightRNNModel(V, 4, 4, num_layers=2, **arguments)
     model.build((None, None))
     traces = []
-    for name in ("_read_prefixes", "_read_words", "_expand_rows"):
-        function = getattr(search, name)
+    for name in ("read_prefixes", "read_words", "expand_rows"):
+        function = getattr(HalfStepPredictor, name)
 
-        def spy(*args, function=function):
-            traces.append(function.__name__)
-            return function(*args)
-
-        spy.__name__ = name
-        monkeypatch.setattr(search, name, spy)
+        monkeypatch.setattr(HalfStepPredictor, name, make_spy(function, traces))
     for batch_size, length in ((1, 3), (2, 4), (5, 1), (1, 1)):
         prefixes = rng.integers(V, size=(batch_size, length))
-        for k in (1, V):
+        for k in (1, V - 1):
             model.next_words(prefixes, k)
         model.generate(prefixes, 3, temperature=0.5, seed=0)
-    assert sorted(traces) == ["_expand_rows", "_read_prefixes", "_read_words"]
+    assert sorted(traces) == ["expand_rows", "read_prefixes", "read_words"]
 
 
 def count_expanded(monkeypatch):
@@ -184,7 +191,7 @@ def test_a_search_looks_at_few_rows(monkeypatch):
     model = LightRNNModel(10_000, embedding_dim=4, units=4, recurrence="rnn")
     model.build((None, None))
     model.softmax.row_bias.assign(np.eye(100, dtype="float32")[42] * 30)
-    one, two = (Search.read(model, np.int32(n * [[1, 2, 3]])) for n in (1, 2))
+    one, two = (read_prefixes(model._get_predictor(), np.int32(n * [[1, 2, 3]])) for n in (1, 2))
     num_expanded = count_expanded(monkeypatch)
     words, _ = one.best_words(10)
     assert num_expanded == [16]
@@ -202,10 +209,11 @@ def test_searches_pass_over_padding_as_scores_do(recurrence):
         log_probs = model.word_log_probs(prefix)
         expected = [model.score([*prefix, word])[-1] for word in range(1, 11)]
         assert log_probs[1:] == pytest.approx(expected, abs=1e-5)
-        followed = Search.read(model, np.int32([prefix[:1]]))
+        followed = read_prefixes(model._get_predictor(), np.int32([prefix[:1]]))
         for word in prefix[1:]:
             followed = followed.follow(np.int32([word]))
-        assert next(followed.all_words()) == pytest.approx(log_probs, abs=1e-5)
+        assert next(followed.all_words())[1:] == pytest.approx(log_probs[1:], abs=1e-5)
+        assert next(followed.all_words())[0] == -np.inf  # padding is never answered
 
 
 # Sampling.
@@ -216,7 +224,7 @@ def test_sampling_looks_at_few_rows(temperature, monkeypatch):
     keras.utils.set_random_seed(0)
     model = LightRNNModel(10_000, embedding_dim=4, units=4, recurrence="rnn")
     model.build((None, None))
-    found = Search.read(model, np.int32([[1, 2, 3]]))
+    found = read_prefixes(model._get_predictor(), np.int32([[1, 2, 3]]))
     num_expanded = count_expanded(monkeypatch)
     found.sample_rows(np.random.default_rng(0), temperature)
     assert 1 <= sum(num_expanded) <= 48

@@ -80,8 +80,7 @@ def test_as_the_model_does(mask_zero):
     model.build((None, None))
     texts = np.array([[3, 0, 4], [1, 5, 9]])
     prefixes = model.embedding.embed_prefixes(texts)
-    _, states = model.run_recurrence(prefixes)
-    [[hidden, memory]] = states
+    _, [[hidden, memory]] = model.recurrent_stack(prefixes)
 
     def read_rows(texts, rows):
         vectors = ops.take(model.embedding.row_embeddings, rows, axis=0)
@@ -114,7 +113,7 @@ def test_errors():
     read_rows = make_reader(None, None, None)
     with pytest.raises(ValueError, match=r"`k` must be an integer in \[1, 43\].*k=44"):
         softmax.next_words(np.zeros((2, 6)), read_rows, 44)
-    with pytest.raises(ValueError, match=r"`column_half_steps`.*\(B, 6\).*\(2, 4, 6\).*last one"):
+    with pytest.raises(ValueError, match=r"`states`.*\(B, 6\).*\(2, 4, 6\).*states\[:, -1\]"):
         softmax.next_words(np.zeros((2, 4, 6)), read_rows)
     with pytest.raises(ValueError, match=r"`read_rows\(texts, rows\)`.*\(8, 6\).*\(2, 6\)"):
         softmax.next_words(np.zeros((2, 6)), lambda texts, rows: np.zeros((2, 6)))
@@ -122,3 +121,7 @@ def test_errors():
         softmax.next_words(np.full((2, 6), np.nan), read_rows)
     with pytest.raises(ValueError, match="must be built"):
         TwoComponentSoftmax(10).next_words(np.zeros((2, 6)), read_rows)
+    with pytest.raises(ValueError, match="needs `read_rows`"):
+        softmax.next_words(np.zeros((2, 6)))
+    with pytest.raises(ValueError, match="takes no `read_rows`"):
+        TwoComponentSoftmax(10, row_reader="gated").next_words(np.zeros((2, 6)), read_rows)

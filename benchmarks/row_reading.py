@@ -1,0 +1,170 @@
+"""What do the row reader, mixtures and several tables bring over the published half-steps?
+
+    python benchmarks/row_reading.py --text train.txt valid.txt test.txt --seeds 0 1 2
+    python benchmarks/row_reading.py --text train.txt valid.txt test.txt --word-dim 16 \\
+        --models half-steps reader reader-4
+    python benchmarks/row_reading.py --text train.txt valid.txt test.txt --units 128 \\
+        --batch-size 64 --epochs 1 --seconds 300
+
+Trains one model after the other on the same text, windows, tables, optimizer and schedule, and
+prints parameters, the median of the training steps, words a second, and validation and test
+perplexity after the last epoch. A name is a way to read rows, `-` and a number of components, `x`
+and a number of tables: `reader-2x4` is a mixture over four tables of two components each. With
+`--seconds`, each model trains for that long, with the schedule of as many steps as fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+from language_model import (
+    StepTimer,
+    add_arguments,
+    compile_model,
+    describe,
+    make_windows,
+    read_splits,
+)
+
+from keras_lightrnn import Allocation, LightRNNModel
+
+_NAME = re.compile(r"(half-steps|reader)(?:-(\d+))?(?:x(\d+))?")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    parser.add_argument(
+        "--models", nargs="+", default=["half-steps", "reader", "reader-4", "readerx2"]
+    )
+    parser.add_argument("--seconds", type=float, help="train each model for so long")
+    parser.add_argument("--json", type=Path, help="write the results to this file too")
+    return parser
+
+
+def parse_name(name: str) -> tuple[str, int, int]:
+    """Return the way to read rows, components of each table, and tables."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(
+            "A model must be named `half-steps`, or `reader` with `-` and a number of components "
+            f"and `x` and a number of tables. Received: {name!r}."
+        )
+    reading = "recurrence" if match[1] == "half-steps" else "reader"
+    return reading, int(match[2] or 1), int(match[3] or 1)
+
+
+def make_model(
+    name: str, allocations: list[Allocation], counts: np.ndarray, args: argparse.Namespace
+) -> LightRNNModel:
+    reading, num_components, num_tables = parse_name(name)
+    tables: Any = allocations[:num_tables] if num_tables > 1 else allocations[0]
+    model = LightRNNModel(
+        tables,
+        args.units,
+        args.units,
+        num_layers=args.num_layers,
+        dropout=args.dropout,
+        stateful=True,
+        word_bias="counts",
+        word_dim=args.word_dim,
+        num_word_vectors=args.num_word_vectors,
+        row_reading=reading,
+        num_components=num_components,
+    )
+    model.assign_word_counts(counts)
+    return model
+
+
+def time_steps(model: LightRNNModel, windows: Any, args: argparse.Namespace) -> float:
+    """Return the seconds of a step, by a short training of a model that is thrown away."""
+    compile_model(model, 100, args)
+    timer = StepTimer()
+    model.fit(windows.take(30), verbose=0, callbacks=[timer])
+    return timer.median_milliseconds / 1e3
+
+
+def run(
+    name: str, allocations: list[Allocation], splits: list[np.ndarray], seed: int, args: Any
+) -> dict[str, float]:
+    size = allocations[0].vocabulary_size
+    counts = np.bincount(splits[0], minlength=size)
+    train, valid, test = make_windows(splits, size, args)
+    steps_per_epoch = len(train)
+    num_steps, epochs = args.epochs * steps_per_epoch, args.epochs
+    keras.utils.set_random_seed(seed)
+    if args.seconds:
+        seconds = time_steps(make_model(name, allocations, counts, args), train, args)
+        num_steps = int(args.seconds / seconds)
+        epochs = math.ceil(num_steps / steps_per_epoch)
+        keras.utils.set_random_seed(seed)
+    model = make_model(name, allocations, counts, args)
+    compile_model(model, num_steps, args)
+    timer = StepTimer()
+    start = time.perf_counter()
+    for epoch in range(epochs):
+        rest = num_steps - epoch * steps_per_epoch
+        part = train if rest >= steps_per_epoch else train.take(rest)
+        model.fit(part, verbose=0, callbacks=[timer])
+    seconds = time.perf_counter() - start
+    results = {
+        kind: model.evaluate(windows, verbose=0, return_dict=True)["perplexity"]
+        for kind, windows in (("validation", valid), ("test", test))
+    }
+    words = args.batch_size * args.sequence_length
+    results |= {
+        "parameters": sum(int(np.prod(w.shape)) for w in model.trainable_weights),
+        "milliseconds": timer.median_milliseconds,
+        "words_per_second": 1e3 * words / timer.median_milliseconds,
+        "steps": num_steps,
+        "seconds": seconds,
+    }
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]:
+    args = make_parser().parse_args(argv)
+    num_tables = max(parse_name(name)[2] for name in args.models)
+    splits, size = read_splits(args)
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in args.models}
+    for seed in args.seeds:
+        allocations = Allocation.from_cooccurrence(
+            splits[0], size, seed=seed, num_tables=num_tables
+        )
+        for name in args.models:
+            found = run(name, allocations, splits, seed, args)
+            results[name].append(found)
+            print(
+                f"{name}, seed {seed}: {found['parameters']:,} parameters, "
+                f"{found['milliseconds']:.1f} ms a step, {found['words_per_second']:,.0f} words/s, "
+                f"{found['steps']} steps, validation {found['validation']:.1f}, "
+                f"test {found['test']:.1f}",
+                flush=True,
+            )
+    print(f"\n{'model':<14}{'parameters':>12}{'ms':>8}{'validation':>16}{'test':>16}")
+    for name, runs in results.items():
+        milliseconds = float(np.median([run["milliseconds"] for run in runs]))
+        columns = [describe([run[kind] for run in runs]) for kind in ("validation", "test")]
+        print(f"{name:<14}{runs[0]['parameters']:>12,}{milliseconds:>8.1f}", end="")
+        print("".join(f"{column:>16}" for column in columns))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1), "utf-8")
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Row readers: they make the prediction of a column depend on the row, without a network step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn.ops import cast_word_ids
+
+
+@keras.saving.register_keras_serializable("keras_lightrnn")
+class GatedRowReader(keras.layers.Layer):
+    """Read a row into a query by a gate and a shift, one vector of each for a row.
+
+        column_query = query * (1 + row_gate[row]) + row_shift[row]
+
+    `TwoComponentSoftmax` calls it with the queries that predicted the row and with the row, and
+    predicts the column from the result. Any layer with these call arguments can take its place,
+    for example a small network over `query` and an embedding of the row. Before training the
+    gates and shifts are zero, so the column does not depend on the row.
+
+    Args:
+        num_rows: Integer `R`.
+        use_shift: Boolean, whether rows have a shift. Without it a row has one vector less.
+        **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
+
+    Call arguments:
+        queries: `(..., M, H)`.
+        rows: `(...)` int32 in `[0, R)`.
+
+    Returns:
+        Column queries `(..., M, H)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> reader = GatedRowReader(num_rows=3)
+    >>> queries = np.ones((2, 1, 4), "float32")
+    >>> tuple(reader(queries, np.array([0, 2])).shape)
+    (2, 1, 4)
+    """
+
+    def __init__(self, num_rows: int, use_shift: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.autocast = False  # rows must never be rounded to a float type
+        self.num_rows = check_size("num_rows", num_rows)
+        self.use_shift = use_shift
+
+    def build(self, queries_shape: Any, rows_shape: Any = None) -> None:
+        shape = (self.num_rows, queries_shape[-1])
+        self.row_gate = self.add_weight(name="row_gate", shape=shape, initializer="zeros")
+        self.row_shift = None
+        if self.use_shift:
+            self.row_shift = self.add_weight(name="row_shift", shape=shape, initializer="zeros")
+        self.built = True
+
+    @property
+    def row_weights(self) -> list[Any]:
+        """Weights with one entry for each row: they follow the words at a reallocation."""
+        return [weight for weight in (self.row_gate, self.row_shift) if weight is not None]
+
+    def call(self, queries: Any, rows: Any) -> Any:
+        queries, rows = ops.cast(queries, self.compute_dtype), cast_word_ids(rows)
+        queries = queries * (1 + self._look_up(self.row_gate, rows))
+        if self.row_shift is None:
+            return queries
+        return queries + self._look_up(self.row_shift, rows)
+
+    def _look_up(self, vectors: Any, rows: Any) -> Any:
+        vectors = ops.take(ops.cast(vectors, self.compute_dtype), rows, axis=0)
+        return ops.expand_dims(vectors, -2)  # (..., 1, H)
+
+    def compute_output_shape(self, queries_shape: Any, rows_shape: Any) -> Any:
+        return tuple(queries_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_rows": self.num_rows, "use_shift": self.use_shift}
+
+
+def serialize_row_reader(row_reader: Any) -> Any:
+    """Serialise a row reader for the config of a layer, the same before and after it is built."""
+    if row_reader is None:
+        return None
+    config = keras.saving.serialize_keras_object(row_reader)
+    return {key: value for key, value in config.items() if key != "build_config"}
+
+
+def get_row_reader(identifier: Any, num_rows: int, dtype: Any) -> Any:
+    """Return a row reader by name, from its configuration, or as it is; `None` for none.
+
+    Raises:
+        ValueError: if the name is unknown.
+        TypeError: if it is neither a name, a configuration nor a layer.
+    """
+    if identifier is None or isinstance(identifier, keras.layers.Layer):
+        return identifier
+    if isinstance(identifier, dict):
+        return keras.saving.deserialize_keras_object(identifier)
+    if not isinstance(identifier, str):
+        raise TypeError(
+            '`row_reader` must be None, "gated" or a Keras layer. Received: '
+            f"row_reader={identifier!r} (of type {type(identifier).__name__})."
+        )
+    if identifier != "gated":
+        raise ValueError(
+            f'`row_reader` must be None, "gated" or a Keras layer. Received: '
+            f"row_reader={identifier!r}."
+        )
+    return GatedRowReader(num_rows, dtype=dtype, name="row_reader")

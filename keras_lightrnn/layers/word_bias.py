@@ -1,0 +1,130 @@
+"""Word bias: one scalar for each word, added to the column logits of its row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lightrnn._internal.checks import check_counts
+from keras_lightrnn.ops import BiasTerm, compute_row_offsets
+from keras_lightrnn.table.linked_variable import DerivedVariable, LinkedVariable
+
+_WORD_BIAS = (None, "counts", "trainable")
+
+
+class WordBias:
+    """Mixin of a softmax layer with a word table: its word bias, and what follows from it.
+
+    With `b[w]` the log share of word `w` in the corpus, `b[w]` is added to the column logit of
+    the word's cell, and `log sum exp b` over the words of a row to the row's logit. A layer with
+    zero kernels and biases then predicts the unigram distribution exactly, wherever the words
+    lie, and a word that moves takes its bias along.
+
+    A table with empty cells needs the same two terms without any bias: empty cells and empty
+    rows get `EMPTY_CELL_LOGIT`.
+    """
+
+    word_table: Any
+    name: str
+
+    def _init_word_bias(self, word_bias: str | None, owner: WordBias | None = None) -> None:
+        """Make the variables, before the layer is built: counts may be assigned at once.
+
+        Args:
+            word_bias: See `TwoComponentSoftmax`.
+            owner: The layer whose bias this one shares, or `None`.
+        """
+        if word_bias not in _WORD_BIAS:
+            raise ValueError(
+                f"`word_bias` must be one of {_WORD_BIAS}. Received: word_bias={word_bias!r}."
+            )
+        table = self.word_table
+        size = (table.vocabulary_size,)
+        self.word_bias = word_bias
+        self._word_bias: Any = None
+        # Behind a function, so that Keras does not take it for a weight of two layers.
+        self._get_word_bias = lambda: (owner or self)._word_bias
+        if owner is not None:
+            pass
+        elif word_bias == "trainable":
+            self._word_bias = self.add_weight(  # type: ignore[attr-defined]
+                name="word_bias", shape=size, dtype="float32", initializer="zeros", autocast=False
+            )
+        elif word_bias == "counts":
+            with keras.name_scope(self.name):
+                self._word_bias = LinkedVariable(
+                    keras.initializers.Zeros(), size, "float32", "word_bias"
+                )
+        self._has_bias_term = (
+            word_bias is not None or table.vocabulary_size < table.num_rows * table.num_columns
+        )
+        self._row_offsets: Any = None
+        if self._has_bias_term and word_bias != "trainable":
+            sources = [table.words, *([] if word_bias is None else [self._get_word_bias()])]
+            with keras.name_scope(self.name):
+                self._row_offsets = DerivedVariable(
+                    lambda: compute_row_offsets(self._get_word_bias(), table.words),
+                    sources,
+                    (table.num_rows,),
+                    "float32",
+                    "row_offsets",
+                )
+            self._untrack_variable(self._row_offsets)  # type: ignore[attr-defined]
+
+    @property
+    def variables(self) -> list[Any]:
+        derived = [] if self._row_offsets is None else [self._row_offsets]
+        return [*super().variables, *derived]  # type: ignore[misc]
+
+    def assign_word_counts(self, counts: Any) -> None:
+        """Set the word bias to the log share of each word in the corpus.
+
+        Args:
+            counts: `(V,)` occurrences of each word, not negative. A word that never occurs
+                counts as half an occurrence, so that it keeps some probability.
+
+        Raises:
+            ValueError: if the layer has no word bias, or the counts have another shape, are
+                negative, not finite, or all zero.
+        """
+        if self._get_word_bias() is None:
+            raise ValueError(
+                "Word counts need a layer with a word bias. Received: word_bias=None. Make it "
+                'with word_bias="counts" or "trainable".'
+            )
+        size = self.word_table.vocabulary_size
+        counts = check_counts(counts, size).astype(np.float64)
+        if not counts.any():
+            raise ValueError(
+                f"`counts` must not all be zero. Received: {size} zeros. Count the words of the "
+                "text that the model is to be trained on."
+            )
+        smoothed = np.where(counts > 0, counts, 0.5)
+        self._get_word_bias().assign(np.log(smoothed / smoothed.sum()).astype(np.float32))
+
+    @property
+    def word_bias_values(self) -> Any:
+        """The `(V,)` weight of log shares; `None` without a word bias."""
+        return self._get_word_bias()
+
+    def compute_row_offsets(self) -> Any:
+        """Return what the words of each row add to its logit now, `(R,)`; `None` if nothing."""
+        if self._row_offsets is not None:
+            return ops.convert_to_tensor(self._row_offsets)
+        if self.word_bias == "trainable":
+            return compute_row_offsets(
+                ops.convert_to_tensor(self._get_word_bias()),
+                ops.convert_to_tensor(self.word_table.words),
+            )
+        return None
+
+    def _make_bias_terms(self) -> list[BiasTerm]:
+        """Return the term of the column logits, or nothing where nothing is added."""
+        if not self._has_bias_term:
+            return []
+        bias = self._get_word_bias()
+        bias = None if bias is None else ops.cast(bias, "float32")
+        return [BiasTerm(bias, is_trainable=self.word_bias == "trainable")]

@@ -1,0 +1,157 @@
+"""Terms that single words add to the column logits of their row."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+from keras import ops
+
+from keras_lightrnn.ops.log_probs import compute_bias_table
+from keras_lightrnn.ops.look_up import look_up_word_vectors
+
+
+class LogitTerm(abc.ABC):
+    """A number that a word adds to the column logit of its cell.
+
+    A term has a weight with one entry for each word, and may have a query computed from the
+    state. `TwoComponentSoftmax` sums the terms; the fused op differentiates them by hand, so a
+    term states its gradient too. A subclass is stateless apart from `weight` and `queries`.
+
+    Args:
+        weight: `(V, ...)` float32, or `None`.
+        queries: `(..., M, K)` float32, one query for each component; or `None`.
+        is_trainable: Boolean, whether the weight gets a gradient.
+
+    Example: a second bias, scaled.
+
+    >>> import numpy as np
+    >>> class ScaledTerm(LogitTerm):
+    ...     @classmethod
+    ...     def lay_out(cls, weight, words):
+    ...         return ops.take(weight, ops.maximum(words, 0), axis=0)
+    ...     @classmethod
+    ...     def compute(cls, table, queries):
+    ...         return 3.0 * ops.expand_dims(table, -2)
+    ...     @classmethod
+    ...     def differentiate(cls, d_logits, table, queries):
+    ...         return 3.0 * ops.sum(d_logits, axis=1), None
+    >>> term = ScaledTerm(np.float32([1.0, 2.0]))
+    >>> table = term.lay_out(term.weight, np.int32([[1, 0]]))
+    >>> np.asarray(term.compute(table, term.queries)).tolist()
+    [[[6.0, 3.0]]]
+    """
+
+    def __init__(self, weight: Any, queries: Any = None, is_trainable: bool = True) -> None:
+        self.weight = weight
+        self.queries = queries
+        self.is_trainable = is_trainable and weight is not None
+
+    @classmethod
+    @abc.abstractmethod
+    def lay_out(cls, weight: Any, words: Any) -> Any:
+        """Return the weights of the words in cells, `(..., C) -> (..., C, ...)`.
+
+        Args:
+            weight: `(V, ...)`, or `None`.
+            words: `(..., C)` int32, -1 in empty cells.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def compute(cls, table: Any, queries: Any) -> Any:
+        """Return the logits, `(n, M, C)` or `(n, 1, C)`.
+
+        Args:
+            table: `(n, C, ...)`, rows of what `lay_out` returns.
+            queries: `(n, M, K)` or `None`.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def differentiate(cls, d_logits: Any, table: Any, queries: Any) -> tuple[Any, Any]:
+        """Return the gradients of `table`, `(n, C, ...)`, and of `queries`, or `None`.
+
+        Args:
+            d_logits: `(n, M, C)`, the gradient of what `compute` returns.
+            table: As in `compute`.
+            queries: As in `compute`.
+        """
+
+    @classmethod
+    def count_floats(cls, table: Any) -> int:
+        """Return how many numbers one logit takes while it is computed."""
+        return 1
+
+
+class BiasTerm(LogitTerm):
+    """`bias[w]`, and `EMPTY_CELL_LOGIT` in empty cells.
+
+    Args:
+        weight: `(V,)` float32, or `None` for zeros.
+        is_trainable: Boolean, whether the bias gets a gradient.
+
+    Example:
+
+    >>> import numpy as np
+    >>> table = BiasTerm.lay_out(np.float32([1.0, 2.0]), np.int32([[1, 0]]))
+    >>> np.asarray(BiasTerm.compute(table, None)).tolist()
+    [[[2.0, 1.0]]]
+    """
+
+    def __init__(self, weight: Any, is_trainable: bool = True) -> None:
+        super().__init__(weight, None, is_trainable)
+
+    @classmethod
+    def lay_out(cls, weight: Any, words: Any) -> Any:
+        return compute_bias_table(weight, words)
+
+    @classmethod
+    def compute(cls, table: Any, queries: Any) -> Any:
+        return ops.expand_dims(table, -2)
+
+    @classmethod
+    def differentiate(cls, d_logits: Any, table: Any, queries: Any) -> tuple[Any, Any]:
+        return ops.sum(d_logits, axis=1), None
+
+
+class VectorTerm(LogitTerm):
+    """`queries · kernel[w]` for the words that have a vector.
+
+    Args:
+        weight: `(N, K)` float32, the vectors of the words `0 .. N - 1`.
+        queries: `(..., M, K)` float32.
+
+    Example:
+
+    >>> import numpy as np
+    >>> table = VectorTerm.lay_out(np.float32([[5], [7]]), np.int32([[1, 2, 0]]))
+    >>> np.asarray(VectorTerm.compute(table, np.float32([[[10]]]))).tolist()
+    [[[70.0, 0.0, 50.0]]]
+    """
+
+    def __init__(self, weight: Any, queries: Any) -> None:
+        super().__init__(weight, queries)
+
+    @classmethod
+    def lay_out(cls, weight: Any, words: Any) -> Any:
+        return look_up_word_vectors(weight, words)
+
+    @classmethod
+    def compute(cls, table: Any, queries: Any) -> Any:
+        if queries.shape[-2] == 1:
+            # Not a product of matrices: compiled, the look-up needs no memory then.
+            return ops.expand_dims(ops.sum(table * queries, axis=-1), -2)
+        return ops.matmul(queries, ops.swapaxes(table, -1, -2))
+
+    @classmethod
+    def differentiate(cls, d_logits: Any, table: Any, queries: Any) -> tuple[Any, Any]:
+        if queries.shape[-2] == 1:
+            d_logits = ops.swapaxes(d_logits, -1, -2)  # (n, C, 1)
+            return d_logits * queries, ops.sum(d_logits * table, axis=-2, keepdims=True)
+        d_table = ops.matmul(ops.swapaxes(d_logits, -1, -2), queries)  # (n, C, K)
+        return d_table, ops.matmul(d_logits, table)
+
+    @classmethod
+    def count_floats(cls, table: Any) -> int:
+        return table.shape[-1]

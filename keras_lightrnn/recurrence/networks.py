@@ -1,0 +1,180 @@
+"""An embedding and a recurrent stack as one network over words: by half-steps or word by word.
+
+The embedding is handed in; this room imports no layers.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_lightrnn._internal.keras_internals import get_mask, set_mask
+from keras_lightrnn.ops import mark_invalid_ids
+from keras_lightrnn.recurrence.stack import RecurrentStack, choose_num_parts
+
+States = list[list[Any]]
+
+
+class WordNetwork(abc.ABC):
+    """Reads words into states, from which a softmax predicts the next word.
+
+    Args:
+        embedding: `TwoComponentEmbedding`.
+        stack: `RecurrentStack`.
+    """
+
+    def __init__(self, embedding: Any, stack: RecurrentStack) -> None:
+        self.embedding = embedding
+        self.stack = stack
+
+    @abc.abstractmethod
+    def run_windows(
+        self,
+        words: Any,
+        states: States | None = None,
+        training: bool | None = None,
+        fused: bool = False,
+        jit_compile: bool = False,
+    ) -> tuple[Any, States]:
+        """Return what the softmax needs to predict the words 1..T of windows, and the last states.
+
+        Args:
+            words: Windows `(B, T + 1)`.
+            states: By layer, its states `(B, H)`; `None` for zeros.
+            training: Boolean, whether dropout is applied.
+            fused: Boolean, whether the package's recurrence runs, and not the Keras layers.
+            jit_compile: Boolean, whether XLA compiles the whole step around it.
+        """
+
+    @abc.abstractmethod
+    def run_prefixes(self, words: Any) -> States:
+        """Return the states after prefixes `(B, N)`, from the zero state."""
+
+    @abc.abstractmethod
+    def _read_words(self, words: Any, states: States) -> States:
+        """Return the states after one more word of each text, `(B,)`, padding included."""
+
+    def run_words(self, words: Any, states: States) -> States:
+        """Return the states after one more word of each text, `(B,)`."""
+        new_states = self._read_words(words, states)
+        if not self.embedding.mask_zero:
+            return new_states
+        is_word = ops.not_equal(words, 0)[:, None]
+        return keras.tree.map_structure(
+            lambda new, old: ops.where(is_word, new, old), new_states, states
+        )
+
+    @staticmethod
+    def get_hidden(states: States) -> Any:
+        """Return the hidden state of the last layer, `(B, H)`."""
+        return states[-1][0]
+
+    def _mark_invalid(self, words: Any, states: States | None) -> States:
+        """Return states that are NaN for windows with an id outside the vocabulary.
+
+        Compiled code clamps wrong ids in silence.
+        """
+        if states is None:
+            zeros = ops.zeros((ops.shape(words)[0], self.stack.units), "float32")
+            states = [[zeros for _ in sizes] for sizes in self.stack.state_sizes]
+        invalid = mark_invalid_ids(words, self.embedding.word_table.vocabulary_size)
+        invalid = ops.sum(invalid, axis=1, keepdims=True)  # (B, 1)
+        first, *others = states
+        return [[ops.cast(state, "float32") + invalid for state in first], *others]
+
+
+class HalfStepNetwork(WordNetwork):
+    """The published form: two half-steps a word, the second one reads the row of the next word."""
+
+    def run_windows(
+        self,
+        words: Any,
+        states: States | None = None,
+        training: bool | None = None,
+        fused: bool = False,
+        jit_compile: bool = False,
+    ) -> tuple[Any, States]:
+        if not fused:
+            half_steps = self.embedding(words)
+            return self.stack(
+                half_steps, states=states, mask=get_mask(half_steps), training=training
+            )
+        mask = self.embedding.compute_mask(words)
+        num_parts = choose_num_parts(words.shape[0], jit_compile)
+        options: Any = {"mask": mask, "training": training, "num_parts": num_parts}
+        if self.stack.dropout and training:  # drops other numbers of each occurrence of a vector
+            half_steps, new_states = self.stack.run_fused(self.embedding(words), states, **options)
+        else:
+            states = self._mark_invalid(words, states)
+            table, places, added = self.embedding.index_half_steps(words)
+            half_steps, new_states = self.stack.run_fused(
+                table, states, indices=places, added=added, **options
+            )
+        if mask is not None:
+            set_mask(half_steps, mask)
+        return half_steps, new_states
+
+    def run_prefixes(self, words: Any) -> States:
+        half_steps = self.embedding.embed_prefixes(words)
+        _, states = self.stack(half_steps, mask=get_mask(half_steps), training=False)
+        return states
+
+    def _read_words(self, words: Any, states: States) -> States:
+        rows, columns = self.embedding.embed_components(words)  # (B, D) each
+        # By the cells that read prefixes, for the same rounding in low precision.
+        after_rows = self.stack.run_cells(rows, states)
+        if self.embedding.mask_zero:  # the row of a text's first word is not read
+            hidden = self.get_hidden(states)
+            has_begun = ops.any(ops.not_equal(hidden, 0), axis=1, keepdims=True)
+            after_rows = keras.tree.map_structure(
+                lambda new, old: ops.where(has_begun, new, old), after_rows, states
+            )
+        return self.stack.run_cells(columns, after_rows)
+
+    def read_rows(self, rows: Any, states: States, products: list[Any]) -> Any:
+        """Return the row half-steps `(n, H)` after rows `(n,)`.
+
+        Args:
+            rows: `(n,)` int32.
+            states: By layer, its states `(n, H)`.
+            products: What `RecurrentStack.multiply_states` returned of them.
+        """
+        vectors = ops.take(self.embedding.row_embeddings, rows, axis=0)  # (n, D)
+        return self.get_hidden(self.stack.run_step(vectors, states, products))
+
+
+class WordStepNetwork(WordNetwork):
+    """One step a word: the softmax has a row reader, which reads the row of the next word."""
+
+    def run_windows(
+        self,
+        words: Any,
+        states: States | None = None,
+        training: bool | None = None,
+        fused: bool = False,
+        jit_compile: bool = False,
+    ) -> tuple[Any, States]:
+        vectors = self.embedding(words[:, :-1])  # (B, T, D)
+        mask = get_mask(vectors)
+        if not fused:
+            hidden, states = self.stack(vectors, states=states, mask=mask, training=training)
+        else:
+            num_parts = choose_num_parts(words.shape[0], jit_compile)
+            hidden, states = self.stack.run_fused(
+                vectors, states, mask, training, num_parts=num_parts
+            )
+        if mask is not None:
+            set_mask(hidden, mask)
+        return hidden, states
+
+    def run_prefixes(self, words: Any) -> States:
+        vectors = self.embedding(words)
+        _, states = self.stack(vectors, mask=get_mask(vectors), training=False)
+        return states
+
+    def _read_words(self, words: Any, states: States) -> States:
+        # Not `__call__`, which attaches a mask: `run_words` applies it.
+        return self.stack.run_cells(self.embedding.call(words), states)

@@ -1,0 +1,229 @@
+"""What a search asks of a network and its softmax, step by step."""
+
+from __future__ import annotations
+
+import abc
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lightrnn.recurrence.networks import HalfStepNetwork, WordNetwork, WordStepNetwork
+from keras_lightrnn.search.layer_search import list_row_offsets, predict_all_rows, predict_columns
+from keras_lightrnn.search.row_search import ROWS_AT_ONCE, RowSearch
+from keras_lightrnn.search.table_search import SearchedTable, TableSearch
+
+# JAX compiles a function for so many rows of all texts together.
+_SIZES = (1, 4, 16, 64, ROWS_AT_ONCE)
+
+
+class Predictor(abc.ABC):
+    """A network and a softmax as functions of tensors, compiled on first use.
+
+    A context is what the functions hand on to each other: the states of the network, and what
+    follows from them once for all rows.
+
+    Args:
+        network: `WordNetwork`.
+        softmax: `TwoComponentSoftmax`.
+        compile_function: `(function, any_size) -> compiled function`: see `compile_inference`.
+    """
+
+    def __init__(
+        self, network: WordNetwork, softmax: Any, compile_function: Callable[..., Any]
+    ) -> None:
+        self.network = network
+        self.softmax = softmax
+        self._compile_function = compile_function
+        self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    def run(self, name: str, *args: Any, any_size: bool = True, **options: Any) -> Any:
+        """Run one of the methods of tensors below, compiled for its options."""
+        key = (name, any_size, *options.items())
+        if key not in self._compiled:
+            method = getattr(self, name)
+
+            def function(*args: Any) -> Any:  # TensorFlow counts the options of a partial
+                return method(*args, **options)
+
+            self._compiled[key] = self._compile_function(function, any_size)
+        return self._compiled[key](*args)
+
+    # Methods of tensors.
+
+    def score_windows(self, words: Any) -> Any:
+        """Return the log-probabilities of the words 1..N-1 of sequences, from the zero state."""
+        states, _ = self.network.run_windows(words, training=False)
+        return self.softmax(states, words[:, 1:], training=False)
+
+    def score_windows_fused(self, words: Any) -> Any:
+        """Return the same, sooner once it is compiled for the shape of `words`."""
+        states, _ = self.network.run_windows(words, training=False, fused=True)
+        return self.softmax(states, words[:, 1:], training=False, fused=True)
+
+    def read_prefixes(self, prefixes: Any) -> tuple[Any, Any]:
+        """Return log-probabilities of rows after prefixes `(B, N)`, and a context.
+
+        The first are a list, `(B, R)` of each table.
+        """
+        offsets = list_row_offsets(self.softmax)
+        return self._predict_rows(self.network.run_prefixes(prefixes), offsets)
+
+    def read_words(self, words: Any, context: Any) -> tuple[Any, Any]:
+        """Return the same after one more word of each text, `(B,)`."""
+        states, _, row_offsets = context
+        return self._predict_rows(self.network.run_words(words, states), row_offsets)
+
+    @abc.abstractmethod
+    def _predict_rows(self, states: Any, row_offsets: list[Any]) -> tuple[Any, Any]:
+        """Return the log-probabilities of rows, and the context: states, others, row offsets."""
+
+    @abc.abstractmethod
+    def expand_rows(self, places: Any, context: Any, table: int = 0) -> tuple[Any, Any]:
+        """Return the words in rows, `(n, C)`, and their log-probabilities given the row.
+
+        Args:
+            places: `(2, n)` int32, texts and rows.
+            context: That of the texts.
+            table: Integer, the table of the rows.
+        """
+
+
+class HalfStepPredictor(Predictor):
+    """Reads a row by the second half-step of the network."""
+
+    network: HalfStepNetwork
+
+    def _predict_rows(self, states: Any, row_offsets: list[Any]) -> tuple[Any, Any]:
+        hidden = self.network.get_hidden(states)
+        log_probs = ops.log_softmax(self.softmax.compute_row_logits(hidden, *row_offsets))
+        return [log_probs], (states, self.network.stack.multiply_states(states), row_offsets)
+
+    def expand_rows(self, places: Any, context: Any, table: int = 0) -> tuple[Any, Any]:
+        texts, rows = places[0], places[1]  # (n,) each
+        states, products = keras.tree.map_structure(
+            lambda x: ops.take(x, texts, axis=0), context[:2]
+        )
+        half_steps = self.network.read_rows(rows, states, products)
+        logits = self.softmax.compute_column_logits(ops.expand_dims(half_steps, 1), rows)[:, 0]
+        return ops.take(self.softmax.word_table.words, rows, axis=0), ops.log_softmax(logits)
+
+
+class WordStepPredictor(Predictor):
+    """Reads a row by the row reader of the softmax."""
+
+    def _predict_rows(self, states: Any, row_offsets: list[Any]) -> tuple[Any, Any]:
+        hidden = self.network.get_hidden(states)
+        predicted = predict_all_rows(self.softmax, hidden, row_offsets)
+        log_probs, of_tables = (list(parts) for parts in zip(*predicted, strict=True))
+        return log_probs, (states, of_tables, row_offsets)
+
+    def expand_rows(self, places: Any, context: Any, table: int = 0) -> tuple[Any, Any]:
+        softmax = self.softmax.list_tables()[table]
+        return predict_columns(softmax, places[0], places[1], context[1][table])
+
+
+def make_predictor(
+    network: WordNetwork, softmax: Any, compile_function: Callable[..., Any]
+) -> Predictor:
+    """Return the predictor for a network."""
+    is_by_words = isinstance(network, WordStepNetwork)
+    kind = WordStepPredictor if is_by_words else HalfStepPredictor
+    return kind(network, softmax, compile_function)
+
+
+class Search(RowSearch):
+    """The next word after some texts, as a `Predictor` with one table sees it."""
+
+    def __init__(self, predictor: Predictor, row_log_probs: Any, context: Any) -> None:
+        self.predictor, self.context = predictor, context
+        softmax = predictor.softmax
+        padding = 0 if softmax.mask_zero else None
+        row_log_probs = ops.convert_to_numpy(row_log_probs[0])
+        super().__init__(row_log_probs, softmax.word_table.num_columns, padding)
+
+    def follow(self, words: np.ndarray) -> Search | TablesSearch:
+        """Return the search after one more word of each text, `(B,)`."""
+        return follow_words(self, words)
+
+    def compute_columns(self, texts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _expand_rows(self, texts, rows, 0)
+
+    def find_rows(self, words: np.ndarray) -> np.ndarray:
+        return self._cells[words] // self.num_columns
+
+    def all_words(self) -> Iterator[np.ndarray]:
+        """Yield the log-probabilities of all words, `(V,)`, of one text after the other.
+
+        Excluded words have a log-probability of minus infinity.
+        """
+        num_texts, num_rows = self.row_log_probs.shape
+        cells = self._cells
+        for text in range(num_texts):
+            _, log_probs = self.expand(np.full(num_rows, text), np.arange(num_rows))
+            yield log_probs.ravel()[cells]
+
+    @property
+    def _cells(self) -> np.ndarray:
+        return ops.convert_to_numpy(self.predictor.softmax.word_table.cells)
+
+
+class TablesSearch(TableSearch):
+    """The next word after some texts, as a `Predictor` with several tables sees it."""
+
+    def __init__(self, predictor: Predictor, row_log_probs: Any, context: Any) -> None:
+        self.predictor, self.context = predictor, context
+        tables = [
+            SearchedTable(
+                ops.convert_to_numpy(log_probs),
+                functools.partial(_expand_rows, self, table=index),
+                ops.convert_to_numpy(softmax.word_table.cells),
+                softmax.word_table.num_columns,
+            )
+            for index, (log_probs, softmax) in enumerate(
+                zip(row_log_probs, predictor.softmax.list_tables(), strict=True)
+            )
+        ]
+        super().__init__(tables, 0 if predictor.softmax.mask_zero else None)
+
+    def follow(self, words: np.ndarray) -> Search | TablesSearch:
+        """Return the search after one more word of each text, `(B,)`."""
+        return follow_words(self, words)
+
+
+def read_prefixes(predictor: Predictor, prefixes: np.ndarray) -> Search | TablesSearch:
+    """Return the search after prefixes of one length, `(B, N)`."""
+    return _make_search(predictor, predictor.run("read_prefixes", ops.convert_to_tensor(prefixes)))
+
+
+def follow_words(search: Search | TablesSearch, words: np.ndarray) -> Search | TablesSearch:
+    """Return the search after one more word of each text, `(B,)`."""
+    words = ops.convert_to_tensor(words)
+    predictor = search.predictor
+    return _make_search(predictor, predictor.run("read_words", words, search.context))
+
+
+def _make_search(predictor: Predictor, predicted: Any) -> Search | TablesSearch:
+    kind = Search if len(predictor.softmax.list_tables()) == 1 else TablesSearch
+    return kind(predictor, *predicted)
+
+
+def _expand_rows(
+    search: Search | TablesSearch, texts: np.ndarray, rows: np.ndarray, table: int
+) -> tuple[np.ndarray, np.ndarray]:
+    places = np.stack([texts, rows]).astype(np.int32)  # (2, n)
+    results = search.predictor.run("expand_rows", _pad(places), search.context, table=table)
+    words, log_probs = (ops.convert_to_numpy(x)[: len(rows)] for x in results)
+    return words, log_probs
+
+
+def _pad(places: np.ndarray) -> Any:
+    """Return places `(2, n)` as a tensor, of one of a few sizes where each is compiled."""
+    num_rows = places.shape[1]
+    if keras.backend.backend() == "jax":
+        size = next(size for size in _SIZES if size >= num_rows)
+        places = np.pad(places, [(0, 0), (0, size - num_rows)])
+    return ops.convert_to_tensor(places)

@@ -1,0 +1,245 @@
+"""Exact search for words with several tables (NumPy only)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_lightrnn.search.row_search import ROWS_AT_ONCE, sample, sort_best
+
+# Rows of each table that a search expands first.
+_FIRST_ROWS = 16
+
+
+class SearchedTable(NamedTuple):
+    """One table of a search.
+
+    Attributes:
+        row_log_probs: `(B, R)`: of each row, with the weights of the table's components.
+        compute_columns: `(texts, rows) -> (words, log-probabilities given the row)`, `(n, C)`
+            each, as `RowSearch.compute_columns`.
+        cells: `(V,)` int32, the cell of each word.
+        num_columns: Integer `C`.
+    """
+
+    row_log_probs: np.ndarray
+    compute_columns: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    cells: np.ndarray
+    num_columns: int
+
+
+class TableSearch:
+    """The distributions of the next word after some texts, as sums over several tables.
+
+    A row that is expanded gives its words their share from that table. A word found in one table
+    gets its other shares from its rows in the others. No word that was not found is likelier than
+    the sum, over tables, of the likeliest row not yet expanded.
+
+    Args:
+        tables: The tables.
+        padding: Integer, a word that is never answered, or `None`.
+    """
+
+    def __init__(self, tables: Sequence[SearchedTable], padding: int | None = None) -> None:
+        self.tables = [
+            table._replace(row_log_probs=table.row_log_probs.astype(np.float64)) for table in tables
+        ]
+        self.padding = padding
+        self._excluded: list[np.ndarray] | None = None
+
+    @property
+    def num_texts(self) -> int:
+        """How many texts there are."""
+        return len(self.tables[0].row_log_probs)
+
+    def exclude(self, words: np.ndarray) -> None:
+        """Never answer these words.
+
+        Args:
+            words: `(B, E)` integers: word ids for each text, -1 for none.
+        """
+        self._excluded = [of_text[of_text >= 0] for of_text in words]
+
+    def _list_excluded(self, text: int) -> np.ndarray:
+        words = [] if self.padding is None else [np.array([self.padding])]
+        if self._excluded is not None:
+            words.append(self._excluded[text])
+        return np.concatenate(words) if words else np.empty(0, int)
+
+    def best_words(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the `k` likeliest words of each text and their log-probabilities, `(B, k)` each.
+
+        Of equal words the lesser ids come first.
+        """
+        found = [self._best_of_text(text, k) for text in range(self.num_texts)]
+        words, log_probs = (np.stack(parts) for parts in zip(*found, strict=True))
+        return words, log_probs
+
+    def _best_of_text(self, text: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        expanded = [_ExpandedRows(table, text) for table in self.tables]
+        excluded = self._list_excluded(text)
+        num_rows = _FIRST_ROWS
+        for rows in expanded:
+            rows.expand_next(num_rows)
+        while True:
+            words, least, most = self._bound_words(expanded, excluded)
+            unseen = sum(rows.next_prob for rows in expanded)
+            kth = np.partition(least, -k)[-k] if len(least) >= k else -1.0
+            if kth <= unseen and any(not rows.is_complete for rows in expanded):
+                num_rows *= 2
+                for rows in expanded:
+                    rows.expand_next(num_rows)
+                continue
+            # What is rounded differently must not be left out.
+            is_candidate = most >= kth * (1 - 1e-9)
+            words, least, most = (x[is_candidate] for x in (words, least, most))
+            is_unsure = most > least
+            if not is_unsure.any():
+                return sort_best(words, np.log(np.maximum(least, 1e-300)), k)
+            for rows in expanded:
+                rows.expand_rows_of(words[is_unsure])
+
+    def _bound_words(
+        self, expanded: list[_ExpandedRows], excluded: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the words found, and the least and the most that each may have."""
+        found = []
+        for index, rows in enumerate(expanded):
+            words = rows.words.ravel()
+            probs = np.exp(rows.log_probs.ravel())
+            is_word = words >= 0
+            for earlier in expanded[:index]:  # a word is listed once
+                is_word &= ~earlier.is_expanded[earlier.find_rows(words)]
+            words, probs = words[is_word], probs[is_word]
+            least, most = probs, probs
+            for other in expanded:
+                if other is not rows:
+                    known, possible = other.bound(words)
+                    least, most = least + known, most + possible
+            found.append((words, least, most))
+        words, least, most = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        if len(excluded):
+            is_allowed = ~np.isin(words, excluded)
+            words, least, most = (x[is_allowed] for x in (words, least, most))
+        return words, least, most
+
+    def all_words(self) -> Iterator[np.ndarray]:
+        """Yield the log-probabilities of all words, `(V,)`, of one text after the other.
+
+        Excluded words have a log-probability of minus infinity.
+        """
+        for text in range(self.num_texts):
+            probs = np.zeros(len(self.tables[0].cells))
+            for table in self.tables:
+                rows = _ExpandedRows(table, text)
+                rows.expand_all()
+                probs += np.exp(rows.log_probs.ravel()[table.cells])
+            probs[self._list_excluded(text)] = 0.0
+            with np.errstate(divide="ignore"):
+                yield np.log(probs)
+
+    def sample_rows(
+        self, generator: np.random.Generator, temperature: float
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return, for each text, words and log-probabilities such that a draw among them is exact.
+
+        At temperature 1 a table and a row are drawn, and the words are those of that row with
+        their shares from that table. At other temperatures they are all words.
+        """
+        if temperature != 1:
+            words = np.arange(len(self.tables[0].cells))
+            return [(words, log_probs) for log_probs in self.all_words()]
+        return [self._draw_row(generator, text) for text in range(self.num_texts)]
+
+    def _draw_row(self, generator: np.random.Generator, text: int) -> tuple[np.ndarray, np.ndarray]:
+        excluded = self._list_excluded(text)
+        probs = [np.exp(table.row_log_probs[text]) for table in self.tables]
+        starts = np.cumsum([0, *(len(x) for x in probs)])
+        joined = np.concatenate(probs)
+        while True:
+            place = sample(generator, joined)
+            index = int(np.searchsorted(starts, place, side="right")) - 1
+            rows = _ExpandedRows(self.tables[index], text)
+            rows.expand(np.array([place - starts[index]]))
+            words, log_probs = rows.words[0], rows.log_probs[0]
+            is_kept = (words >= 0) & ~np.isin(words, excluded)
+            # Rows are drawn with their excluded words, so some draws are rejected.
+            share = np.exp(np.logaddexp.reduce(log_probs[is_kept])) / joined[place]
+            if is_kept.any() and generator.random() < share:
+                return words[is_kept], log_probs[is_kept]
+
+    def nuclei(self, top_p: float) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return, for each text, the fewest words that reach `top_p` of what is allowed."""
+        nuclei = []
+        for log_probs in self.all_words():
+            words, falling = sort_best(np.arange(len(log_probs)), log_probs, len(log_probs))
+            reached = np.cumsum(np.exp(falling))
+            num_kept = int(np.searchsorted(reached, top_p * reached[-1])) + 1
+            nuclei.append((words[:num_kept], falling[:num_kept]))
+        return nuclei
+
+
+class _ExpandedRows:
+    """The rows of one table that were expanded after one text."""
+
+    def __init__(self, table: SearchedTable, text: int) -> None:
+        self.table = table
+        self.text = text
+        self.row_log_probs = table.row_log_probs[text]
+        num_rows = len(self.row_log_probs)
+        self.order = np.argsort(-self.row_log_probs, kind="stable")
+        self.next_place = 0
+        self.is_expanded = np.zeros(num_rows, bool)
+        self.places = np.zeros(num_rows, int)  # of the rows that are expanded
+        self.words = np.empty((0, table.num_columns), np.int32)
+        self.log_probs = np.empty((0, table.num_columns))
+
+    @property
+    def is_complete(self) -> bool:
+        return self.next_place >= len(self.order)
+
+    @property
+    def next_prob(self) -> float:
+        """The probability of the likeliest row that is not expanded."""
+        while not self.is_complete and self.is_expanded[self.order[self.next_place]]:
+            self.next_place += 1
+        return 0.0 if self.is_complete else np.exp(self.row_log_probs[self.order[self.next_place]])
+
+    def find_rows(self, words: np.ndarray) -> np.ndarray:
+        return self.table.cells[words] // self.table.num_columns
+
+    def bound(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least and the most share that words may have from this table."""
+        cells = self.table.cells[words]
+        rows, columns = cells // self.table.num_columns, cells % self.table.num_columns
+        is_known = self.is_expanded[rows]
+        most = np.exp(self.row_log_probs[rows])
+        most[is_known] = np.exp(self.log_probs[self.places[rows[is_known]], columns[is_known]])
+        return np.where(is_known, most, 0.0), most
+
+    def expand_next(self, size: int) -> None:
+        """Expand the likeliest rows that are not expanded."""
+        rows = self.order[self.next_place :]
+        self.expand(rows[~self.is_expanded[rows]][:size])
+
+    def expand_rows_of(self, words: np.ndarray) -> None:
+        """Expand the rows of words that are not expanded."""
+        rows = np.unique(self.find_rows(words))
+        self.expand(rows[~self.is_expanded[rows]])
+
+    def expand_all(self) -> None:
+        """Expand all rows, in order."""
+        self.expand(np.arange(len(self.order)))
+
+    def expand(self, rows: np.ndarray) -> None:
+        words, log_probs = [self.words], [self.log_probs]
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[start : start + ROWS_AT_ONCE]
+            found = self.table.compute_columns(np.full(len(some), self.text), some)
+            words.append(found[0])
+            log_probs.append(self.row_log_probs[some, None] + found[1])
+        self.places[rows] = len(self.words) + np.arange(len(rows))
+        self.is_expanded[rows] = True
+        self.words, self.log_probs = np.concatenate(words), np.concatenate(log_probs)
