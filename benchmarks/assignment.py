@@ -1,19 +1,19 @@
-"""How fast and how near the optimum are the assignment solvers?
+"""Measures the speed of the assignment solvers and their distance from the optimum.
 
-Every solver gets the same problem and the same starting allocation, in a process of its
-own without TensorFlow, so that peak memory is its own (problem included, which is given
-apart). Printed are medians over `--repeats` solves (one of the exact solver), the
-first-call compilation apart:
+Every solver gets the same problem and the same initial allocation, in a separate process without
+TensorFlow, so that peak memory is that of the solver and of the problem (printed separately).
+The table shows medians over `--repeats` solves (one of the exact solver), without compilation:
 
-- gain: share of the distance between the starting allocation and the best lower bound that
-  any solver proved, in percent;
-- certified gap: the solver's own duality gap, in percent of its gain;
-- to exact: cost above the exact optimum, in percent of the gain, where it was computed.
+- CPU: user and system seconds of all threads, which other processes on the machine change little;
+- gain: the share of the distance between the initial allocation and the best lower bound of all
+  solvers, in percent;
+- certified gap: the duality gap of the solver, in percent of its gain;
+- to exact: the cost above the exact optimum, in percent of the gain, if it was computed.
 
 Problems are synthetic (features of `--rank`, a falling spectrum, Zipf counts), or read with
 `--statistics FILE.npz` from a file with the arrays `row_features (V, K)`,
 `row_vectors (R, K)`, `column_features (V, L)`, `column_vectors (C, L)`, `cells (V,)` (the
-starting allocation), `num_rows` and `num_columns`.
+initial allocation), `num_rows` and `num_columns`.
 
     python benchmarks/assignment.py --sizes 10000 250000 --solvers greedy alternating auction
 """
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-# Solvers need no Keras, and TensorFlow would count towards the peak memory.
+# Solvers need no Keras, and TensorFlow would add to the peak memory.
 sys.modules["keras"] = None  # type: ignore[assignment]
 # ruff: noqa: E402
 
@@ -60,14 +60,14 @@ SOLVERS = (
 def make_synthetic(
     vocabulary_size: int, rank: int, seed: int = 0, change: float = 0.0
 ) -> tuple[AssignmentProblem, Allocation]:
-    """Make a problem like those of a trained model: sums of states over Zipf occurrences.
+    """Return a problem similar to that of a trained model: sums of states over Zipf counts.
 
     Args:
         vocabulary_size: Integer `V`.
         rank: Integer, width of the features.
         seed: Integer.
-        change: Float, standard deviation of a factor near 1 on every feature: statistics
-            that training has moved on a little.
+        change: Float, the standard deviation of a factor near 1 on every feature, as if training
+            had gone on for a little.
     """
     num_rows, num_columns = compute_table_shape(vocabulary_size)
     generator = np.random.default_rng(seed)
@@ -76,7 +76,7 @@ def make_synthetic(
     spectrum = np.arange(1, rank + 1, dtype=np.float32) ** -0.5
 
     def make_side(size: int) -> tuple[np.ndarray, np.ndarray]:
-        # Added up in place: at ten million words each array is gigabytes.
+        # In place: at ten million words each array takes gigabytes.
         features = generator.standard_normal((vocabulary_size, rank), np.float32)
         features *= (0.3 * counts).astype(np.float32)[:, None]
         block = 1_000_000
@@ -96,7 +96,7 @@ def make_synthetic(
 
 
 def load_statistics(path: str, change: float = 0.0) -> tuple[AssignmentProblem, Allocation]:
-    """Read a problem and its starting allocation from an `.npz` file."""
+    """Read a problem and its initial allocation from an `.npz` file."""
     with np.load(path) as file:
         names = ("row_features", "row_vectors", "column_features", "column_vectors")
         row_features, row_vectors, column_features, column_vectors = (file[name] for name in names)
@@ -130,7 +130,7 @@ def make_solver(name: str, arguments: argparse.Namespace) -> AssignmentSolver:
 
 
 def measure(name: str, source: int | str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run one solver on one problem; called in a fresh process."""
+    """Run one solver on one problem, in a fresh process."""
 
     def make(change: float = 0.0) -> tuple[AssignmentProblem, Allocation]:
         if isinstance(source, str):
@@ -147,23 +147,25 @@ def measure(name: str, source: int | str, arguments: argparse.Namespace) -> dict
     prices = None
     start_cost = problem.compute_cost(initial)
     if name == "auction-warm":
-        # Yesterday's solution, of statistics that differ a little.
-        yesterday = solver.solve(make(arguments.change)[0], initial)
-        initial, prices = yesterday.allocation, yesterday.prices
+        # The solution of a problem that differs a little.
+        earlier = solver.solve(make(arguments.change)[0], initial)
+        initial, prices = earlier.allocation, earlier.prices
     before_gigabytes = get_peak_gigabytes()
     solutions = []
-    seconds = []
+    seconds, cpu_seconds = [], []
     for _ in range(1 if name == "exact" else arguments.repeats):  # a minute each
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         start_from = initial
         if name == "greedy+alternating":
             start_from = GreedySolver().solve(problem, initial).allocation
         solutions.append(solver.solve(problem, start_from, prices=prices))
         seconds.append(time.perf_counter() - begin)
+        cpu_seconds.append(time.process_time() - cpu_begin)
     solution = solutions[0]
     return {
         "solver": name,
         "seconds": statistics.median(seconds),
+        "cpu_seconds": statistics.median(cpu_seconds),
         "compile_seconds": compile_seconds,
         "start_cost": start_cost,
         "cost": solution.primal_cost,
@@ -182,16 +184,17 @@ def print_table(title: str, results: Sequence[dict[str, Any]]) -> None:
     exact = next((result["cost"] for result in results if result["solver"] == "exact"), None)
     print(f"\n### {title}; starting cost {results[0]['start_cost']:.6g} nats\n")
     print(
-        "| solver | seconds | compile | cost, nats | gain % | certified gap % | to exact % "
+        "| solver | seconds | CPU | compile | cost, nats | gain % | certified gap % | to exact % "
         "| rounds | status | GB before | peak GB |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print("|---" * 12 + "|")
     for result in results:
         gain = result["start_cost"] - result["cost"]
         share = 100 / gain if gain > 0 else float("nan")
         to_exact = "" if exact is None else f"{(result['cost'] - exact) * share:.5f}"
         print(
-            f"| {result['solver']} | {result['seconds']:.2f} | {result['compile_seconds']:.1f} "
+            f"| {result['solver']} | {result['seconds']:.2f} | {result['cpu_seconds']:.2f} "
+            f"| {result['compile_seconds']:.1f} "
             f"| {result['cost']:.9g} | {100 * gain / (result['start_cost'] - bound):.3f} "
             f"| {result['gap'] * share:.5f} | {to_exact} | {result['rounds']} "
             f"| {result['status']} | {result['before_gigabytes']:.2f} "
@@ -215,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--change",
         type=float,
         default=0.01,
-        help="by how much, as a share, features differ from those that auction-warm solved before",
+        help="relative change of the features since the earlier problem of auction-warm",
     )
     arguments = parser.parse_args(argv)
 

@@ -129,5 +129,5 @@ def test_features_of_other_words():
 def test_nan_is_refused(name):
     sums = make_sums(np.random.default_rng(5), 3, 3)
     sums[name][2] = np.nan
-    with pytest.raises(ValueError, match=r"finite sums.*12 numbers that are NaN"):
+    with pytest.raises(ValueError, match=r"finite sums.*12 values that are NaN or infinite"):
         SimilarityObjective().propose(sums, NO_WEIGHTS, Allocation.random(9))
