@@ -178,6 +178,28 @@ def test_what_may_be_imported_is():
     assert imported == MAY_IMPORT
 
 
+def list_all_imported_parts(name: str) -> set[str]:
+    """Return the other parts that a module imports anywhere, for typing and in functions too."""
+    path = PACKAGE.parent / Path(*name.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    dotted = list_imports(
+        [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+    )
+    parts = [x.split(".") for x in dotted]
+    return {x[1] for x in parts if x[0] == "keras_lightrnn"} - {name.split(".")[1]}
+
+
+def test_no_import_circle_even_in_functions_and_for_typing():
+    imported: dict[str, set[str]] = {}
+    for name in MODULES:
+        imported.setdefault(name.split(".")[1], set()).update(list_all_imported_parts(name))
+    while imported:
+        free = {part for part, others in imported.items() if not others & set(imported)}
+        assert free, f"a circle among {sorted(imported)}"
+        imported = {part: others for part, others in imported.items() if part not in free}
+
+
 @pytest.mark.parametrize(
     "name",
     [
