@@ -52,8 +52,8 @@ class SimilarityObjective(ReallocationObjective):
 
     Clustering more than 20,000 words would take minutes, and most of them are rare. There, words
     that occurred at least twice since the sums began (with rounds after epochs: in the epoch)
-    exchange their cells, row by row and column by column; too little is known about rarer ones. A
-    poor table is replaced by one of greedy choices, in which all words exchange their cells.
+    exchange their cells within blocks of the table; too little is known about rarer ones. In a poor
+    table all words are clustered again.
 
     Words that move take their shares of input and output vectors along: a vector becomes the mean,
     weighted by counts, of the vectors of its new words. So a round raises perplexity at first, and
