@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from scripts import ROOT, make_environment
 
-from keras_lightrnn import layers
-
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 CODE_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -35,8 +33,6 @@ PAGES_WITH_CODE = [page for page in PAGES if read_code(page).strip()]
 def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
     # The blocks of a page are one script.
     code = read_code(page)
-    if "row_reader" in code and not hasattr(layers, "GatedRowReader"):
-        pytest.skip("no row reader yet")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, str(page), "exec"), {"__name__": "document"})
 

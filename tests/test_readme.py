@@ -7,8 +7,6 @@ import re
 import pytest
 from scripts import ROOT
 
-from keras_lightrnn import layers
-
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 SHELL_BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
@@ -17,8 +15,6 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
 
 @pytest.mark.parametrize("code", PYTHON_BLOCKS, ids=range(len(PYTHON_BLOCKS)))
 def test_python_code_runs(code, tmp_path, monkeypatch):
-    if "row_reader" in code and not hasattr(layers, "GatedRowReader"):
-        pytest.skip("no row reader yet")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {"__name__": "document"})
 
