@@ -14,9 +14,10 @@ import tensorflow as tf
 from keras_lightrnn._internal.files import replace_file
 from keras_lightrnn.data import Vocabulary
 from keras_lightrnn.models import LightRNNModel
-from keras_lightrnn.serving.network import Network, check_exportable
+from keras_lightrnn.serving.network import make_network
 from keras_lightrnn.serving.served_vocabulary import check_vocabulary, iter_words_by_cell
 from keras_lightrnn.serving.versions import check_readable
+from keras_lightrnn.serving.weights import check_light_rnn_model, check_one_table, check_weights
 from keras_lightrnn.table.allocation import Allocation
 
 _QUANTIZE = (None, "float16", "int8")
@@ -29,7 +30,7 @@ def export_litert(
     quantize: str | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> Path:
-    """Write the two half-steps of a word as a LiteRT file of built-in operations.
+    """Write the two steps of a word as a LiteRT file of built-in operations.
 
     The model in the file computes with rows and cells, and needs neither words nor an allocation:
     the word in row `i` and column `j` is in cell `i * C + j`. Signatures, for any number `n` of
@@ -43,7 +44,9 @@ def export_litert(
 `states` |
 
     A text starts from states of zeros. To read a word, run the row half-step of its row, then
-    the column half-step of its cell; for the first word, run the column half-step only. The
+    the column half-step of its cell; for the first word, run the column half-step only. (Of a
+    model with `row_reading="reader"`, the column half-step reads the whole word, and the row
+    half-step returns the states unchanged: the same decoder serves both kinds of models.) The
     log-probability of a word is that of its row after the previous word, plus that of its column
     after its row is read. To find the likeliest next words, read rows in falling order of
     probability, many at a time as one batch, until the next row is less probable than the
@@ -71,10 +74,10 @@ def export_litert(
 
     Raises:
         TypeError: if the model is not a `LightRNNModel` or the vocabulary not a `Vocabulary`.
-        ValueError: if the model is not built, its weights are not finite or above 1e12, the
-            vocabulary is not that of the model, `quantize` is unknown, or the path of the
-            directory for temporary files contains one of the characters `*?[\\`, which
-            TensorFlow reads as patterns.
+        ValueError: if the model has several word tables or is not built, its weights are not
+            finite or above 1e12, the vocabulary is not that of the model, `quantize` is unknown,
+            or the path of the directory for temporary files contains one of the characters
+            `*?[\\`, which TensorFlow reads as patterns.
 
     Example:
 
@@ -89,7 +92,9 @@ def export_litert(
     >>> by_cell[model.word_table.allocation.cells[3]]
     'cat'
     """
-    check_exportable(model)
+    check_light_rnn_model(model)
+    check_one_table(model.softmax)
+    check_weights(model)
     if quantize not in _QUANTIZE:
         raise ValueError(f"`quantize` must be one of {_QUANTIZE}. Received: quantize={quantize!r}.")
     path = Path(path)
@@ -132,7 +137,7 @@ class _HalfSteps(tf.Module):
 
     def __init__(self, model: LightRNNModel) -> None:
         super().__init__()
-        self._network = Network(model)
+        self._network = make_network(model)
         states = tf.TensorSpec((None, self._network.num_states, model.units), tf.float32, "states")
         for name, component in ("column_half_step", "cells"), ("row_half_step", "rows"):
             specs = [tf.TensorSpec((None,), tf.int32, component), states]
@@ -141,10 +146,12 @@ class _HalfSteps(tf.Module):
 
     def _column_half_step(self, cells: Any, states: Any) -> dict[str, Any]:
         new = self._network.read_columns(cells, tf.unstack(states, axis=1))
-        log_probs = self._network.compute_row_log_probs(new)
+        log_probs, _ = self._network.predict_rows(new)
         return {"row_log_probs": log_probs, "states": tf.stack(new, axis=1)}
 
     def _row_half_step(self, rows: Any, states: Any) -> dict[str, Any]:
-        new = self._network.read_rows(rows, tf.unstack(states, axis=1))
-        log_probs = self._network.compute_column_log_probs(rows, new)
-        return {"column_log_probs": log_probs, "states": tf.stack(new, axis=1)}
+        _, context = self._network.predict_rows(tf.unstack(states, axis=1))
+        log_probs, new = self._network.expand_rows(None, rows, context)
+        # With a row reader, the network does not read rows.
+        states = tf.stack(new, axis=1) if new else tf.identity(states)
+        return {"column_log_probs": log_probs, "states": states}

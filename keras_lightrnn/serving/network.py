@@ -1,254 +1,327 @@
-"""A trained `LightRNNModel` in plain TensorFlow, for every format that is exported."""
+"""A trained model in plain TensorFlow, for every export format."""
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from keras_lightrnn.models import LightRNNModel
-from keras_lightrnn.table.allocation import Allocation
+from keras_lightrnn.serving.softmax import (
+    ServedReaderSoftmax,
+    ServedSoftmax,
+    append_zeros,
+)
+from keras_lightrnn.serving.weights import make_variable
 
-# Weights above it could overflow float32 in a product of three.
-_MAX_WEIGHT = 1e12
-_LEAST = float(np.finfo(np.float32).min)
+Tensors = list[Any]
+
+# Texts that are computed together.
+_TEXTS_AT_ONCE = 64
 
 
-class Network(tf.Module):
-    """The weights of a `LightRNNModel` as float32 variables, and half-steps on them.
+class Network(tf.Module, abc.ABC):
+    """Reads texts into states, and predicts the next word from states.
 
-    It knows cells and no words. It uses matrix products, gathers and arithmetic only, which every
-    runtime has; some runtimes lack the kernels that Keras may choose (cuDNN, XLA). States are a
-    list of tensors `(n, H)`.
-
-    Empty cells, and words whose bias is minus infinity, have the log-probability minus infinity.
+    It knows cells and no words. Texts are `n` rows of a batch; a state is a tensor with one entry
+    for each text. `read_texts` and `read_words` read words into states; `predict_rows`
+    predicts the next row, and returns a context for `expand_rows`, which predicts the columns of
+    some rows.
 
     Args:
-        model: `LightRNNModel`, built. Any Keras backend, any dtype policy.
+        softmax: `ServedSoftmax`.
+        padding_cell: Integer, the cell of the padding word; `None` without padding.
 
     Attributes:
-        empty_cells: `(R, ceil(C / 8))` uint8, one bit for each cell without a word; `None` for a
-            full table.
-        has_impossible_words: Boolean, whether a word has the probability 0 by its biases.
+        softmax: The softmax.
+        padding_cell: The cell.
+        num_rows, num_columns: Integers `R` and `C`.
+        state_kinds: List of the dtypes of the states and their shapes without the batch axis.
     """
 
-    def __init__(self, model: LightRNNModel) -> None:
-        super().__init__()
-        table = model.word_table
-        self.num_rows, self.num_columns = table.table_shape
-        self.units = model.units
-        self.row_embeddings = make_variable(model.embedding.row_embeddings)
-        self.column_embeddings = make_variable(model.embedding.column_embeddings)
-        make_layer = _LAYERS[model.recurrence]
-        self.layers = [make_layer(layer.cell) for layer in model.recurrent_layers]
-        self.num_states = sum(layer.num_states for layer in self.layers)
+    state_kinds: list[tuple[Any, list[int | None]]]
 
-        softmax = model.softmax
-        self.row_kernel = make_variable(softmax.row_kernel)
-        self.column_kernel = make_variable(softmax.column_kernel)
-        self.column_bias = make_variable(
-            np.zeros(self.num_columns) if softmax.column_bias is None else softmax.column_bias
-        )
-        allocation = table.allocation
-        self.word_dim = model.word_dim
-        if model.word_dim:
-            self._copy_word_vectors(model)
-        self.padding_cell = int(allocation.cells[0]) if model.mask_zero else None
-        self._copy_biases(softmax, allocation)
+    def __init__(self, softmax: ServedSoftmax, padding_cell: int | None) -> None:
+        super().__init__()
+        self.softmax = softmax
+        self.padding_cell = padding_cell
+        self.num_rows, self.num_columns = softmax.num_rows, softmax.num_columns
         # A gather from it raises for a cell outside of the table, where arithmetic would not.
         self._row_starts = make_variable(np.arange(self.num_rows) * self.num_columns, tf.int32)
 
-    def _copy_biases(self, softmax: Any, allocation: Allocation) -> None:
-        is_impossible = is_empty = allocation.words < 0  # (R, C)
-        if softmax.word_bias_values is None:
-            row_bias = np.where(is_empty.all(axis=1), -np.inf, 0.0)
-            self.word_bias = None
-        else:
-            word_bias = np.full(allocation.num_cells, -np.inf, np.float32)
-            word_bias[allocation.cells] = ops.convert_to_numpy(softmax.word_bias_values)
-            word_bias = word_bias.reshape(allocation.shape)
-            row_bias = np.logaddexp.reduce(word_bias, axis=1, dtype=np.float64)
-            is_impossible = np.isneginf(word_bias)
-            # Finite numbers only: quantization to int8 scales by the largest one.
-            self.word_bias = make_variable(np.where(is_impossible, 0, word_bias))  # (R, C)
-        if softmax.row_bias is not None:
-            row_bias = row_bias + ops.convert_to_numpy(softmax.row_bias)
-        self.row_bias = make_variable(row_bias)  # (R,)
-        self.empty_cells = _pack(is_empty) if is_empty.any() else None
-        self._impossible_cells = self.empty_cells
-        if (is_impossible != is_empty).any():
-            self._impossible_cells = _pack(is_impossible)
-        self.has_impossible_words = self._impossible_cells is not self.empty_cells or any(
-            np.isneginf(ops.convert_to_numpy(bias)).any()
-            for bias in (softmax.row_bias, softmax.column_bias)
-            if bias is not None
-        )
+    def choose_block_size(self, length: Any) -> Any:
+        """Return how many texts of at most `length` words are computed together."""
+        return _TEXTS_AT_ONCE
 
-    def _copy_word_vectors(self, model: LightRNNModel) -> None:
-        embeddings = ops.convert_to_numpy(model.embedding.word_embeddings)  # (N, K)
-        kernel = ops.convert_to_numpy(model.softmax.word_kernel)
-        no_vector = np.zeros((1, model.word_dim), np.float32)
-        self.word_embeddings = make_variable(np.concatenate([embeddings, no_vector]))
-        self.word_kernel = make_variable(np.concatenate([kernel, no_vector]))
-        self.input_projection = make_variable(model.embedding.word_projection)  # (K, D)
-        self.output_projection = make_variable(model.softmax.word_projection)  # (H, K)
-        words = model.word_table.allocation.words
-        has_vector = (words >= 0) & (words < len(embeddings))
-        indices = np.where(has_vector, words, len(embeddings))
-        self.vector_indices = make_variable(indices, tf.int32)  # (R, C)
+    @abc.abstractmethod
+    def read_texts(self, cells: Any, lengths: Any, room: Any) -> Tensors:
+        """Return the states after texts.
+
+        Args:
+            cells: `(n, N)` int32.
+            lengths: `(n,)` int32, cells of each text, from 1 to `N`.
+            room: int32 scalar, how many words may be read after the texts.
+        """
+
+    @abc.abstractmethod
+    def score_texts(self, cells: Any) -> Any:
+        """Return the log-probability of every cell but the first, `(n, N) -> (n, N - 1)`."""
+
+    @abc.abstractmethod
+    def read_words(self, cells: Any, states: Tensors) -> Tensors:
+        """Return the states after one more word of each text, `(n,)`.
+
+        Padding does not change them.
+        """
+
+    @abc.abstractmethod
+    def predict_rows(self, states: Tensors) -> tuple[Any, Tensors]:
+        """Return the log-probabilities of the next rows, `(n, R)`, and a context.
+
+        The context is a list of tensors, each with one entry for a text.
+        """
+
+    @abc.abstractmethod
+    def expand_rows(self, texts: Any, rows: Any, context: Tensors) -> tuple[Any, Tensors]:
+        """Return the log-probabilities of columns given rows, `(m, C)`, and the row states.
+
+        The row states are states after the network has read the rows; an empty list if a row
+        reader reads them.
+
+        Args:
+            texts: `(m,)` int32, the text that each row follows; `None` for one row of each text,
+                in order.
+            rows: `(m,)` int32.
+            context: What `predict_rows` returned.
+        """
 
     def split_cells(self, cells: Any) -> tuple[Any, Any]:
         """Return the rows and the columns of cells. A cell outside of the table is an error."""
         rows = cells // self.num_columns
         return rows, cells - tf.gather(self._row_starts, rows)
 
-    def is_read(self, cells: Any) -> Any:
-        """Return which cells hold words other than padding. Padding does not change the states."""
-        if self.padding_cell is None:
-            return tf.ones(tf.shape(cells), tf.bool)
-        return cells != self.padding_cell
 
-    def make_states(self, size: Any) -> list[Any]:
-        """Return the zero state of `size` texts."""
+class RecurrentNetwork(Network):
+    """The weights of a `LightRNNModel` as float32 variables, and its steps on them.
+
+    It uses matrix products, gathers and arithmetic only, which every runtime has; some runtimes
+    lack the kernels that Keras may choose (cuDNN, XLA). States are `(n, H)` each.
+
+    Args:
+        model: `LightRNNModel`, built. Any Keras backend, any dtype policy.
+        softmax: `ServedSoftmax` of the model.
+    """
+
+    def __init__(self, model: LightRNNModel, softmax: ServedSoftmax) -> None:
+        allocation = model.word_table.allocation
+        super().__init__(softmax, int(allocation.cells[0]) if model.mask_zero else None)
+        stack, embedding = model.recurrent_stack, model.embedding
+        self.units = stack.units
+        self._layers = [_Layer(stack.kind, layer.cell) for layer in stack.recurrent_layers]
+        self.num_states = len(self._layers) * stack.kind.num_states
+        self.state_kinds = [(tf.float32, [self.units])] * self.num_states
+        self.row_embeddings = make_variable(embedding.row_embeddings)
+        self.column_embeddings = make_variable(embedding.column_embeddings)
+        self._word_embeddings: Any = None
+        if model.word_dim:
+            self._word_embeddings = make_variable(append_zeros(embedding.word_embeddings))
+            self._word_projection = make_variable(embedding.word_projection)  # (K, D)
+            # The model gives its embedding and its softmax vectors of the same words.
+            self._vector_indices = softmax.vector_indices  # (R, C)
+
+    def read_texts(self, cells: Any, lengths: Any, room: Any) -> Tensors:
+        start, first = self._make_states(tf.shape(cells)[0]), cells[:, 0]
+        states = self._keep_read(first, self.read_columns(first, start), start)
+
+        def read_one(t: Any, *states: Any) -> Any:
+            old = list(states)
+            return (t + 1, *_keep(t < lengths, self.read_words(cells[:, t], old), old))
+
+        _, *states = tf.while_loop(
+            lambda t, *_: t < tf.reduce_max(lengths), read_one, (tf.constant(1), *states)
+        )
+        return states
+
+    def score_texts(self, cells: Any) -> Any:
+        rows, columns = self.split_cells(cells)
+        batch_size, length = tf.unstack(tf.shape(cells))
+        start = self._make_states(batch_size)
+
+        def score_one(t: Any, log_probs: Any, states: Any, row_states: Any) -> Any:
+            states = self._finish_words(cells[:, t], states, row_states)
+            row_log_probs, context = self.predict_rows(states)
+            row = rows[:, t + 1]
+            column_log_probs, row_states = self.expand_rows(None, row, context)
+            picked = pick(row_log_probs, row) + pick(column_log_probs, columns[:, t + 1])
+            return t + 1, log_probs.write(t, picked), states, row_states
+
+        log_probs = tf.TensorArray(tf.float32, tf.maximum(length - 1, 0), element_shape=[None])
+        _, log_probs, *_ = tf.while_loop(
+            lambda t, *_: t < length - 1,
+            score_one,
+            (tf.constant(0), log_probs, start, self._make_row_states(start)),
+        )
+        return tf.transpose(log_probs.stack())
+
+    @abc.abstractmethod
+    def read_columns(self, cells: Any, states: Tensors) -> Tensors:
+        """Return the states after words whose rows have been read, or that begin a text."""
+
+    @abc.abstractmethod
+    def _finish_words(self, cells: Any, states: Tensors, row_states: Tensors) -> Tensors:
+        """Return what `read_words` does, of words whose rows have been expanded.
+
+        Args:
+            cells: `(n,)` int32.
+            states: Before the word.
+            row_states: What `expand_rows` returned of the rows of `cells`; at the start of texts,
+                what `_make_row_states` returned.
+        """
+
+    @abc.abstractmethod
+    def _make_row_states(self, states: Tensors) -> Tensors:
+        """Return row states for texts that have read no row."""
+
+    def _make_states(self, size: Any) -> Tensors:
         return [tf.zeros([size, self.units])] * self.num_states
 
-    def read_rows(self, rows: Any, states: list[Any]) -> list[Any]:
-        """Return the states after the row half-step that reads `rows`, `(n,)`."""
-        return self._read(tf.gather(self.row_embeddings, rows), states)
+    def _keep_read(self, cells: Any, new: Tensors, old: Tensors) -> Tensors:
+        """Return the `new` states of texts that read a word, the `old` ones at padding."""
+        return new if self.padding_cell is None else _keep(cells != self.padding_cell, new, old)
 
-    def read_columns(self, cells: Any, states: list[Any]) -> list[Any]:
-        """Return the states after the column half-step that reads the words of `cells`, `(n,)`."""
-        _, columns = self.split_cells(cells)
-        inputs = tf.gather(self.column_embeddings, columns)
-        if self.word_dim:
-            indices = tf.gather(tf.reshape(self.vector_indices, [-1]), cells)
-            vectors = tf.gather(self.word_embeddings, indices)  # (n, K)
-            inputs += tf.matmul(vectors, self.input_projection)
-        return self._read(inputs, states)
+    def _add_word_vectors(self, inputs: Any, cells: Any) -> Any:
+        if self._word_embeddings is None:
+            return inputs
+        indices = tf.gather(tf.reshape(self._vector_indices, [-1]), cells)
+        vectors = tf.gather(self._word_embeddings, indices)  # (n, K)
+        return inputs + tf.matmul(vectors, self._word_projection)
 
-    def _read(self, inputs: Any, states: list[Any]) -> list[Any]:
-        new_states: list[Any] = []
-        for layer in self.layers:
+    def _run_layers(self, inputs: Any, states: Tensors) -> Tensors:
+        new_states: Tensors = []
+        for layer in self._layers:
             start = len(new_states)
-            state = layer(inputs, states[start : start + layer.num_states])
-            inputs = state[0]
-            new_states += state
+            new = layer(inputs, states[start : start + layer.num_states])
+            inputs = new[0]
+            new_states += new
         return new_states
 
-    def compute_row_log_probs(self, states: list[Any]) -> Any:
-        """Return the log-probabilities of all rows, `(n, R)`, after a column half-step."""
-        logits = tf.matmul(self._hidden(states), self.row_kernel, transpose_b=True)
-        return tf.nn.log_softmax(logits + self.row_bias)
-
-    def compute_column_log_probs(self, rows: Any, states: list[Any]) -> Any:
-        """Return the log-probabilities of all columns, `(n, C)`, after a row half-step of `rows`.
-
-        They are minus infinity for every column of a row without possible words.
-        """
-        logits = tf.matmul(self._hidden(states), self.column_kernel, transpose_b=True)
-        logits += self.column_bias
-        if self.word_bias is not None:
-            logits += tf.gather(self.word_bias, rows)
-        if self.word_dim:
-            queries = tf.matmul(self._hidden(states), self.output_projection)  # (n, K)
-            vectors = tf.gather(self.word_kernel, tf.gather(self.vector_indices, rows))
-            logits += tf.reduce_sum(vectors * queries[:, None, :], axis=-1)  # (n, C)
-        if self._impossible_cells is None:
-            return tf.nn.log_softmax(logits)
-        is_impossible = _unpack(self._impossible_cells, rows, self.num_columns)
-        log_probs = tf.nn.log_softmax(tf.where(is_impossible, _LEAST, logits))
-        return tf.where(is_impossible, float("-inf"), log_probs)
-
-    def find_empty_cells(self, rows: Any) -> Any:
-        """Return which cells of `rows` are empty, `(n, C)`; the table must not be full."""
-        return _unpack(self.empty_cells, rows, self.num_columns)
-
-    def _hidden(self, states: list[Any]) -> Any:
-        return states[-self.layers[-1].num_states]
+    def _get_hidden(self, states: Tensors) -> Any:
+        """Return the hidden state of the last layer, `(n, H)`: the first of its states."""
+        return states[-self._layers[-1].num_states]
 
 
-class _Recurrence(tf.Module):
-    num_states = 1  # the first is what the next layer reads
+class HalfStepNetwork(RecurrentNetwork):
+    """Reads and predicts a word by two half-steps of the recurrence, its row and its column.
 
-    def __init__(self, weights: Any) -> None:
+    The context and the row states are states.
+    """
+
+    def __init__(self, model: LightRNNModel) -> None:
+        super().__init__(model, ServedSoftmax(model.softmax))
+
+    def read_words(self, cells: Any, states: Tensors) -> Tensors:
+        rows, _ = self.split_cells(cells)
+        return self._finish_words(cells, states, self._read_rows(rows, states))
+
+    def read_columns(self, cells: Any, states: Tensors) -> Tensors:
+        _, columns = self.split_cells(cells)
+        inputs = tf.gather(self.column_embeddings, columns)
+        return self._run_layers(self._add_word_vectors(inputs, cells), states)
+
+    def predict_rows(self, states: Tensors) -> tuple[Any, Tensors]:
+        hidden = self._get_hidden(states)
+        return self.softmax.compute_row_log_probs(hidden[:, None])[:, 0], states
+
+    def expand_rows(self, texts: Any, rows: Any, context: Tensors) -> tuple[Any, Tensors]:
+        states = self._read_rows(rows, _pick_texts(context, texts))
+        queries = self._get_hidden(states)[:, None]
+        return self.softmax.compute_column_log_probs(queries, rows)[:, 0], states
+
+    def _finish_words(self, cells: Any, states: Tensors, row_states: Tensors) -> Tensors:
+        if self.padding_cell is not None:
+            # The row of the first word after padding is not read, like that of any first word.
+            has_begun = tf.reduce_any(self._get_hidden(states) != 0, axis=1)
+            row_states = _keep(has_begun, row_states, states)
+        return self._keep_read(cells, self.read_columns(cells, row_states), states)
+
+    def _make_row_states(self, states: Tensors) -> Tensors:
+        return states
+
+    def _read_rows(self, rows: Any, states: Tensors) -> Tensors:
+        return self._run_layers(tf.gather(self.row_embeddings, rows), states)
+
+
+class WordStepNetwork(RecurrentNetwork):
+    """Reads a word in one step, and predicts its column by a gated row reader.
+
+    The context is that of `ServedReaderSoftmax`. There are no row states.
+    """
+
+    softmax: ServedReaderSoftmax
+
+    def __init__(self, model: LightRNNModel) -> None:
+        super().__init__(model, ServedReaderSoftmax(model.softmax))
+        self.input_gate = make_variable(model.embedding.input_gate)
+
+    def read_words(self, cells: Any, states: Tensors) -> Tensors:
+        return self._keep_read(cells, self.read_columns(cells, states), states)
+
+    def read_columns(self, cells: Any, states: Tensors) -> Tensors:
+        rows, columns = self.split_cells(cells)
+        inputs = tf.gather(self.column_embeddings, columns)
+        inputs *= 1 + tf.gather(self.input_gate, rows)
+        inputs += tf.gather(self.row_embeddings, rows)
+        return self._run_layers(self._add_word_vectors(inputs, cells), states)
+
+    def predict_rows(self, states: Tensors) -> tuple[Any, Tensors]:
+        return self.softmax.predict_rows(self._get_hidden(states))
+
+    def expand_rows(self, texts: Any, rows: Any, context: Tensors) -> tuple[Any, Tensors]:
+        return self.softmax.expand_rows(texts, rows, context), []
+
+    def _finish_words(self, cells: Any, states: Tensors, row_states: Tensors) -> Tensors:
+        return self.read_words(cells, states)
+
+    def _make_row_states(self, states: Tensors) -> Tensors:
+        return []
+
+
+def make_network(model: LightRNNModel) -> RecurrentNetwork:
+    """Return the network of a model, by its way of reading rows."""
+    return HalfStepNetwork(model) if model.softmax.row_reader is None else WordStepNetwork(model)
+
+
+class _Layer(tf.Module):
+    """One recurrent layer, from the record of its recurrence."""
+
+    def __init__(self, kind: Any, cell: Any) -> None:
         super().__init__()
-        self.kernel = make_variable(weights.kernel)
-        self.recurrent_kernel = make_variable(weights.recurrent_kernel)
-        self.bias = make_variable(weights.bias)
+        self._kind = kind
+        self.num_states = kind.num_states
+        self.kernel = make_variable(cell.kernel)
+        self.recurrent_kernel = make_variable(cell.recurrent_kernel)
+        self.bias = make_variable(cell.bias)  # (G H,), or (2, G H) of inputs and of states
+
+    def __call__(self, inputs: Any, states: Tensors) -> Tensors:
+        x, r = tf.matmul(inputs, self.kernel), tf.matmul(states[0], self.recurrent_kernel)
+        if len(self.bias.shape) == 1:
+            x += self.bias
+        else:
+            x, r = x + self.bias[0], r + self.bias[1]
+        return self._kind.run_step(tf, x, r, states)
 
 
-class _LSTM(_Recurrence):
-    num_states = 2
-
-    def __call__(self, inputs: Any, states: list[Any]) -> list[Any]:
-        hidden, memory = states
-        gates = tf.matmul(inputs, self.kernel) + tf.matmul(hidden, self.recurrent_kernel)
-        i, f, g, o = tf.split(gates + self.bias, 4, axis=-1)
-        memory = tf.sigmoid(f) * memory + tf.sigmoid(i) * tf.tanh(g)
-        return [tf.sigmoid(o) * tf.tanh(memory), memory]
+def _keep(condition: Any, new: Tensors, old: Tensors) -> Tensors:
+    """Return the `new` states of the texts for which `condition`, `(n,)`, holds."""
+    return [tf.where(condition[:, None], n, o) for n, o in zip(new, old, strict=True)]
 
 
-class _GRU(_Recurrence):
-    def __call__(self, inputs: Any, states: list[Any]) -> list[Any]:
-        hidden = states[0]
-        xz, xr, xg = tf.split(tf.matmul(inputs, self.kernel) + self.bias[0], 3, axis=-1)
-        recurrent = tf.matmul(hidden, self.recurrent_kernel) + self.bias[1]
-        hz, hr, hg = tf.split(recurrent, 3, axis=-1)
-        z = tf.sigmoid(xz + hz)
-        return [z * hidden + (1 - z) * tf.tanh(xg + tf.sigmoid(xr + hr) * hg)]
+def pick(values: Any, indices: Any) -> Any:
+    """Return one entry of each row, `(n, N), (n,) -> (n,)`."""
+    return tf.gather(values, indices, batch_dims=1)
 
 
-class _SimpleRNN(_Recurrence):
-    def __call__(self, inputs: Any, states: list[Any]) -> list[Any]:
-        products = tf.matmul(inputs, self.kernel) + tf.matmul(states[0], self.recurrent_kernel)
-        return [tf.tanh(products + self.bias)]
-
-
-_MAY_BE_MINUS_INFINITY = ("row_bias", "column_bias", "word_bias")
-
-_LAYERS = {"lstm": _LSTM, "gru": _GRU, "rnn": _SimpleRNN}
-
-
-def _pack(is_set: np.ndarray) -> tf.Variable:
-    """Return booleans `(R, C)` as one bit each: a table of ten million words must be small."""
-    return make_variable(np.packbits(is_set, axis=1, bitorder="little"), tf.uint8)
-
-
-def _unpack(packed: tf.Variable, rows: Any, num_columns: int) -> Any:
-    """Return the booleans of `rows`, `(n, C)`."""
-    numbers = tf.cast(tf.gather(packed, rows), tf.int32)  # (n, C / 8)
-    bits = numbers[:, :, None] // [1, 2, 4, 8, 16, 32, 64, 128] % 2
-    return tf.reshape(bits, [-1, 8 * packed.shape[1]])[:, :num_columns] == 1
-
-
-def make_variable(values: Any, dtype: Any = tf.float32) -> tf.Variable:
-    """Return a constant of the exported graph, which is saved apart from it."""
-    return tf.Variable(ops.convert_to_numpy(values), trainable=False, dtype=dtype)
-
-
-def check_exportable(model: LightRNNModel) -> None:
-    """Raise unless the model is a built `LightRNNModel` whose weights float32 can compute with."""
-    if not isinstance(model, LightRNNModel):
-        raise TypeError(
-            f"`model` must be a `LightRNNModel`. Received: model={model!r}. Export other models of "
-            "these layers with `model.export`, which writes log-probabilities."
-        )
-    if not model.built:
-        raise ValueError(
-            "`model` must be built before it is exported. Received: a model without weights. "
-            "Train it, load it, or call `model.build`."
-        )
-    for weight in model.weights:
-        values = ops.convert_to_numpy(weight)
-        # Minus infinity makes words impossible, which is no error.
-        is_allowed = np.isneginf(values) if weight.name in _MAY_BE_MINUS_INFINITY else False
-        is_wrong = ~((np.abs(values) <= _MAX_WEIGHT) | is_allowed)
-        if is_wrong.any():
-            raise ValueError(
-                f"Exported weights must be finite and at most {_MAX_WEIGHT:g} in absolute value. "
-                f"Received: {np.count_nonzero(is_wrong)} other numbers in {weight.path}. The "
-                "training has diverged: load earlier weights, and train with a lower learning rate "
-                "or with `global_clipnorm`."
-            )
+def _pick_texts(context: Tensors, texts: Any) -> Tensors:
+    return context if texts is None else [tf.gather(x, texts) for x in context]

@@ -7,14 +7,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_lightrnn._internal.files import make_directory
 from keras_lightrnn.data import Vocabulary
 from keras_lightrnn.models import LightRNNModel
+from keras_lightrnn.serving.composed import ComposedNetwork, find_softmax
 from keras_lightrnn.serving.limits import ServingLimits
-from keras_lightrnn.serving.network import Network, check_exportable, make_variable
+from keras_lightrnn.serving.network import Network, make_network
 from keras_lightrnn.serving.search import (
     find_best_cells,
     generate_cells,
@@ -28,10 +30,12 @@ from keras_lightrnn.serving.served_vocabulary import (
 )
 from keras_lightrnn.serving.versions import check_readable, claim_version
 from keras_lightrnn.serving.warm_up import write_warm_up_requests
+from keras_lightrnn.serving.weights import check_one_table, check_weights, make_variable
+from keras_lightrnn.table.allocation import Allocation
 
 
 def export_saved_model(
-    model: LightRNNModel,
+    model: LightRNNModel | keras.Model,
     vocabulary: Vocabulary,
     path: str | os.PathLike[str],
     reorder_vocabulary: bool = False,
@@ -70,7 +74,10 @@ def export_saved_model(
     negative or not finite, or ids outside the vocabulary.
 
     Args:
-        model: `LightRNNModel`, built, on any Keras backend.
+        model: `LightRNNModel`, built, on any Keras backend. Or, on the TensorFlow backend, a
+            functional model with causal layers between one input of word ids,
+            `keras.Input((None,))`, and a `TwoComponentSoftmax` with a gated row reader. Of such a
+            model, `generate` computes all words of a text again for each word that it adds.
         vocabulary: `Vocabulary` of the `V` words of the model.
         path: Directory of the versions of the model. It is created if it does not exist.
         reorder_vocabulary: Boolean, whether the SavedModel numbers words by their cells. The
@@ -85,10 +92,12 @@ def export_saved_model(
         The directory written, `path/version`.
 
     Raises:
-        TypeError: if the model is not a `LightRNNModel` or the limits are not `ServingLimits`.
-        ValueError: if the model is not built, its weights are not finite or above 1e12, the
-            vocabulary is not that of the model, the version is negative, or the absolute path
-            contains one of the characters `*?[\\`, which TensorFlow reads as patterns.
+        TypeError: if the model is of another kind, or the limits are not `ServingLimits`.
+        RuntimeError: for a functional model on another backend than TensorFlow.
+        ValueError: if the model has several word tables or is not built, its weights are not
+            finite or above 1e12, the vocabulary is not that of the model, the version is
+            negative, or the absolute path contains one of the characters `*?[\\`, which
+            TensorFlow reads as patterns.
         FileExistsError: if the version exists, or another export is writing it.
 
     Example:
@@ -104,8 +113,17 @@ def export_saved_model(
     >>> version.name, tuple(best["words"].shape)
     ('1', (2, 3))
     """
-    check_exportable(model)
-    allocation = model.word_table.allocation
+    is_light_rnn = isinstance(model, LightRNNModel)
+    softmax = model.softmax if is_light_rnn else find_softmax(model)
+    if not is_light_rnn and keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "A functional model is exported by its own layers, on the TensorFlow backend. "
+            f"Received: backend {keras.backend.backend()!r}. Save the model, and load and export "
+            "it with KERAS_BACKEND=tensorflow."
+        )
+    check_one_table(softmax)
+    check_weights(model)
+    allocation = softmax.word_table.allocation
     check_vocabulary(vocabulary, allocation)
     limits = ServingLimits() if limits is None else limits
     if not isinstance(limits, ServingLimits):
@@ -125,7 +143,11 @@ def export_saved_model(
         else:
             vocabulary.save(words_path)
         served = _ServedModel(
-            model, ServedVocabulary(words_path, unknown_id, end_id), reorder_vocabulary, limits
+            make_network(model) if is_light_rnn else ComposedNetwork(model),
+            allocation,
+            ServedVocabulary(words_path, unknown_id, end_id),
+            reorder_vocabulary,
+            limits,
         )
         signatures = {
             # OpenVINO, among others, reads no other signature than the default.
@@ -149,7 +171,8 @@ class _ServedModel(tf.Module):
 
     def __init__(
         self,
-        model: LightRNNModel,
+        network: Network,
+        allocation: Allocation,
         vocabulary: ServedVocabulary,
         ids_are_cells: bool,
         limits: ServingLimits,
@@ -157,8 +180,7 @@ class _ServedModel(tf.Module):
         super().__init__()
         self._vocabulary = vocabulary
         self._limits = limits
-        self._network = Network(model)
-        allocation = model.word_table.allocation
+        self._network = network
         self._size = allocation.vocabulary_size
         self._cells = self._words = None
         self._num_ids = allocation.num_cells
@@ -183,7 +205,7 @@ class _ServedModel(tf.Module):
         words = self._check_limit("words", words, "words", length - 2, "max_words_per_text")
         is_valid = (words >= 0) & (words < self._num_ids)
         requirement = f"Word ids must lie in [0, {self._num_ids})"
-        if self._words is None and self._network.empty_cells is not None:
+        if self._words is None and self._network.softmax.empty_cells is not None:
             is_valid &= ~self._is_empty(words)
             requirement += " and be cells that hold a word"
         words = _check(
@@ -216,8 +238,9 @@ class _ServedModel(tf.Module):
     @tf.function(input_signature=[_TEXT, tf.TensorSpec((), tf.int32, "k")], autograph=False)
     def next_words(self, text: Any, k: Any) -> dict[str, Any]:
         k = _check_shape("k", k, [])
-        most = min(self._size, self._limits.max_k)
-        advice = f"The vocabulary has {self._size} words. {_describe(self._limits, 'max_k')}"
+        num_words = self._size - (self._network.padding_cell is not None)
+        most = min(num_words, self._limits.max_k)
+        advice = f"The vocabulary has {num_words} words. {_describe(self._limits, 'max_k')}"
         k = _check(
             k, (k >= 1) & (k <= most), f"`k` must lie in [1, {most}]. Received k =", k, advice
         )
@@ -251,7 +274,8 @@ class _ServedModel(tf.Module):
             "`temperature` must be finite and not negative. Received temperature =",
             temperature,
         )
-        cells = generate_cells(self._network, self._read(text), length, temperature, seed)
+        states = self._read(text, room=length)
+        cells = generate_cells(self._network, states, length, temperature, seed)
         words = self._get_words(cells)
         return {"words": words, "text": tf.strings.reduce_join(words, axis=1, separator=" ")}
 
@@ -281,16 +305,16 @@ class _ServedModel(tf.Module):
             _describe(self._limits, limit),
         )
 
-    def _read(self, text: Any) -> list[Any]:
+    def _read(self, text: Any, room: Any = 0) -> list[Any]:
         ids = self._encode(text)
         lengths = tf.cast(ids.row_lengths(), tf.int32)
-        return read_prefixes(self._network, self._get_cells(ids.to_tensor()), lengths)
+        return read_prefixes(self._network, self._get_cells(ids.to_tensor()), lengths, room)
 
     def _is_empty(self, cells: Any) -> Any:
         """Return whether cells hold no word; what is no cell at all is not asked for."""
         cells = tf.clip_by_value(cells, 0, self._num_ids - 1)
         rows, columns = cells // self._network.num_columns, cells % self._network.num_columns
-        empty = self._network.find_empty_cells(tf.reshape(rows, [-1]))  # (B * N, C)
+        empty = self._network.softmax.find_empty_cells(tf.reshape(rows, [-1]))  # (B * N, C)
         empty = tf.gather(empty, tf.reshape(columns, [-1]), batch_dims=1)
         return tf.reshape(empty, tf.shape(cells))
 

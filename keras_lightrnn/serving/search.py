@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lightrnn.serving.network import Network
+from keras_lightrnn.serving.network import Network, pick
 
 # Rows of each text that the search expands in one step.
 _ROWS_AT_ONCE = 16
-# Texts that are computed together, and the largest number of floats in one tensor of theirs.
+# Texts that are expanded together, and the largest number of floats in one tensor of theirs.
 _TEXTS_AT_ONCE = 64
 _FLOATS_AT_ONCE = 1 << 22
 # Log-probability of impossible words inside the search. Empty cells come after it.
@@ -38,81 +38,41 @@ def score_cells(network: Network, cells: Any, lengths: Any) -> Any:
     num_log_probs = tf.maximum(tf.shape(cells)[1] - 1, 0)
 
     def score_block(cells: Any, lengths: Any) -> list[Any]:
-        log_probs = _score_block(network, cells[:, : tf.reduce_max(lengths)])
+        log_probs = network.score_texts(cells[:, : tf.reduce_max(lengths)])
         log_probs = tf.where(tf.sequence_mask(lengths - 1, tf.shape(log_probs)[1]), log_probs, 0.0)
         missing = num_log_probs - tf.shape(log_probs)[1]
         return [tf.pad(log_probs, [[0, 0], [0, missing]])]
 
-    (log_probs,) = _map_by_length(score_block, cells, lengths, [(tf.float32, [None])])
+    (log_probs,) = _map_by_length(network, score_block, cells, lengths, [(tf.float32, [None])])
     return log_probs
 
 
-def _score_block(network: Network, cells: Any) -> Any:
-    rows, columns = network.split_cells(cells)
-    is_read = network.is_read(cells)
-    batch_size, length = tf.unstack(tf.shape(cells))
-
-    def score_one(t: Any, log_probs: Any, *states: Any) -> Any:
-        old = list(states)
-        old = _keep(is_read[:, t], network.read_columns(cells[:, t], old), old)
-        row_log_probs = network.compute_row_log_probs(old)
-        row = rows[:, t + 1]
-        new = _keep(is_read[:, t + 1], network.read_rows(row, old), old)
-        column_log_probs = network.compute_column_log_probs(row, new)
-        picked = _pick(row_log_probs, row) + _pick(column_log_probs, columns[:, t + 1])
-        return (t + 1, log_probs.write(t, picked), *new)
-
-    log_probs = tf.TensorArray(tf.float32, tf.maximum(length - 1, 0), element_shape=[None])
-    _, log_probs, *_ = tf.while_loop(
-        lambda t, *_: t < length - 1,
-        score_one,
-        (tf.constant(0), log_probs, *network.make_states(batch_size)),
-    )
-    return tf.transpose(log_probs.stack())
-
-
-def read_prefixes(network: Network, cells: Any, lengths: Any) -> list[Any]:
+def read_prefixes(network: Network, cells: Any, lengths: Any, room: Any = 0) -> list[Any]:
     """Return the states after texts of different lengths.
 
     Args:
         network: `Network`.
         cells: `(B, N)` int32.
         lengths: `(B,)` int32, cells of each text, from 1 to `N`.
-
-    Returns:
-        States, `(B, H)` each.
+        room: int32 scalar, how many words may be read after the texts.
     """
 
     def read_block(cells: Any, lengths: Any) -> list[Any]:
-        rows, _ = network.split_cells(cells)
-        is_read = network.is_read(cells) & tf.sequence_mask(lengths, tf.shape(cells)[1])
-        start = network.make_states(tf.shape(cells)[0])
-        states = _keep(is_read[:, 0], network.read_columns(cells[:, 0], start), start)
+        return network.read_texts(cells, lengths, room)
 
-        def read_one(t: Any, *states: Any) -> Any:
-            old = list(states)
-            new = network.read_columns(cells[:, t], network.read_rows(rows[:, t], old))
-            return (t + 1, *_keep(is_read[:, t], new, old))
-
-        _, *states = tf.while_loop(
-            lambda t, *_: t < tf.reduce_max(lengths), read_one, (tf.constant(1), *states)
-        )
-        return states
-
-    kinds = [(tf.float32, [network.units])] * network.num_states
-    return _map_by_length(read_block, cells, lengths, kinds)
+    return _map_by_length(network, read_block, cells, lengths, network.state_kinds)
 
 
 def find_best_cells(network: Network, states: list[Any], k: Any) -> tuple[Any, Any]:
-    """Return the `k` likeliest cells after a column half-step and their log-probabilities.
+    """Return the `k` likeliest cells to follow texts, and their log-probabilities.
 
     The search expands rows in falling order of probability, some at a time, until no further row
-    can hold a better cell. It is exact. Empty cells are never among the answers.
+    can hold a better cell. It is exact. Empty cells and padding are never among the answers.
 
     Args:
         network: `Network`.
-        states: States after a column half-step, `(B, H)` each.
-        k: int32 scalar, from 1 to `V`.
+        states: States of the texts.
+        k: int32 scalar, from 1 to the number of words without padding.
 
     Returns:
         `(B, k)` int32 and `(B, k)` float32, best first.
@@ -122,7 +82,7 @@ def find_best_cells(network: Network, states: list[Any], k: Any) -> tuple[Any, A
         return list(_find_best_in_block(network, list(states), k))
 
     kinds = [(tf.int32, [None]), (tf.float32, [None])]
-    cells, log_probs = _map_blocks(find_block, states, kinds, _get_block_size(network))
+    cells, log_probs = _map_blocks(find_block, states, kinds, _choose_block_size(network))
     return cells, log_probs
 
 
@@ -130,36 +90,36 @@ def _find_best_in_block(network: Network, states: list[Any], k: Any) -> tuple[An
     batch_size = tf.shape(states[0])[0]
     num_columns = network.num_columns
     at_once = min(_ROWS_AT_ONCE, network.num_rows)
-    log_probs, order = tf.math.top_k(network.compute_row_log_probs(states), network.num_rows)
+    row_log_probs, context = network.predict_rows(states)
+    log_probs, order = tf.math.top_k(row_log_probs, network.num_rows)
     padding = [[0, 0], [0, -network.num_rows % at_once]]
     # Rows past the last one are impossible; (B, R'), a multiple of `at_once`.
     log_probs = tf.pad(log_probs, padding, constant_values=float("-inf"))
     order = tf.pad(order, padding)
-    repeated = [tf.repeat(state, at_once, axis=0) for state in states]
+    texts = tf.repeat(tf.range(batch_size), at_once)
 
     def is_unsure(start: Any, _: Any, best: Any) -> Any:
         bound = log_probs[:, tf.minimum(start, network.num_rows - 1)]
-        if network.has_impossible_words:
+        if network.softmax.has_impossible_words:
             bound = tf.maximum(bound, _LEAST)
         return (start < network.num_rows) & tf.reduce_any(best[:, -1] < bound)
 
     def expand(start: Any, best_cells: Any, best: Any) -> Any:
         rows = order[:, start : start + at_once]  # (B, n)
         flat_rows = tf.reshape(rows, [-1])
-        columns = network.compute_column_log_probs(
-            flat_rows, network.read_rows(flat_rows, repeated)
-        )
+        columns, _ = network.expand_rows(texts, flat_rows, context)
         columns = tf.reshape(columns, [batch_size, at_once, num_columns])
-        row_log_probs = log_probs[:, start : start + at_once, None]
-        joint = row_log_probs + columns  # minus infinity in empty cells
-        if network.has_impossible_words:
+        cells = rows[:, :, None] * num_columns + tf.range(num_columns)  # (B, n, C)
+        joint = log_probs[:, start : start + at_once, None] + columns  # -inf in empty cells
+        if network.softmax.has_impossible_words:
             # They are answers if `k` asks for all words; empty cells and missing rows never are.
             is_missing = tf.reshape(tf.range(start, start + at_once) >= network.num_rows, [-1, 1])
-            if network.empty_cells is not None:
-                is_empty = network.find_empty_cells(flat_rows)
+            if network.softmax.empty_cells is not None:
+                is_empty = network.softmax.find_empty_cells(flat_rows)
                 is_missing |= tf.reshape(is_empty, [batch_size, at_once, num_columns])
             joint = tf.where(is_missing, float("-inf"), tf.maximum(joint, _LEAST))
-        cells = rows[:, :, None] * num_columns + tf.range(num_columns)  # (B, n, C)
+        if network.padding_cell is not None:
+            joint = tf.where(cells == network.padding_cell, float("-inf"), joint)
         shape = [batch_size, at_once * num_columns]
         joint = tf.concat([best, tf.reshape(joint, shape)], axis=1)
         best, places = tf.math.top_k(joint, k)
@@ -191,7 +151,7 @@ def sample_cells(
 
     Args:
         network: `Network`.
-        states: States after a column half-step, `(B, H)` each.
+        states: States of the texts.
         temperature: Positive float64 scalar.
         seed: `(2,)` int64.
         step: int64 scalar; every step has different random numbers.
@@ -199,7 +159,8 @@ def sample_cells(
     Returns:
         `(B,)` int32.
     """
-    row_logits = _temper(network.compute_row_log_probs(states), temperature)
+    row_log_probs, context = network.predict_rows(states)
+    row_logits = _temper(row_log_probs, temperature)
     # sum_c P(c)^(1/t) is at most 1 for t <= 1, and at most C^(1 - 1/t) above.
     bound = tf.maximum(1 - 1 / temperature, 0) * math.log(network.num_columns)
     batch_size = tf.shape(row_logits)[0]
@@ -209,12 +170,16 @@ def sample_cells(
             return tf.stack([seed[0], seed[1] + step * (1 << 32) + 3 * attempt + purpose])
 
         rows = _sample(weights, make_seed(0))
-        column_log_probs = network.compute_column_log_probs(rows, network.read_rows(rows, states))
+        column_log_probs, _ = network.expand_rows(None, rows, context)
+        if network.padding_cell is not None:
+            cells_of_rows = rows[:, None] * network.num_columns + tf.range(network.num_columns)
+            is_padding = cells_of_rows == network.padding_cell
+            column_log_probs = tf.where(is_padding, float("-inf"), column_log_probs)
         column_logits = _temper(column_log_probs, temperature)
         columns = _sample(column_logits, make_seed(1))
-        weight = _pick(row_logits, rows) + tf.reduce_logsumexp(column_logits, axis=1)
+        weight = pick(row_logits, rows) + tf.reduce_logsumexp(column_logits, axis=1)
         uniform = tf.random.stateless_uniform([batch_size], make_seed(2), dtype=tf.float64)
-        is_accepted = tf.math.log(uniform) < weight - _pick(weights, rows)
+        is_accepted = tf.math.log(uniform) < weight - pick(weights, rows)
         cells = tf.where(is_drawn, cells, rows * network.num_columns + columns)
         places = tf.stack([tf.range(batch_size), rows], axis=1)
         weights = tf.tensor_scatter_nd_update(weights, places, weight)
@@ -251,9 +216,7 @@ def generate_cells(
                 ),
                 lambda: _find_best_in_block(network, old, 1)[0][:, 0],
             )
-            rows, _ = network.split_cells(cells)
-            new = network.read_columns(cells, network.read_rows(rows, old))
-            return (t + 1, chosen.write(t, cells), *_keep(network.is_read(cells), new, old))
+            return (t + 1, chosen.write(t, cells), *network.read_words(cells, old))
 
         chosen = tf.TensorArray(tf.int32, length, element_shape=[None])
         _, chosen, *_ = tf.while_loop(
@@ -263,31 +226,37 @@ def generate_cells(
 
     places = tf.range(tf.shape(states[0])[0], dtype=tf.int64)
     (cells,) = _map_blocks(
-        generate_block, [places, *states], [(tf.int32, [None])], _get_block_size(network)
+        generate_block, [places, *states], [(tf.int32, [None])], _choose_block_size(network)
     )
     return cells
 
 
-def _get_block_size(network: Network) -> int:
+def _choose_block_size(network: Network) -> int:
     """Return how many texts the search expands together, by the memory that their rows take."""
-    floats_per_text = _ROWS_AT_ONCE * network.num_columns * max(network.word_dim, 1)
+    floats_per_cell = max(network.softmax.word_dim, network.softmax.num_components)
+    floats_per_text = _ROWS_AT_ONCE * network.num_columns * floats_per_cell
     return max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats_per_text))
 
 
 def _map_by_length(
-    function: Callable[..., list[Any]], cells: Any, lengths: Any, kinds: list[Any]
+    network: Network,
+    function: Callable[..., list[Any]],
+    cells: Any,
+    lengths: Any,
+    kinds: list[Any],
 ) -> list[Any]:
     """Apply `_map_blocks` to texts sorted by length; results are in the order of the texts."""
     order = tf.argsort(lengths, stable=True)
+    size = network.choose_block_size(tf.shape(cells)[1])
     results = _map_blocks(
-        function, [tf.gather(cells, order), tf.gather(lengths, order)], kinds, _TEXTS_AT_ONCE
+        function, [tf.gather(cells, order), tf.gather(lengths, order)], kinds, size
     )
     places = tf.math.invert_permutation(order)
     return [tf.gather(result, places) for result in results]
 
 
 def _map_blocks(
-    function: Callable[..., list[Any]], tensors: list[Any], kinds: list[Any], size: int
+    function: Callable[..., list[Any]], tensors: list[Any], kinds: list[Any], size: Any
 ) -> list[Any]:
     """Apply a function to blocks of a batch, one after the other, and join the results.
 
@@ -295,7 +264,7 @@ def _map_blocks(
         function: From slices of `tensors` to as many results as there are `kinds`.
         tensors: List of tensors `(B, ...)`.
         kinds: For each result, its dtype and its shape without the batch axis.
-        size: Integer, the largest block.
+        size: Integer or int32 scalar, the largest block.
     """
     batch_size = tf.shape(tensors[0])[0]
     num_blocks = -(-batch_size // size)
@@ -317,15 +286,6 @@ def _map_blocks(
         parallel_iterations=1,  # blocks bound the memory
     )
     return [array.concat() for array in arrays]
-
-
-def _keep(condition: Any, new: list[Any], old: list[Any]) -> list[Any]:
-    """Return the `new` states of the texts for which `condition`, `(B,)`, holds."""
-    return [tf.where(condition[:, None], n, o) for n, o in zip(new, old, strict=True)]
-
-
-def _pick(values: Any, indices: Any) -> Any:
-    return tf.gather(values, indices, batch_dims=1)
 
 
 def _temper(log_probs: Any, temperature: Any) -> Any:

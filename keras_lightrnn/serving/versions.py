@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras_lightrnn._internal.checks import check_not_negative
+from keras_lightrnn._internal.path_lock import PathLock
 
 # TensorFlow reads variables by a pattern: `*` could match the files of another model.
 _PATTERN_CHARACTERS = "*?[" + ("" if os.sep == "\\" else "\\")
@@ -33,50 +34,38 @@ def check_readable(path: str | os.PathLike[str]) -> None:
 def claim_version(path: Path, version: int | None) -> Iterator[Path]:
     """Give the directory of a version that no other export writes at the same time.
 
-    An empty directory `.{version}.export` in `path` marks the version until the block ends. A
-    process that is killed leaves it behind; the version is not chosen by itself then.
+    A lock in `path` marks the version until the block or the process ends.
 
     Args:
         path: Directory of the versions; created if it does not exist.
-        version: Integer, or `None` for the next one that is neither there nor being written.
+        version: Integer, or `None` for the next one that neither exists nor is being written.
 
     Raises:
         ValueError: if the version is negative.
         FileExistsError: if the version exists, or another export is writing it.
     """
+    number = 1
     if version is not None:
-        check_not_negative("version", version)
-    path.mkdir(parents=True, exist_ok=True)
-    names = os.listdir(path)
-    number = version
-    if version is None:
-        number = 1 + max((int(name) for name in names if name.isdecimal()), default=0)
+        number = check_not_negative("version", version)
+    elif path.exists():
+        number += max((int(name) for name in os.listdir(path) if name.isdecimal()), default=0)
     while True:
-        target, claim = path / str(number), path / f".{number}.export"
-        is_claimed = False
-        with contextlib.suppress(FileExistsError):
-            claim.mkdir()
-            is_claimed = True
+        target = path / str(number)
         try:
-            if is_claimed and not os.path.lexists(target):
-                yield target
-                return
-        finally:
-            if is_claimed:
-                claim.rmdir()
+            lock = PathLock(path / f".{number}")  # a hidden name, which is no version
+        except RuntimeError as error:
+            problem = f"which another export is writing. {error}"
+        else:
+            try:
+                if not os.path.lexists(target):
+                    yield target
+                    return
+            finally:
+                lock.release()
+            problem = f"and {str(target)!r} exists. Remove the directory to write it again."
         if version is not None:
-            raise _make_error(target, None if is_claimed else claim)
+            raise FileExistsError(
+                f"A version is written once. Received: version={version}, {problem} Give another "
+                "version, or leave it out for the next one."
+            )
         number += 1
-
-
-def _make_error(target: Path, claim: Path | None) -> FileExistsError:
-    if claim is None:
-        return FileExistsError(
-            f"A version is written once. Received: version={target.name}, and {str(target)!r} "
-            "exists. Give another version, leave it out for the next one, or remove the directory."
-        )
-    return FileExistsError(
-        f"Only one export may write a version. Received: version={target.name}, which another "
-        f"export is writing or has left by {str(claim)!r}. Give another version, leave it out for "
-        "the next one, or remove that directory if no export is running."
-    )

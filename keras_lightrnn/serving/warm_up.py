@@ -1,4 +1,4 @@
-"""Requests that TensorFlow Serving runs when it loads a model, before the first client."""
+"""Requests that TensorFlow Serving runs when it loads a model, before those of clients."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def write_warm_up_requests(
 ) -> None:
     """Write `assets.extra/tf_serving_warmup_requests` into a SavedModel.
 
-    It is a TFRecord file of `PredictionLog` messages. Their four wrappers are encoded here, by
-    the protocol buffer wire format, because the package that defines them
-    (`tensorflow-serving-api`) is of no other use to an export.
+    The file is a TFRecord of `PredictionLog` messages. This function encodes their four wrappers
+    in the protocol buffer wire format, because an export needs nothing else of the package that
+    defines them (`tensorflow-serving-api`).
 
     Args:
-        directory: SavedModel.
-        requests: Names of signatures and their inputs, by name.
+        directory: Directory of the SavedModel.
+        requests: List of pairs of a signature's name and a dictionary of its inputs.
     """
     folder = os.path.join(directory, "assets.extra")
     os.makedirs(folder)

@@ -8,6 +8,8 @@ import numpy as np
 from keras_lightrnn import Allocation, LightRNNModel
 
 V, R, C = 43, 20, 3  # more rows than are searched at once, empty cells, an empty row
+READER = {"row_reading": "reader"}
+MIXTURE = {"row_reading": "reader", "num_components": 3}
 
 
 def make_cells():

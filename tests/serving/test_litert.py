@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from exportable import C, R, V, make_model
+from exportable import MIXTURE, READER, C, R, V, make_model
 
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.data import Vocabulary, token_windows
@@ -77,6 +77,9 @@ def test_runs_without_tensorflow_and_equals_the_model(model, vocabulary, tmp_pat
     [
         ("gru", {"word_bias": None, "word_dim": 3, "num_word_vectors": V - 9}),
         ("rnn", {"cells": np.arange(R * C), "dtype": "mixed_bfloat16"}),
+        ("lstm", {**READER, "word_dim": 2}),
+        ("gru", {**MIXTURE, "word_dim": 3, "num_word_vectors": V - 9}),
+        ("rnn", {**MIXTURE, "cells": np.arange(R * C), "dtype": "mixed_bfloat16"}),
     ],
 )
 def test_other_models(tmp_path, recurrence, options, rng):
@@ -87,6 +90,26 @@ def test_other_models(tmp_path, recurrence, options, rng):
     words = rng.integers(model.word_table.vocabulary_size, size=(3, 6))
     cells = model.word_table.allocation.cells[words]
     assert phone.score(cells) == pytest.approx(float32.score(words), abs=1e-4)
+    by_cell = model.word_table.allocation.words.ravel()
+    for text, of_text in zip(words, cells, strict=True):
+        best, log_probs = phone.next_cells(of_text, 10)
+        expected = float32.next_words(text, 10)
+        assert by_cell[best].tolist() == expected[0].tolist()
+        assert log_probs == pytest.approx(expected[1], abs=1e-4)
+
+
+def test_a_quantized_mixture(tmp_path, rng):
+    model = make_model(**MIXTURE, word_dim=3)
+    for weight in model.trainable_weights:  # as large as trained ones
+        weight.assign(0.3 * np.array(weight))
+    words = rng.integers(V, size=(20, 12))
+    cells = model.word_table.allocation.cells[words]
+    expected = model.score(words)
+    for quantize, tolerance in ("float16", 0.002), ("int8", 0.02):
+        phone = Phone(export_litert(model, tmp_path / f"{quantize}.tflite", quantize))
+        log_probs = phone.score(cells)
+        assert log_probs.mean() == pytest.approx(expected.mean(), abs=tolerance)
+        assert log_probs == pytest.approx(expected, abs=20 * tolerance)
 
 
 def test_quantized_perplexity_on_real_text(trained, tmp_path):
@@ -101,10 +124,10 @@ def test_quantized_perplexity_on_real_text(trained, tmp_path):
         perplexity = np.exp(-Phone(path).score(cells).mean())
         assert perplexity == pytest.approx(expected, rel=tolerance)
         sizes[quantize] = path.stat().st_size
-    # Of each weight there is one copy, though both signatures use it; 32 kB are not weights.
+    # Of each weight there is one copy, though both signatures use it; 36 kB are not weights.
     num_weights = sum(int(np.prod(weight.shape)) for weight in model.weights[:-2])
     for quantize, num_bytes in ((None, 4), ("float16", 2), ("int8", 1)):
-        assert num_bytes * num_weights < sizes[quantize] < num_bytes * num_weights + 32_000
+        assert num_bytes * num_weights < sizes[quantize] < num_bytes * num_weights + 36_000
 
 
 @pytest.mark.parametrize("quantize", [None, "int8"])

@@ -11,13 +11,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from exportable import C, R, V, make_cells, make_model
+from exportable import MIXTURE, READER, C, R, V, make_cells, make_model
 from served import call, decode, needs_c_api, run_c_api
 from tensorflow.python.tools import saved_model_cli
 
-from keras_lightrnn import LightRNNModel
+from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.data import Vocabulary
-from keras_lightrnn.serving import export_saved_model, saved_model
+from keras_lightrnn.serving import ServingLimits, export_saved_model, saved_model
 
 # Of unlike lengths, with unknown words, an empty one, and white space of every kind.
 TEXTS = ["w3 w1 nobody", "", "東京", "naïve\u2003w2\x85w3\n\tw7 w7  ", "<eos> <unk> w38"]
@@ -79,25 +79,22 @@ def test_next_words_equal_the_models(served, model, vocabulary, k):
     assert_next_words(served, model, vocabulary, TEXTS, k)
 
 
-def test_greedy_texts_equal_the_models(served, model, vocabulary):
-    answer = call(served, "generate", text=TEXTS, length=6, temperature=0, seed=0)
-    for i, text in enumerate(TEXTS):
+def assert_greedy_texts(served, model, vocabulary, texts):
+    answer = call(served, "generate", text=texts, length=6, temperature=0, seed=0)
+    for i, text in enumerate(texts):
         expected = model.generate(read(vocabulary, text), length=6, temperature=0)
         assert answer["text"][i].decode() == vocabulary.decode(expected)
         assert answer["text"][i] == b" ".join(answer["words"][i])
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
-def test_samples_follow_the_distribution(served_by_id, model, vocabulary, temperature):
+def test_greedy_texts_equal_the_models(served, model, vocabulary):
+    assert_greedy_texts(served, model, vocabulary, TEXTS)
+
+
+def assert_samples(served, model, vocabulary, temperature):
     prefix, num_samples = read(vocabulary, "w3 w1"), 20_000
-    answer = call(
-        served_by_id,
-        "generate",
-        text=["w3 w1"] * num_samples,
-        length=2,
-        temperature=temperature,
-        seed=7,
-    )
+    sampling = {"length": 2, "temperature": temperature, "seed": 7}
+    answer = call(served, "generate", text=["w3 w1"] * num_samples, **sampling)
     ids = np.vectorize(lambda word: vocabulary.id_of(word.decode()))(answer["words"])
 
     def assert_frequencies(sampled, prefix):
@@ -110,6 +107,19 @@ def test_samples_follow_the_distribution(served_by_id, model, vocabulary, temper
     assert_frequencies(ids[:, 0], prefix)
     first = np.bincount(ids[:, 0]).argmax()
     assert_frequencies(ids[ids[:, 0] == first, 1], [*prefix, first])
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_samples_follow_the_distribution(served_by_id, model, vocabulary, temperature):
+    assert_samples(served_by_id, model, vocabulary, temperature)
+
+
+def test_samples_follow_a_mixture(vocabulary, tmp_path):
+    model = make_model(**MIXTURE)
+    limits = ServingLimits(max_batch_size=20_000)
+    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path, limits=limits))
+    for temperature in (0.5, 2.0):
+        assert_samples(served, model, vocabulary, temperature)
 
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e30])
@@ -167,29 +177,59 @@ def test_ids_are_scored(served, directory, model, rng, name):
     ("recurrence", "options"),
     [
         ("lstm", {"word_bias": None, "cells": np.arange(R * C)}),
-        pytest.param(
-            "gru",
-            {"word_bias": "trainable", "num_layers": 1, "mask_zero": True},
-            marks=pytest.mark.xfail(reason="served models still answer padding"),
-        ),
+        ("gru", {"word_bias": "trainable", "num_layers": 1, "mask_zero": True}),
         ("rnn", {"word_bias": None, "stateful": True}),
         ("lstm", {"word_dim": 3, "num_word_vectors": V - 9}),
         ("gru", {"word_dim": 2}),
+        ("lstm", READER),
+        ("gru", {**READER, "word_bias": None, "cells": np.arange(R * C), "word_dim": 2}),
+        ("gru", {**MIXTURE, "word_dim": 3, "num_word_vectors": V - 9}),
+        ("rnn", {**MIXTURE, "word_bias": "trainable", "mask_zero": True}),
     ],
-    ids=["lstm-full-table", "gru-mask", "rnn-stateful", "some-word-vectors", "word-vectors"],
+    ids=[
+        "lstm-full-table",
+        "gru-mask",
+        "rnn-stateful",
+        "some-word-vectors",
+        "word-vectors",
+        "reader",
+        "reader-full-table-word-vectors",
+        "mixture-some-word-vectors",
+        "mixture-mask",
+    ],
 )
 def test_every_kind_of_model(tmp_path, recurrence, options, rng):
     model = make_model(recurrence, **options)
     size = model.word_table.vocabulary_size
     vocabulary = Vocabulary(["<pad>", *(f"w{i}" for i in range(size - 3)), "<unk>", "<eos>"])
     served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
-    assert_scores(served, model, vocabulary, ["w1 w2 w3 zzz"])
-    for text in ("w1 w2 w3 zzz", "w1 <pad> w3", "<pad> w2 <pad>"):
-        assert_next_words(served, model, vocabulary, [text], k=size)
-    words = rng.integers(size, size=(2, 7))
-    words[:, [0, 3]] = 0
-    answer = call(served, "score_ids", words=words)
-    assert answer["log_probs"] == pytest.approx(model.score(words), abs=1e-4)
+    assert_scores(served, model, vocabulary, ["w1 w2 w3 zzz", "w1"])
+    texts = ["w1 w2 w3 zzz", "w1 <pad> w3", "<pad> w2 <pad>"]
+    assert_next_words(served, model, vocabulary, texts, k=size - model.mask_zero)
+    assert_greedy_texts(served, model, vocabulary, texts)
+    words = rng.integers(1, size, size=(2, 7))
+    if model.mask_zero:  # padding is not read; its own log-probability means nothing
+        words[:, 3] = 0
+    answer = call(served, "score_ids", words=words)["log_probs"]
+    counts = words[:, 1:] != 0
+    assert answer[counts] == pytest.approx(model.score(words)[counts], abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, MIXTURE], ids=["half-steps", "mixture"])
+def test_padding_is_never_sampled(tmp_path, options):
+    model = make_model(mask_zero=True, word_bias="trainable", **options)
+    word_bias = np.zeros(V, np.float32)
+    word_bias[0] = 9  # by itself, padding would be the likeliest word everywhere
+    model.softmax.word_bias_values.assign(word_bias)
+    vocabulary = Vocabulary(["<pad>", *(f"w{i}" for i in range(V - 3)), "<unk>", "<eos>"])
+    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
+    assert_next_words(served, model, vocabulary, ["w1", ""], k=V - 1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"`k` must lie in \[1, 42\]"):
+        call(served, "next_words", text=["w1"], k=V)
+    for temperature in (0, 0.5, 1, 2):
+        sampling = {"length": 4, "temperature": temperature, "seed": 0}
+        words = call(served, "generate", text=["w1"] * 50, **sampling)["words"]
+        assert b"<pad>" not in words
 
 
 def test_mixed_precision_is_served_in_float32(tmp_path, vocabulary):
@@ -352,6 +392,14 @@ def test_weights_must_not_overflow(vocabulary, tmp_path):
     model = make_model()
     model.softmax.row_kernel.assign(np.full(model.softmax.row_kernel.shape, 1e13))
     with pytest.raises(ValueError, match=r"at most 1e\+12 in .* 120 other numbers in .*row_kernel"):
+        export_saved_model(model, vocabulary, tmp_path)
+
+
+def test_several_tables_are_refused(vocabulary, tmp_path):
+    tables = [Allocation(make_cells(), R, C), Allocation(make_cells()[::-1], R, C)]
+    model = LightRNNModel(tables, 4, 4, row_reading="reader")
+    model.build((None, None))
+    with pytest.raises(ValueError, match=r"with one word table.* a model with 2 word tables"):
         export_saved_model(model, vocabulary, tmp_path)
 
 

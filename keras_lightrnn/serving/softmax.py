@@ -1,0 +1,203 @@
+"""A trained `TwoComponentSoftmax` in plain TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_lightrnn.serving.weights import make_variable
+from keras_lightrnn.table.allocation import Allocation
+
+_LEAST = float(np.finfo(np.float32).min)
+
+
+class ServedSoftmax(tf.Module):
+    """Log-probabilities of rows, and of columns given their row, in float32.
+
+    Empty cells, and words whose bias is minus infinity, have the log-probability minus infinity.
+
+    Args:
+        softmax: `TwoComponentSoftmax`, built.
+
+    Attributes:
+        num_rows, num_columns: Integers `R` and `C`.
+        num_components: Integer `M`, the components of the prediction.
+        word_dim: Integer, the size of word vectors, or 0.
+        empty_cells: `(R, ceil(C / 8))` uint8, one bit for each cell without a word; `None` for a
+            full table.
+        has_impossible_words: Boolean, whether a word has the probability 0 by its biases.
+    """
+
+    def __init__(self, softmax: Any) -> None:
+        super().__init__()
+        allocation = softmax.word_table.allocation
+        self.num_rows, self.num_columns = allocation.shape
+        self.num_components = softmax.num_components
+        self.word_dim = softmax.word_dim
+        self.row_kernel = make_variable(softmax.row_kernel)
+        self.column_kernel = make_variable(softmax.column_kernel)
+        column_bias = softmax.column_bias
+        self.column_bias = make_variable(
+            np.zeros(self.num_columns) if column_bias is None else column_bias
+        )
+        self._copy_biases(softmax, allocation)
+        if self.word_dim:
+            self.word_kernel = make_variable(append_zeros(softmax.word_kernel))
+            self.word_projection = make_variable(softmax.word_projection)  # (H, K)
+            num_vectors = softmax.word_kernel.shape[0]
+            indices = _find_vectors(allocation, num_vectors)
+            self.vector_indices = make_variable(indices, tf.int32)  # (R, C)
+
+    def _copy_biases(self, softmax: Any, allocation: Allocation) -> None:
+        is_impossible = is_empty = allocation.words < 0  # (R, C)
+        if softmax.word_bias_values is None:
+            row_bias = np.where(is_empty.all(axis=1), -np.inf, 0.0)
+            self.word_bias = None
+        else:
+            by_cell = np.full(allocation.num_cells, -np.inf, np.float32)
+            by_cell[allocation.cells] = ops.convert_to_numpy(softmax.word_bias_values)
+            word_bias = by_cell.reshape(allocation.shape)
+            row_bias = np.asarray(np.logaddexp.reduce(word_bias, axis=1, dtype=np.float64))
+            is_impossible = np.isneginf(word_bias)
+            # Finite numbers only: quantization to int8 scales by the largest one.
+            self.word_bias = make_variable(np.where(is_impossible, 0, word_bias))  # (R, C)
+        if softmax.row_bias is not None:
+            row_bias = row_bias + ops.convert_to_numpy(softmax.row_bias)
+        self.row_bias = make_variable(row_bias)  # (R,)
+        self.empty_cells = _pack(is_empty) if is_empty.any() else None
+        self._impossible_cells = self.empty_cells
+        if (is_impossible != is_empty).any():
+            self._impossible_cells = _pack(is_impossible)
+        self.has_impossible_words = self._impossible_cells is not self.empty_cells or any(
+            np.isneginf(ops.convert_to_numpy(bias)).any()
+            for bias in (softmax.row_bias, softmax.column_bias)
+            if bias is not None
+        )
+
+    def compute_row_log_probs(self, queries: Any) -> Any:
+        """Return the log-probabilities of all rows, `(n, M, H) -> (n, M, R)`."""
+        return tf.nn.log_softmax(_project(queries, self.row_kernel, self.row_bias))
+
+    def compute_column_log_probs(self, queries: Any, rows: Any) -> Any:
+        """Return the log-probabilities of all columns of rows, `(n, M, H), (n,) -> (n, M, C)`.
+
+        They are minus infinity for every column of a row without possible words.
+        """
+        logits = _project(queries, self.column_kernel, self.column_bias)
+        if self.word_bias is not None:
+            logits += tf.gather(self.word_bias, rows)[:, None]
+        if self.word_dim:
+            logits += self._compute_vector_terms(queries, rows)
+        if self._impossible_cells is None:
+            return tf.nn.log_softmax(logits)
+        is_impossible = _unpack(self._impossible_cells, rows, self.num_columns)[:, None]
+        log_probs = tf.nn.log_softmax(tf.where(is_impossible, _LEAST, logits))
+        return tf.where(is_impossible, float("-inf"), log_probs)
+
+    def _compute_vector_terms(self, queries: Any, rows: Any) -> Any:
+        queries = tf.matmul(tf.reshape(queries, [-1, queries.shape[-1]]), self.word_projection)
+        vectors = tf.gather(self.word_kernel, tf.gather(self.vector_indices, rows))  # (n, C, K)
+        queries = tf.reshape(queries, [tf.shape(rows)[0], -1, self.word_dim])  # (n, M, K)
+        return tf.matmul(queries, vectors, transpose_b=True)
+
+    def find_empty_cells(self, rows: Any) -> Any:
+        """Return which cells of `rows` are empty, `(n, C)`; the table must not be full."""
+        return _unpack(self.empty_cells, rows, self.num_columns)
+
+
+class ServedReaderSoftmax(ServedSoftmax):
+    """A softmax with a gated row reader: predicts words from states `(n, H)` of any network.
+
+    Args:
+        softmax: `TwoComponentSoftmax` with a `GatedRowReader`, built.
+    """
+
+    def __init__(self, softmax: Any) -> None:
+        super().__init__(softmax)
+        reader = softmax.row_reader
+        self.query_kernel = make_variable(softmax.query_kernel)  # (H, M H)
+        self.query_bias = make_variable(softmax.query_bias)
+        self.row_gate = make_variable(reader.row_gate)
+        self.row_shift = None if reader.row_shift is None else make_variable(reader.row_shift)
+        if self.num_components > 1:
+            self.component_kernel = make_variable(softmax.component_kernel)  # (H, M)
+            self.component_bias = make_variable(softmax.component_bias)
+
+    def predict_rows(self, states: Any) -> tuple[Any, list[Any]]:
+        """Return the log-probabilities of the next rows, `(n, R)`, and a context.
+
+        The context is the queries `(n, M, H)` and, for a mixture, the log of the share that each
+        component has in each row, `(n, R, M)`.
+        """
+        queries = tf.tanh(tf.matmul(states, self.query_kernel) + self.query_bias)
+        queries = tf.reshape(queries, [-1, self.num_components, self.row_kernel.shape[1]])
+        log_probs = self.compute_row_log_probs(queries)  # (n, M, R)
+        if self.num_components == 1:
+            return log_probs[:, 0], [queries]
+        weights = tf.matmul(states, self.component_kernel) + self.component_bias
+        joint = tf.nn.log_softmax(weights)[:, :, None] + log_probs
+        row_log_probs = _log_sum_exp(joint)  # (n, R)
+        # An impossible row has no shares, and not NaN.
+        shares = joint - tf.maximum(row_log_probs, _LEAST)[:, None]
+        return row_log_probs, [queries, tf.transpose(shares, [0, 2, 1])]
+
+    def expand_rows(self, texts: Any, rows: Any, context: list[Any]) -> Any:
+        """Return the log-probabilities of columns given rows, `(m, C)`.
+
+        Args:
+            texts: `(m,)` int32, the text that each row follows; `None` for one row of each text.
+            rows: `(m,)` int32.
+            context: What `predict_rows` returned.
+        """
+        queries, *shares = context
+        if texts is not None:
+            queries = tf.gather(queries, texts)  # (m, M, H)
+        queries *= 1 + tf.gather(self.row_gate, rows)[:, None]
+        if self.row_shift is not None:
+            queries += tf.gather(self.row_shift, rows)[:, None]
+        log_probs = self.compute_column_log_probs(queries, rows)  # (m, M, C)
+        if self.num_components == 1:
+            return log_probs[:, 0]
+        texts = tf.range(tf.shape(rows)[0]) if texts is None else texts
+        of_rows = tf.gather_nd(shares[0], tf.stack([texts, rows], axis=1))  # (m, M)
+        return _log_sum_exp(of_rows[:, :, None] + log_probs)
+
+
+def _project(x: Any, kernel: Any, bias: Any) -> Any:
+    """Return `(n, M, H) -> (n, M, N)` for a kernel `(N, H)`, by one product of two matrices."""
+    flat = tf.reshape(x, [-1, x.shape[-1]])
+    logits = tf.matmul(flat, kernel, transpose_b=True) + bias
+    return tf.reshape(logits, [-1, x.shape[1], kernel.shape[0]])
+
+
+def _find_vectors(allocation: Allocation, num_vectors: int) -> np.ndarray:
+    """Return the index of each cell's word vector, `(R, C)`; `num_vectors` where it has none."""
+    words = allocation.words
+    return np.where((words >= 0) & (words < num_vectors), words, num_vectors)
+
+
+def append_zeros(vectors: Any) -> np.ndarray:
+    """Return word vectors and a vector of zeros, for cells whose word has none."""
+    vectors = ops.convert_to_numpy(vectors)
+    return np.concatenate([vectors, np.zeros_like(vectors[:1])])
+
+
+def _pack(is_set: np.ndarray) -> tf.Variable:
+    """Return booleans `(R, C)` as one bit each: a table of ten million words must be small."""
+    return make_variable(np.packbits(is_set, axis=1, bitorder="little"), tf.uint8)
+
+
+def _unpack(packed: tf.Variable, rows: Any, num_columns: int) -> Any:
+    """Return the booleans of `rows`, `(n, C)`."""
+    numbers = tf.cast(tf.gather(packed, rows), tf.int32)  # (n, C / 8)
+    bits = numbers[:, :, None] // [1, 2, 4, 8, 16, 32, 64, 128] % 2
+    return tf.reshape(bits, [-1, 8 * packed.shape[1]])[:, :num_columns] == 1
+
+
+def _log_sum_exp(x: Any) -> Any:
+    """Return the log of the sum over axis 1; minus infinity if all terms are."""
+    largest = tf.maximum(tf.reduce_max(x, axis=1), _LEAST)
+    return tf.math.log(tf.reduce_sum(tf.exp(x - largest[:, None]), axis=1)) + largest

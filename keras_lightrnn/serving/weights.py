@@ -1,0 +1,62 @@
+"""Weights of a model as variables of an exported graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_lightrnn.models import LightRNNModel
+
+# Weights above it could overflow float32 in a product of three.
+_MAX_WEIGHT = 1e12
+# Minus infinity there makes words impossible, which is no error.
+_MAY_BE_MINUS_INFINITY = ("row_bias", "column_bias", "word_bias")
+
+
+def make_variable(values: Any, dtype: Any = tf.float32) -> tf.Variable:
+    """Return a constant of the exported graph, which is saved apart from it."""
+    return tf.Variable(ops.convert_to_numpy(values), trainable=False, dtype=dtype)
+
+
+def check_light_rnn_model(model: Any) -> None:
+    """Raise unless the model is a `LightRNNModel`."""
+    if not isinstance(model, LightRNNModel):
+        raise TypeError(
+            f"`model` must be a `LightRNNModel`. Received: model={model!r}. Export other models of "
+            "these layers with `export_saved_model` or, for log-probabilities, `model.export`."
+        )
+
+
+def check_one_table(softmax: Any) -> None:
+    """Raise unless a softmax predicts from one word table."""
+    num_tables = 1 + len(softmax.further_tables)
+    if num_tables > 1:
+        raise ValueError(
+            "Exports serve models with one word table, whose search goes row by row. Received: a "
+            f"model with {num_tables} word tables. Export a model with one table and more "
+            "components."
+        )
+
+
+def check_weights(model: keras.Model) -> None:
+    """Raise unless the model is built and float32 can compute with its weights."""
+    if not model.built:
+        raise ValueError(
+            "`model` must be built before it is exported. Received: a model without weights. "
+            "Train it, load it, or call `model.build`."
+        )
+    for weight in model.weights:
+        values = ops.convert_to_numpy(weight)
+        is_allowed = np.isneginf(values) if weight.name in _MAY_BE_MINUS_INFINITY else False
+        is_wrong = ~((np.abs(values) <= _MAX_WEIGHT) | is_allowed)
+        if is_wrong.any():
+            raise ValueError(
+                f"Exported weights must be finite and at most {_MAX_WEIGHT:g} in absolute value. "
+                f"Received: {np.count_nonzero(is_wrong)} other numbers in {weight.path}. The "
+                "training has diverged: load earlier weights, and train with a lower learning rate "
+                "or with `global_clipnorm`."
+            )

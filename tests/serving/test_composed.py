@@ -1,0 +1,179 @@
+"""Functional models of the layers, exported with text in and words out."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from exportable import C, R, V, make_cells
+from served import call, decode, needs_c_api, run_c_api
+
+from keras_lightrnn import Allocation, WordTable
+from keras_lightrnn.data import Vocabulary
+from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.serving import ServingLimits, export_litert, export_saved_model
+
+TEXTS = ["w3 w1 nobody", "", "w2 w7 w7 w3 w4 w9", "<pad> w5"]
+DIM = 6
+
+
+@keras.saving.register_keras_serializable("tests")
+class CausalAttention(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = keras.layers.MultiHeadAttention(2, 3)
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+        self.built = True
+
+    def call(self, x):
+        return x + self.attention(x, x, use_causal_mask=True)
+
+
+def make_composed(kind, mask_zero=False, is_shifted=True):
+    keras.utils.set_random_seed(0)
+    table = WordTable(Allocation(make_cells(), R, C))
+    words = keras.Input((None,), dtype="int32", name="words")
+    read = words[:, :-1] if is_shifted else words
+    x = TwoComponentEmbedding(table, DIM, combine="gate", mask_zero=mask_zero)(read)
+    if kind == "gru":
+        x = keras.layers.GRU(DIM, return_sequences=True)(x)
+        x = keras.layers.Dense(DIM, "tanh")(x)
+    else:
+        x = CausalAttention()(x)
+        x = keras.layers.LayerNormalization()(x)
+    softmax = TwoComponentSoftmax(
+        table,
+        word_bias="trainable",
+        row_reader="gated",
+        num_components=2,
+        word_dim=2,
+        mask_zero=mask_zero,
+    )
+    if is_shifted:
+        model = keras.Model(words, softmax(x, words[:, 1:]))
+    else:
+        targets = keras.Input((None,), dtype="int32", name="targets")
+        model = keras.Model([targets, words], softmax(x, targets))
+    for index, weight in enumerate(model.trainable_weights):
+        weight.assign(np.random.default_rng(index).normal(size=weight.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def words():
+    return Vocabulary(["<pad>", *(f"w{i}" for i in range(V - 3)), "<unk>", "<eos>"])
+
+
+def score(model, texts):
+    """Return the log-probabilities of the words of texts `(B, N)` after their first."""
+    texts = np.atleast_2d(texts)
+    inputs = texts if len(model.inputs) == 1 else [texts[:, 1:], texts[:, :-1]]
+    return np.asarray(model(inputs))
+
+
+def predict(model, prefix):
+    """Return the log-probabilities of all words after a prefix, each scored by itself."""
+    return score(model, [[*prefix, word] for word in range(V)])[:, -1].copy()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mask_zero", "is_shifted"), [("gru", True, True), ("attention", False, False)]
+)
+def test_composed_models(tmp_path, words, kind, mask_zero, is_shifted):
+    model = make_composed(kind, mask_zero, is_shifted)
+    # Attention reads padding, which its network does not mask.
+    texts = TEXTS if mask_zero else TEXTS[:3]
+    served = tf.saved_model.load(export_saved_model(model, words, tmp_path))
+    scores = call(served, "score", text=texts)
+    best = call(served, "next_words", text=texts, k=V - mask_zero)
+    chosen = call(served, "generate", text=texts, length=3, temperature=0, seed=0)["words"]
+    for i, text in enumerate(texts):
+        prefix = [words.end_id, *words.encode(text)[:-1]]
+        size = len(prefix)
+        counts = np.array([*prefix[1:], words.end_id]) != 0 if mask_zero else np.full(size, True)
+        [expected] = score(model, [*prefix, words.end_id])
+        assert scores["log_probs"][i, :size][counts] == pytest.approx(expected[counts], abs=1e-4)
+        log_probs = predict(model, prefix)
+        log_probs[: int(mask_zero)] = -np.inf
+        order = np.argsort(-log_probs)[: V - mask_zero]
+        assert decode(best["words"][i]) == [words.words[word] for word in order]
+        assert best["log_probs"][i] == pytest.approx(log_probs[order], abs=1e-4)
+        for word in chosen[i]:
+            log_probs = predict(model, prefix)
+            log_probs[: int(mask_zero)] = -np.inf
+            assert words.words[np.argmax(log_probs)] == word.decode()
+            prefix.append(words.id_of(word.decode()))
+
+
+def test_many_texts_in_blocks(tmp_path, words, rng):
+    model = make_composed("gru")
+    served = tf.saved_model.load(export_saved_model(model, words, tmp_path))
+    texts = [" ".join(f"w{i}" for i in rng.integers(40, size=i * 7 % 11)) for i in range(100)]
+    for signature, options in ("score", {}), ("next_words", {"k": 5}):
+        together = call(served, signature, text=texts, **options)["log_probs"]
+        for i in (0, 50, 99):
+            [alone] = call(served, signature, text=[texts[i]], **options)["log_probs"]
+            assert alone == pytest.approx(together[i][: len(alone)], abs=1e-4)
+    sampling = {"length": 3, "temperature": 1.0, "seed": 0}
+    assert call(served, "generate", text=texts, **sampling)["words"].shape == (100, 3)
+
+
+@needs_c_api
+def test_servers_run_composed_models(tmp_path, words):
+    model = make_composed("gru", mask_zero=True)
+    path = export_saved_model(model, words, tmp_path, limits=ServingLimits(max_length=4))
+    served = tf.saved_model.load(path)
+    requests = [
+        ("score", {"text": TEXTS}),
+        ("next_words", {"text": TEXTS, "k": 4}),
+        ("generate", {"text": TEXTS, "length": 4, "temperature": 0.7, "seed": 3}),
+        ("score_ids", {"words": [[1, 2, 3]]}),
+        ("generate", {"text": TEXTS, "length": 5, "temperature": 0.7, "seed": 3}),
+    ]
+    *answers, refused = run_c_api(path, requests, tmp_path)
+    for (name, inputs), answer in zip(requests, answers, strict=False):
+        for key, expected in call(served, name, **inputs).items():
+            if expected.dtype == object:
+                assert answer[key]["values"] == decode(expected.ravel())
+            else:
+                values = np.reshape(answer[key]["values"], expected.shape)
+                assert values == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert "`length` must lie in [1, 4]" in refused["error"]
+
+
+def test_a_loaded_model_is_exported(tmp_path, words):
+    model = make_composed("gru")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    served = tf.saved_model.load(export_saved_model(loaded, words, tmp_path / "served"))
+    ids = np.array([[3, 1, 4, 1, 5]])
+    answer = call(served, "score_ids", words=ids)["log_probs"][0]
+    assert answer == pytest.approx(score(model, ids)[0], abs=1e-4)
+
+
+def test_other_models_are_refused(tmp_path, words):
+    ids = keras.Input((None,), dtype="int32")
+    table = WordTable(V)
+    half_steps = keras.layers.GRU(4, return_sequences=True)(TwoComponentEmbedding(table, 4)(ids))
+    model = keras.Model(ids, TwoComponentSoftmax(table)(half_steps, ids[:, 1:]))
+    with pytest.raises(TypeError, match=r'gated row reader.*row_reader=None.*row_reader="gated"'):
+        export_saved_model(model, words, tmp_path)
+    vectors = TwoComponentEmbedding(table, 4, combine="gate")(ids)
+    softmax = TwoComponentSoftmax(table, row_reader="gated")
+    target = keras.Input((), dtype="int32")
+    model = keras.Model([ids, target], softmax(keras.layers.GRU(4)(vectors), target))
+    with pytest.raises(TypeError, match=r"states \(B, T, H\).*shape \(None, 4\)"):
+        export_saved_model(model, words, tmp_path)
+    fixed = keras.Input((5,), dtype="int32")
+    states = TwoComponentEmbedding(table, 4, combine="gate")(fixed[:, :-1])
+    softmax = TwoComponentSoftmax(table, row_reader="gated")
+    with pytest.raises(TypeError, match=r"one input of word ids.*\(None, 5\)"):
+        export_saved_model(keras.Model(fixed, softmax(states, fixed[:, 1:])), words, tmp_path)
+    with pytest.raises(TypeError, match=r"`LightRNNModel`, or a functional .* 0 such layers"):
+        export_saved_model(keras.Model(ids, vectors), words, tmp_path)
+    with pytest.raises(TypeError, match="must be a `LightRNNModel`"):
+        export_litert(model, tmp_path / "model.tflite")
+    assert list(tmp_path.iterdir()) == []
