@@ -179,10 +179,10 @@ def _backward(
             is_word = others[-1]
             dx, dr = _select(is_word, [dx, dr], [ops.zeros_like(dx), ops.zeros_like(dr)])
             d_states = _select(is_word, d_states, gradients)
-        return d_states, [dx, dr] if has_recurrent_bias else [dx]
+        return d_states, [dx] if recurrence.adds_products else [dx, dr]
 
     sequences = [gates, d_hidden, previous, *others, *([] if mask is None else [mask])]
-    shapes = [(d_hidden.shape[1], size)] * (1 + has_recurrent_bias)
+    shapes = [(d_hidden.shape[1], size)] * (1 if recurrence.adds_products else 2)
     d_states, products = scan(step, d_last, sequences, shapes, reverse=True, unstack=True)
 
     dx, dr = (ops.reshape(d, (-1, size)) for d in (products[0], products[-1]))  # (L B, 4H)

@@ -34,6 +34,8 @@ class Recurrence:
             dr, gradients of the states)`, without what comes through `r`; `dx` and `dr` are
             `(B, G H)`. `None` where training is to differentiate the Keras layer.
         num_residuals: Integer, how many residuals `(B, H)` a step has.
+        adds_products: Boolean, whether a step depends on `x + r` only, so that `dx` and `dr` are
+            equal. Training is faster then.
         has_cudnn: Boolean, whether the Keras layer runs on cuDNN on a GPU.
 
     Example:
@@ -48,6 +50,7 @@ class Recurrence:
     step: Callable[..., Any]
     step_gradient: Callable[..., Any] | None = None
     num_residuals: int = 0
+    adds_products: bool = False
     has_cudnn: bool = False
 
     def run_step(self, ops: Any, x: Any, r: Any, states: Sequence[Any]) -> list[Any]:
@@ -190,8 +193,18 @@ def get_recurrence(name: str) -> Recurrence:
 
 
 for _recurrence in (
-    Recurrence("lstm", keras.layers.LSTM, 2, _lstm_step, _lstm_step_gradient, has_cudnn=True),
+    Recurrence(
+        "lstm",
+        keras.layers.LSTM,
+        2,
+        _lstm_step,
+        _lstm_step_gradient,
+        adds_products=True,
+        has_cudnn=True,
+    ),
     Recurrence("gru", keras.layers.GRU, 1, _gru_step, _gru_step_gradient, 1, has_cudnn=True),
-    Recurrence("rnn", keras.layers.SimpleRNN, 1, _rnn_step, _rnn_step_gradient),
+    Recurrence(
+        "rnn", keras.layers.SimpleRNN, 1, _rnn_step, _rnn_step_gradient, adds_products=True
+    ),
 ):
     register_recurrence(_recurrence)

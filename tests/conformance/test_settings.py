@@ -49,6 +49,34 @@ def use(model):
         assert model.next_words(windows, k=3)[0].max() < V
 
 
+@pytest.fixture
+def floatx(request):
+    before = keras.config.floatx()
+    keras.config.set_floatx(request.param)
+    yield
+    keras.config.set_floatx(before)
+
+
+@pytest.mark.parametrize(
+    ("floatx", "dtype", "name"),
+    [
+        ("float64", None, "lstm"),
+        ("float64", None, "gru"),
+        ("float64", "float32", "rnn"),
+        ("float64", None, "functional"),
+        ("float16", None, "gru"),
+        ("float16", "float32", "lstm"),
+        ("float16", None, "keras path"),
+        # TensorFlow has no orthogonal initializer in bfloat16.
+        ("bfloat16", "float32", "functional"),
+    ],
+    indirect=["floatx"],
+)
+@pytest.mark.usefixtures("floatx")
+def test_floatx(dtype, name):
+    use(MODELS[name](dtype=dtype))
+
+
 @pytest.mark.parametrize("name", ["lstm", "gru", "keras path", "functional"])
 def test_functions_run_eagerly(name):
     tf.config.run_functions_eagerly(True)

@@ -1,0 +1,134 @@
+"""A new recurrence is one record: nothing else in the package knows its name."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from keras_lightrnn import LightRNNModel
+from keras_lightrnn.data import Vocabulary
+from keras_lightrnn.recurrence import Recurrence, get_recurrence, kinds, register_recurrence
+from keras_lightrnn.serving import export_litert, export_saved_model
+
+V = 23
+
+
+class MinimalGatedCell(keras.layers.Layer):
+    """`h' = (1 - f) h + f tanh(x_h + f r_h)` with `f = sigmoid(x_f + r_f)`."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = self.state_size = self.output_size = units
+
+    def build(self, input_shape):
+        size = 2 * self.units
+        self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], size))
+        self.recurrent_kernel = self.add_weight(name="recurrent_kernel", shape=(self.units, size))
+        self.bias = self.add_weight(name="bias", shape=(size,), initializer="zeros")
+        self.built = True
+
+    def call(self, inputs, states, training=None):
+        xf, xh = ops.split(ops.matmul(inputs, self.kernel) + self.bias, 2, axis=-1)
+        rf, rh = ops.split(ops.matmul(states[0], self.recurrent_kernel), 2, axis=-1)
+        forget = ops.sigmoid(xf + rf)
+        hidden = (1 - forget) * states[0] + forget * ops.tanh(xh + forget * rh)
+        return hidden, [hidden]
+
+
+def make_layer(units, name=None, dtype=None, **kwargs):
+    cell = MinimalGatedCell(units, dtype=dtype)
+    return keras.layers.RNN(cell, name=name, dtype=dtype, **kwargs)
+
+
+def step(ops, x, r, states):
+    forget = ops.sigmoid(x[0] + r[0])
+    candidate = ops.tanh(x[1] + forget * r[1])
+    hidden = (1 - forget) * states[0] + forget * candidate
+    return ops.stack([forget, candidate]), [hidden], []
+
+
+def step_gradient(gates, states, residuals, gradients):
+    forget, candidate = gates
+    (hidden,), (r,), (d_hidden,) = states, residuals, gradients
+    d_candidate = d_hidden * forget * (1 - candidate * candidate)
+    d_forget = (d_hidden * (candidate - hidden) + d_candidate * r) * forget * (1 - forget)
+    dx = ops.concatenate([d_forget, d_candidate], axis=1)
+    dr = ops.concatenate([d_forget, d_candidate * forget], axis=1)
+    return dx, dr, [d_hidden * (1 - forget)]
+
+
+def step_with_residual(ops, x, r, states):
+    gates, new_states, _ = step(ops, x, r, states)
+    return gates, new_states, [r[1]]
+
+
+RECORDS = [
+    Recurrence("minimal", make_layer, num_states=1, step=step),
+    Recurrence("minimal", make_layer, 1, step_with_residual, step_gradient, num_residuals=1),
+]
+
+
+@pytest.fixture(params=RECORDS, ids=["keras", "fused"])
+def record(request, monkeypatch):
+    monkeypatch.setitem(kinds._RECURRENCES, "minimal", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("row_reading", ["recurrence", "reader"])
+def test_trains_searches_generates_and_exports(record, row_reading, tmp_path):
+    keras.utils.set_random_seed(0)
+    vocabulary = Vocabulary(["<eos>", "<unk>", *(f"w{i}" for i in range(V - 2))])
+    model = LightRNNModel(
+        V, 5, 6, num_layers=2, recurrence="minimal", row_reading=row_reading, mask_zero=False
+    )
+    assert model.recurrent_stack.is_fused == (record.step_gradient is not None)
+    model.compile(keras.optimizers.Adam(0.05))
+    windows = np.tile(np.arange(2, 8), (32, 1)) + np.arange(32)[:, None] % 10
+    losses = model.fit(windows, epochs=6, verbose=0).history["loss"]
+    assert losses[-1] < 0.9 * losses[0]
+
+    prefix = windows[0, :4]
+    log_probs = model.word_log_probs(prefix)
+    words, found = model.next_words(prefix, k=3)
+    assert words.tolist() == np.argsort(-log_probs, kind="stable")[:3].tolist()
+    assert found == pytest.approx(log_probs[words], abs=1e-5)
+    assert model.score(windows)[0, 3] == pytest.approx(log_probs[windows[0, 4]], abs=1e-5)
+    assert model.generate(prefix, 3, temperature=0)[0] == words[0]
+
+    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path / "served"))
+    answer = served.signatures["score_ids"](words=tf.constant(windows[:4], tf.int32))
+    assert answer["log_probs"].numpy() == pytest.approx(model.score(windows[:4]), abs=1e-4)
+    export_litert(model, tmp_path / "model.tflite")
+
+
+def test_both_records_train_alike(monkeypatch):
+    windows = np.random.default_rng(0).integers(V, size=(16, 6))
+    weights = []
+    for record in RECORDS:
+        monkeypatch.setitem(kinds._RECURRENCES, "minimal", record)
+        keras.utils.set_random_seed(0)
+        model = LightRNNModel(V, 5, 6, recurrence="minimal", row_reading="reader")
+        model.compile(keras.optimizers.SGD(1.0))
+        model.fit(windows, epochs=2, shuffle=False, verbose=0)
+        weights.append([np.asarray(w) for w in model.trainable_weights])
+    for first, second in zip(*weights, strict=True):
+        assert second == pytest.approx(first, rel=1e-4, abs=1e-6)
+
+
+def test_the_name_must_be_new():
+    with pytest.raises(ValueError, match=r"must be new. Received: name='lstm'"):
+        register_recurrence(Recurrence("lstm", make_layer, num_states=1, step=step))
+    register_recurrence(get_recurrence("lstm"))  # the same one is no error
+    with pytest.raises(ValueError, match=r"one of \['gru', 'lstm', .*recurrence='elman'"):
+        get_recurrence("elman")
+    with pytest.raises(ValueError, match="recurrence='elman'"):
+        LightRNNModel(V, 4, 4, recurrence="elman")
+
+
+def test_fused_needs_a_gradient(monkeypatch):
+    monkeypatch.setitem(kinds._RECURRENCES, "minimal", RECORDS[0])
+    with pytest.raises(ValueError, match="has none"):
+        LightRNNModel(V, 4, 4, recurrence="minimal", recurrence_path="fused")
