@@ -77,7 +77,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     splits, size = read_splits(args)
     allocation = make_allocation(args.allocation, splits[0], size, args.seed)
-    model = LightRNNModel(allocation, embedding_dim=args.units, units=args.units, stateful=True)
+    model = LightRNNModel(
+        allocation,
+        embedding_dim=args.units,
+        units=args.units,
+        stateful=True,
+        row_reading="recurrence",
+    )
     model.compile(keras.optimizers.Adam(args.learning_rate, global_clipnorm=1.0))
     train, *others = make_windows(splits, size, args)
     model.fit(

@@ -43,7 +43,12 @@ Step = Callable[[], Any]
 def make_light_rnn(size: Sequence[int], path: str, policy: str) -> Step:
     batch_size, length, units, vocabulary_size = size
     model = LightRNNModel(
-        vocabulary_size, units, units, recurrence_path=path, dtype=keras.DTypePolicy(policy)
+        vocabulary_size,
+        units,
+        units,
+        recurrence_path=path,
+        dtype=keras.DTypePolicy(policy),
+        row_reading="recurrence",
     )
     model.build((batch_size, length + 1))
     model.compile("adam")

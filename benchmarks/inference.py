@@ -62,7 +62,13 @@ def make_model(args: argparse.Namespace) -> tuple[LightRNNModel, np.ndarray]:
         return model, vocabulary.encode_lines(read_lines(args.text))
     size = args.vocabulary_size
     has_bias = args.word_bias == "counts"
-    model = LightRNNModel(size, args.units, args.units, word_bias="counts" if has_bias else None)
+    model = LightRNNModel(
+        size,
+        args.units,
+        args.units,
+        word_bias="counts" if has_bias else None,
+        row_reading="recurrence",
+    )
     model.build((None, None))
     shares = 1 / np.arange(1, size + 1)  # Zipf
     if has_bias:

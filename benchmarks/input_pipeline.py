@@ -121,7 +121,11 @@ def measure_training(shards: TokenShards, arguments: argparse.Namespace) -> dict
     sizes = arguments.batch_size, arguments.sequence_length
     steps = arguments.steps
     model = LightRNNModel(
-        shards.vocabulary_size, arguments.units, arguments.units, word_bias="counts"
+        shards.vocabulary_size,
+        arguments.units,
+        arguments.units,
+        word_bias="counts",
+        row_reading="recurrence",
     )
     model.assign_word_counts(shards.count_words())
     model.compile("adam")

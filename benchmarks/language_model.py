@@ -81,6 +81,7 @@ def make_light_rnn(
         word_bias="counts",
         word_dim=word_dim,
         num_word_vectors=args.num_word_vectors if word_dim == args.word_dim else None,
+        row_reading="recurrence",
     )
     model.assign_word_counts(np.bincount(train, minlength=allocation.vocabulary_size))
     return model

@@ -44,7 +44,9 @@ def make_model(arguments: argparse.Namespace) -> Any:
 
     keras.utils.set_random_seed(0)
     allocation = Allocation.by_frequency(arguments.vocabulary_size)
-    model = LightRNNModel(allocation, arguments.units, arguments.units, arguments.layers)
+    model = LightRNNModel(
+        allocation, arguments.units, arguments.units, arguments.layers, row_reading="recurrence"
+    )
     model.build((None, None))
     num_rows, num_columns = allocation.shape
     ranks = np.arange(num_rows * num_columns, dtype=np.float32).reshape(num_rows, num_columns)

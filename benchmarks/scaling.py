@@ -57,7 +57,11 @@ def measure(args: argparse.Namespace, size: int) -> dict[str, Any]:
 
     before = get_peak_megabytes()
     model = LightRNNModel(
-        size, args.units, args.units, word_bias=None if args.word_bias == "none" else "counts"
+        size,
+        args.units,
+        args.units,
+        word_bias=None if args.word_bias == "none" else "counts",
+        row_reading="recurrence",
     )
     if args.word_bias == "counts":
         model.assign_word_counts(np.ones(size))

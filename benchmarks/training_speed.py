@@ -107,7 +107,9 @@ def make_light_rnn(
     from keras_lightrnn.callbacks import ReallocationCallback
 
     batch_size, length, units, vocabulary_size = size
-    model = LightRNNModel(vocabulary_size, units, units, recurrence_path=path)
+    model = LightRNNModel(
+        vocabulary_size, units, units, recurrence_path=path, row_reading="recurrence"
+    )
     model.build((batch_size, length + 1))
     model.recurrent_layers[0].unroll = unroll
     model.compile("adam", jit_compile=jit_compile)

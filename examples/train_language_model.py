@@ -83,6 +83,24 @@ def make_parser() -> argparse.ArgumentParser:
     model.add_argument("--recurrence", choices=("lstm", "gru", "rnn"), default="lstm")
     model.add_argument("--dropout", type=float, default=0.0, help="default: %(default)s")
     model.add_argument(
+        "--row-reading",
+        choices=("reader", "recurrence"),
+        default="reader",
+        help="one step a word, or two half-steps as published (default: %(default)s)",
+    )
+    model.add_argument(
+        "--components",
+        type=parse_size,
+        default=1,
+        help="components of the mixture that each table has (default: %(default)s)",
+    )
+    model.add_argument(
+        "--tables",
+        type=parse_size,
+        default=1,
+        help="tables of words; several need --allocation cooccurrence (default: %(default)s)",
+    )
+    model.add_argument(
         "--allocation",
         choices=("cooccurrence", "frequency", "random"),
         default="cooccurrence",
@@ -162,12 +180,13 @@ def make_strategy(devices: Sequence[str]) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(devices)
 
 
-def make_allocation(args: argparse.Namespace, train: np.ndarray, size: int) -> Allocation:
+def make_allocations(args: argparse.Namespace, train: np.ndarray, size: int) -> list[Allocation]:
+    """Return the first allocation of each table."""
     if args.allocation == "cooccurrence":
-        return Allocation.from_cooccurrence(train, size, seed=args.seed)
+        return Allocation.from_cooccurrence(train, size, seed=args.seed, num_tables=args.tables)
     if args.allocation == "random":
-        return Allocation.random(size, seed=args.seed)
-    return Allocation.by_frequency(size)
+        return [Allocation.random(size, seed=args.seed + index) for index in range(args.tables)]
+    return [Allocation.by_frequency(size)]
 
 
 def make_objective(args: argparse.Namespace, train: np.ndarray, size: int) -> Any:
@@ -196,7 +215,12 @@ def decode_row(vocabulary: Vocabulary, words: Iterable[int], most: int = 14) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.tables > 1 and args.allocation == "frequency":
+        parser.error(
+            "--tables: several tables by frequency are equal, choose --allocation cooccurrence"
+        )
     keras.utils.set_random_seed(args.seed)
     # Before anything else, because TensorFlow cannot divide a device that it has used.
     strategy = make_strategy(args.devices) if args.devices else tf.distribute.get_strategy()
@@ -216,8 +240,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     )
 
     start = time.perf_counter()
-    allocation = make_allocation(args, train, size)
-    print_stage(f"{args.allocation} allocation: {allocation}", start)
+    allocations = make_allocations(args, train, size)
+    print_stage(f"{args.allocation} allocation: {allocations[0]}", start)
 
     windows = [
         token_windows(words, args.batch_size, args.sequence_length, vocabulary_size=size)
@@ -225,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     ]
     with strategy.scope():
         model = LightRNNModel(
-            allocation,
+            allocations,
             embedding_dim=args.units,
             units=args.units,
             num_layers=args.layers,
@@ -234,6 +258,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             stateful=True,
             word_bias=None if args.word_bias == "none" else args.word_bias,
             word_dim=args.word_dim,
+            row_reading=args.row_reading,
+            num_components=args.components,
         )
         model.compile(
             keras.optimizers.Adam(

@@ -32,7 +32,15 @@ def make_models() -> dict[str, keras.Model]:
     allocation = Allocation.random(V, R, C, seed=1)
     padded = LightRNNModel(allocation, 5, 6, mask_zero=True)
     padded.build((None, None))
-    whole = LightRNNModel(allocation, 5, 6, word_bias="counts", word_dim=2, num_word_vectors=V - 5)
+    whole = LightRNNModel(
+        allocation,
+        5,
+        6,
+        word_bias="counts",
+        word_dim=2,
+        num_word_vectors=V - 5,
+        row_reading="recurrence",
+    )
     whole.build((None, None))
     return {"functional": functional, "padded": padded, "whole": whole}
 

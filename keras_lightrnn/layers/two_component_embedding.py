@@ -161,7 +161,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
                 name="word_projection", shape=(self.word_dim, self.output_dim)
             )
         for table in self.further_tables:
-            if not table.built:
+            if not table.built:  # type: ignore[has-type]
                 table.build(input_shape)
         self.built = True
 

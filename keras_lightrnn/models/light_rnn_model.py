@@ -65,12 +65,11 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         word_bias: `None`, `"counts"` or `"trainable"`, see `TwoComponentSoftmax`. With it,
             call `assign_word_counts` before `fit`.
         mask_zero: Boolean, whether word 0 is padding.
-        word_dim: Integer `K`, the size of two small vectors that each word has of its own, one
-            at the input and one at the output, beside those that it shares; 0 for none, as
-            published. They cost `2 V K` numbers and give most of what the sharing took: see the
-            README for figures.
-        num_word_vectors: Integer, how many words have them, the first ones: the most frequent
-            where ids go by falling frequency. `None` for all.
+        word_dim: Integer `K`, the size of two small vectors for each word, one at the input and
+            one at the output, in addition to the shared vectors; 0 for none, as published. They
+            cost `2 V K` numbers and lower perplexity: see `docs/results.md`.
+        num_word_vectors: Integer, how many words have them: the words `0 .. num_word_vectors - 1`,
+            which are the most frequent where ids go by falling frequency. `None` for all.
         recurrence_path: What runs the recurrence in `fit`, `evaluate`, and `score` of many
             batches: `"auto"` (default), `"fused"` or `"keras"`, see
             `keras_lightrnn.recurrence.RecurrentStack`.
@@ -121,7 +120,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         word_dim: int = 0,
         num_word_vectors: int | None = None,
         recurrence_path: str = "auto",
-        row_reading: str = "recurrence",
+        row_reading: str = "reader",
         num_components: int = 1,
         **kwargs: Any,
     ) -> None:

@@ -313,7 +313,8 @@ def _unpack(words: _Words, present: list[Any]) -> _Words:
         None if value is None else next(rest)
         for value in (words.queries, words.classes, words.places, *words.term_queries)
     ]
-    return _Words(*fields[:3], fields[3:])
+    queries, classes, places, *term_queries = fields
+    return _Words(queries, classes, places, term_queries)
 
 
 def _split(arrays: list[Any], words: _Words, weights: _Weights) -> list[Any]:

@@ -59,7 +59,7 @@ class SimilarityObjective(ReallocationObjective):
     weighted by counts, of the vectors of its new words. So a round raises perplexity at first, and
     later training more than makes up for it. Rounds are worth it early, in a training that
     continues: a good table of 249,022 words is better for a round after the first of eight epochs,
-    and worse after the first of three (see the README).
+    and worse after the first of three (see `docs/results.md`).
 
     Args:
         features: `(V, F)`, further features of the words, such as those that

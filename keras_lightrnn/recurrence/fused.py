@@ -162,6 +162,8 @@ def _backward(
     mask, indices, x, vectors, table, kernel, _, added_kernel = inputs[:8]
     recurrent_kernel, recurrent_bias, *first_states = inputs[8:]
     d_hidden, *d_last = upstream
+    step_gradient = recurrence.step_gradient
+    assert step_gradient is not None  # `is_fused` takes no other recurrence here
     num_states, size = len(first_states), recurrent_kernel.shape[1]
     has_recurrent_bias = recurrent_bias is not None
     gates, hidden, *others = outputs
@@ -173,7 +175,7 @@ def _backward(
         gates, d_output, *others = place
         states, residuals = others[:num_states], others[num_states : len(outputs) - 1]
         gradients = [gradients[0] + d_output, *gradients[1:]]
-        dx, dr, d_states = recurrence.step_gradient(gates, states, residuals, gradients)
+        dx, dr, d_states = step_gradient(gates, states, residuals, gradients)
         d_states[0] = d_states[0] + multiply(dr, transposed)
         if mask is not None:
             is_word = others[-1]

@@ -203,8 +203,6 @@ for _recurrence in (
         has_cudnn=True,
     ),
     Recurrence("gru", keras.layers.GRU, 1, _gru_step, _gru_step_gradient, 1, has_cudnn=True),
-    Recurrence(
-        "rnn", keras.layers.SimpleRNN, 1, _rnn_step, _rnn_step_gradient, adds_products=True
-    ),
+    Recurrence("rnn", keras.layers.SimpleRNN, 1, _rnn_step, _rnn_step_gradient, adds_products=True),
 ):
     register_recurrence(_recurrence)

@@ -52,12 +52,11 @@ def _round_up(length: int) -> int:
 
 def word_log_probs(predictor: Predictor, prefix: Any) -> np.ndarray:
     prefix, is_batch = _prepare(predictor, prefix, "prefix")
-    log_probs = []
+    found: list[np.ndarray] = []
     for search in _read(predictor, prefix):
         search.padding = None  # it has a probability, though it is never answered
-        log_probs += search.all_words()
-    log_probs = np.stack(log_probs)
-    return log_probs if is_batch else log_probs[0]
+        found += search.all_words()
+    return np.stack(found) if is_batch else found[0]
 
 
 def next_words(predictor: Predictor, prefix: Any, k: int) -> tuple[np.ndarray, np.ndarray]:

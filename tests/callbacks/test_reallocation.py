@@ -49,7 +49,7 @@ def test_a_round_lowers_the_cost_and_moves_words_in_the_table():
 
 def test_cost_is_the_loss_up_to_a_constant_of_each_word():
     """Swapping two words changes the cost as it changes the loss with fixed states."""
-    model = make_model()
+    model = make_model(row_reading="recurrence")
     windows = make_windows(32)
     softmax, table = model.softmax, model.word_table
     callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0, at_end=True)
@@ -574,7 +574,7 @@ def test_similarity_carries_output_vectors_too():
 
 
 def test_a_pass_over_data_sums_what_the_network_does_after_the_epoch():
-    model = make_model()
+    model = make_model(row_reading="recurrence")
     windows = make_windows()
     seen = {}
 

@@ -40,12 +40,23 @@ def make_windows() -> np.ndarray:
 
 def make_lstm(**kwargs: Any) -> LightRNNModel:
     arguments = {"num_layers": 2, "dropout": 0.1, "word_bias": "counts", "word_dim": 2}
-    model = LightRNNModel(make_allocation(), D, H, mask_zero=True, **arguments, **kwargs)
+    model = LightRNNModel(
+        make_allocation(), D, H, mask_zero=True, row_reading="recurrence", **arguments, **kwargs
+    )
     return prepare(model)
 
 
 def make_gru() -> LightRNNModel:
-    return prepare(LightRNNModel(make_allocation(), D, H, recurrence="gru", word_bias="trainable"))
+    return prepare(
+        LightRNNModel(
+            make_allocation(),
+            D,
+            H,
+            recurrence="gru",
+            word_bias="trainable",
+            row_reading="recurrence",
+        )
+    )
 
 
 def prepare(model: LightRNNModel) -> LightRNNModel:
@@ -143,7 +154,9 @@ def run_with_backup(path: Path, interruption: int = 0) -> tuple[LightRNNModel, d
     """Train a stateful model with rounds every 4 of 12 steps, from the backup if there is one."""
     keras.utils.set_random_seed(6)
     words = np.random.default_rng(7).integers(V, size=4 * 5 * 6 + 4)
-    model = LightRNNModel(make_allocation(), D, H, stateful=True, word_bias="counts")
+    model = LightRNNModel(
+        make_allocation(), D, H, stateful=True, word_bias="counts", row_reading="recurrence"
+    )
     model.build((4, 6))
     model.assign_word_counts(np.arange(V, 0, -1))
     model.compile(keras.optimizers.Adam(0.05))

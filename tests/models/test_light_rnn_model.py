@@ -13,7 +13,14 @@ ALLOCATION = Allocation.random(11, 4, 3, seed=1)
 
 def make(allocation=ALLOCATION, build=(None, None), **kwargs):
     model = LightRNNModel(
-        WordTable(allocation), **{"embedding_dim": 5, "units": 6, "recurrence": "rnn", **kwargs}
+        WordTable(allocation),
+        **{
+            "embedding_dim": 5,
+            "units": 6,
+            "recurrence": "rnn",
+            "row_reading": "recurrence",
+            **kwargs,
+        },
     )
     model.build(build)
     if model.word_bias is not None:
@@ -36,7 +43,8 @@ def read_log_probs(model, windows):
 @pytest.mark.parametrize("word_bias", [None, "trainable"])
 @pytest.mark.parametrize(("recurrence", "num_layers"), [("lstm", 1), ("gru", 1), ("rnn", 2)])
 def test_equals_the_oracle_word_by_word(rng, recurrence, num_layers, word_bias):
-    model = make(recurrence=recurrence, num_layers=num_layers, word_bias=word_bias)
+    arguments = {"recurrence": recurrence, "num_layers": num_layers, "word_bias": word_bias}
+    model = make(row_reading="recurrence", **arguments)
     sharpen(model, 2.0)
     windows = rng.integers(11, size=(3, 5))
     log_probs = np.asarray(model(windows))
@@ -169,6 +177,21 @@ def test_fit_learns_a_cycle():
     assert history["val_perplexity"][-1] < 1.5
     assert model.next_words([3, 4, 5], k=1)[0].tolist() == [6]
     assert model.generate([0, 1], length=5, temperature=0).tolist() == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("recurrence", ["lstm", "gru"])
+def test_padding_at_the_start_changes_nothing(recurrence):
+    """The row of a text's first word is never read: there is no column before it."""
+    model = sharpen(make(recurrence=recurrence, mask_zero=True, num_layers=2))
+    text = np.array([[7, 5, 9, 2]])
+    expected = model.score(text)
+    for size in (1, 3):
+        padded = np.pad(text, [(0, 0), (size, 0)])
+        assert model.score(padded)[:, size:] == pytest.approx(expected, abs=1e-6)
+        assert model.predict(padded, verbose=0)[:, size:] == pytest.approx(expected, abs=1e-6)
+        mask = np.asarray(model(padded)._keras_mask)
+        assert mask.tolist() == [[False] * size + [True] * 3]
+        assert model.word_log_probs(padded) == pytest.approx(model.word_log_probs(text), abs=1e-6)
 
 
 def test_padding_at_the_end_changes_nothing(rng):
@@ -388,12 +411,15 @@ def test_dropout_only_in_training(rng):
 
 
 def test_number_of_weights():
-    model = LightRNNModel(10_000, embedding_dim=8, units=9)
-    model.build((None, None))
     lstm = 4 * 9 * (8 + 9 + 1)
-    expected = 2 * 100 * 8 + lstm + 2 * 100 * (9 + 1)
-    assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == expected
-    assert [w.name for w in model.non_trainable_weights] == ["cells"]
+    published = 2 * 100 * 8 + lstm + 2 * 100 * (9 + 1)
+    # An input gate, a gate and a shift for each row, and the kernel and bias of the query.
+    with_reader = published + 100 * 8 + 2 * 100 * 9 + 9 * (9 + 1)
+    for row_reading, expected in (("recurrence", published), ("reader", with_reader)):
+        model = LightRNNModel(10_000, embedding_dim=8, units=9, row_reading=row_reading)
+        model.build((None, None))
+        assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == expected
+        assert [w.name for w in model.non_trainable_weights] == ["cells"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,14 @@ def make_pair(recurrence="lstm", **kwargs):
     models = []
     for path in ("keras", "fused"):
         table = WordTable(Allocation.random(V, 4, 3, seed=1))
-        model = LightRNNModel(table, 4, 6, recurrence=recurrence, recurrence_path=path, **kwargs)
+        model = LightRNNModel(
+            table,
+            4,
+            6,
+            recurrence=recurrence,
+            recurrence_path=path,
+            **{"row_reading": "recurrence", **kwargs},
+        )
         model.build((B, T + 1))
         models.append(model)
     if models[0].word_dim:  # they start at zero

@@ -28,6 +28,7 @@ def model():
         word_bias="trainable",
         word_dim=2,
         num_word_vectors=V - 9,
+        row_reading="recurrence",
     )
     model.build((None, None))
     # Word kernels start at zero.
@@ -159,7 +160,7 @@ def make_spy(function, calls):
 def test_one_trace_serves_for_all_sizes(arguments, monkeypatch, rng):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("TensorFlow traces")
-    model = LightRNNModel(V, 4, 4, num_layers=2, **arguments)
+    model = LightRNNModel(V, 4, 4, num_layers=2, **arguments, row_reading="recurrence")
     model.build((None, None))
     traces = []
     for name in ("read_prefixes", "read_words", "expand_rows"):
@@ -188,7 +189,9 @@ def count_expanded(monkeypatch):
 def test_a_search_looks_at_few_rows(monkeypatch):
     # One row has nearly all of the probability: nobody need look at the others.
     keras.utils.set_random_seed(0)
-    model = LightRNNModel(10_000, embedding_dim=4, units=4, recurrence="rnn")
+    model = LightRNNModel(
+        10_000, embedding_dim=4, units=4, recurrence="rnn", row_reading="recurrence"
+    )
     model.build((None, None))
     model.softmax.row_bias.assign(np.eye(100, dtype="float32")[42] * 30)
     one, two = (read_prefixes(model._get_predictor(), np.int32(n * [[1, 2, 3]])) for n in (1, 2))
@@ -203,7 +206,9 @@ def test_a_search_looks_at_few_rows(monkeypatch):
 @pytest.mark.parametrize("recurrence", ["lstm", "gru", "rnn"])
 def test_searches_pass_over_padding_as_scores_do(recurrence):
     keras.utils.set_random_seed(0)
-    model = LightRNNModel(11, 5, 6, num_layers=2, recurrence=recurrence, mask_zero=True)
+    model = LightRNNModel(
+        11, 5, 6, num_layers=2, recurrence=recurrence, mask_zero=True, row_reading="recurrence"
+    )
     model.build((None, None))
     for prefix in ([3, 0, 5], [0, 3, 0, 0, 5], [3, 5, 0]):
         log_probs = model.word_log_probs(prefix)
@@ -222,7 +227,9 @@ def test_searches_pass_over_padding_as_scores_do(recurrence):
 @pytest.mark.parametrize("temperature", [0.9, 1.0, 1.1])
 def test_sampling_looks_at_few_rows(temperature, monkeypatch):
     keras.utils.set_random_seed(0)
-    model = LightRNNModel(10_000, embedding_dim=4, units=4, recurrence="rnn")
+    model = LightRNNModel(
+        10_000, embedding_dim=4, units=4, recurrence="rnn", row_reading="recurrence"
+    )
     model.build((None, None))
     found = read_prefixes(model._get_predictor(), np.int32([[1, 2, 3]]))
     num_expanded = count_expanded(monkeypatch)
@@ -345,7 +352,7 @@ def test_errors(model, method, arguments, error, message):
 
 @pytest.mark.parametrize("method", ["next_words", "word_log_probs", "generate"])
 def test_a_model_that_has_diverged(method):
-    model = LightRNNModel(V, 4, 4)
+    model = LightRNNModel(V, 4, 4, row_reading="recurrence")
     model.build((None, None))
     for kernel in (model.softmax.row_kernel, model.softmax.column_kernel):
         before = keras.ops.convert_to_numpy(kernel)
@@ -363,7 +370,9 @@ def test_a_model_that_has_diverged(method):
 def test_of_equal_words_the_lesser_ids_come_first(shape):
     """Each row holds one word, which is as likely as its row; all rows are equal."""
     cells = np.arange(100)[::-1] * shape[1]
-    model = LightRNNModel(Allocation(cells, *shape), embedding_dim=4, units=4)
+    model = LightRNNModel(
+        Allocation(cells, *shape), embedding_dim=4, units=4, row_reading="recurrence"
+    )
     model.build((None, None))
     for weight in model.trainable_weights:
         weight.assign(np.zeros(weight.shape))
@@ -377,7 +386,9 @@ def test_of_equal_words_the_lesser_ids_come_first(shape):
 
 
 def test_words_that_are_impossible_come_last():
-    model = LightRNNModel(V, embedding_dim=4, units=4, word_bias="trainable")
+    model = LightRNNModel(
+        V, embedding_dim=4, units=4, word_bias="trainable", row_reading="recurrence"
+    )
     model.build((None, None))
     rows = model.word_table.allocation.rows
     row_bias, word_bias = np.zeros(model.word_table.num_rows), np.zeros(V)
@@ -399,7 +410,9 @@ def test_words_that_are_impossible_come_last():
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_in_low_precision_words_are_followed_as_prefixes_are_read(policy):
     keras.utils.set_random_seed(0)
-    model = LightRNNModel(V, embedding_dim=16, units=16, num_layers=2, dtype=policy)
+    model = LightRNNModel(
+        V, embedding_dim=16, units=16, num_layers=2, dtype=policy, row_reading="recurrence"
+    )
     model.build((None, None))
     for weight in model.trainable_weights:
         weight.assign(3 * weight)

@@ -76,7 +76,7 @@ def test_the_best_of_all_words(make_network, arguments, k, rng):
 @pytest.mark.parametrize("mask_zero", [False, True])
 def test_as_the_model_does(mask_zero):
     keras.utils.set_random_seed(0)
-    model = LightRNNModel(V, 5, 6, mask_zero=mask_zero)
+    model = LightRNNModel(V, 5, 6, mask_zero=mask_zero, row_reading="recurrence")
     model.build((None, None))
     texts = np.array([[3, 0, 4], [1, 5, 9]])
     prefixes = model.embedding.embed_prefixes(texts)

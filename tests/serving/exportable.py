@@ -25,7 +25,7 @@ def make_model(recurrence="lstm", word_bias="counts", num_layers=2, cells=None, 
         num_layers,
         recurrence,
         word_bias=word_bias,
-        **kwargs,
+        **{"row_reading": "recurrence", **kwargs},
     )
     model.build((2, 5))
     # Random biases too, and weights that make words differ.
