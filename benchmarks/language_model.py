@@ -68,11 +68,16 @@ def make_allocation(first: str, train: np.ndarray, size: int, seed: int) -> Allo
 
 
 def make_light_rnn(
-    allocation: Allocation, train: np.ndarray, word_dim: int, args: argparse.Namespace
+    allocations: Allocation | list[Allocation],
+    train: np.ndarray,
+    word_dim: int,
+    args: argparse.Namespace,
+    row_reading: str = "recurrence",
+    num_components: int = 1,
 ) -> LightRNNModel:
     """Make the model that the arguments describe; `word_dim=0` leaves its word vectors out."""
     model = LightRNNModel(
-        allocation,
+        allocations,
         args.units,
         args.units,
         num_layers=args.num_layers,
@@ -81,9 +86,10 @@ def make_light_rnn(
         word_bias="counts",
         word_dim=word_dim,
         num_word_vectors=args.num_word_vectors if word_dim == args.word_dim else None,
-        row_reading="recurrence",
+        row_reading=row_reading,
+        num_components=num_components,
     )
-    model.assign_word_counts(np.bincount(train, minlength=allocation.vocabulary_size))
+    model.assign_word_counts(np.bincount(train, minlength=model.word_table.vocabulary_size))
     return model
 
 

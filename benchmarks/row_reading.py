@@ -34,6 +34,7 @@ from language_model import (
     add_arguments,
     compile_model,
     describe,
+    make_light_rnn,
     make_windows,
     read_splits,
 )
@@ -69,25 +70,11 @@ def parse_name(name: str) -> tuple[str, int, int]:
 
 
 def make_model(
-    name: str, allocations: list[Allocation], counts: np.ndarray, args: argparse.Namespace
+    name: str, allocations: list[Allocation], train: np.ndarray, args: argparse.Namespace
 ) -> LightRNNModel:
     reading, num_components, num_tables = parse_name(name)
-    tables: Any = allocations[:num_tables] if num_tables > 1 else allocations[0]
-    model = LightRNNModel(
-        tables,
-        args.units,
-        args.units,
-        num_layers=args.num_layers,
-        dropout=args.dropout,
-        stateful=True,
-        word_bias="counts",
-        word_dim=args.word_dim,
-        num_word_vectors=args.num_word_vectors,
-        row_reading=reading,
-        num_components=num_components,
-    )
-    model.assign_word_counts(counts)
-    return model
+    tables = allocations[:num_tables]
+    return make_light_rnn(tables, train, args.word_dim, args, reading, num_components)
 
 
 def time_steps(model: LightRNNModel, windows: Any, args: argparse.Namespace) -> float:
@@ -102,17 +89,16 @@ def run(
     name: str, allocations: list[Allocation], splits: list[np.ndarray], seed: int, args: Any
 ) -> dict[str, float]:
     size = allocations[0].vocabulary_size
-    counts = np.bincount(splits[0], minlength=size)
     train, valid, test = make_windows(splits, size, args)
     steps_per_epoch = len(train)
     num_steps, epochs = args.epochs * steps_per_epoch, args.epochs
     keras.utils.set_random_seed(seed)
     if args.seconds:
-        seconds = time_steps(make_model(name, allocations, counts, args), train, args)
+        seconds = time_steps(make_model(name, allocations, splits[0], args), train, args)
         num_steps = int(args.seconds / seconds)
         epochs = math.ceil(num_steps / steps_per_epoch)
         keras.utils.set_random_seed(seed)
-    model = make_model(name, allocations, counts, args)
+    model = make_model(name, allocations, splits[0], args)
     compile_model(model, num_steps, args)
     timer = StepTimer()
     start = time.perf_counter()
