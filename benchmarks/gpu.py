@@ -1,4 +1,4 @@
-"""How fast does LightRNN train on a GPU, with the JAX backend, beside full and adaptive softmaxes?
+"""Speed of LightRNN, full softmaxes and adaptive softmaxes on a GPU, with the JAX backend.
 
 Needs JAX and Keras, not TensorFlow; PyTorch's contestant is skipped without PyTorch. For
 each size `B,T,H,V`, whole training steps with Adam, in turns, medians:

@@ -1,13 +1,13 @@
-"""What does the next word take, beside the whole distribution and beside a full softmax?
+"""Time of the next word, of the whole distribution, and of a full softmax.
 
     taskset -c 0 python benchmarks/inference.py              # one core, 250,000 words, not trained
     taskset -c 0 python benchmarks/inference.py --model lightrnn-model --text test.txt
 
-For prefixes of `--prefix-length` words, by turns in one process, medians: the exact best ten words
+For prefixes of `--prefix-length` words, in turns in one process, medians: the exact best ten words
 of a `LightRNNModel`, the log-probabilities of all words, the best ten of an LSTM of that size with
 a full softmax (its weights are random: they do not change its time), sampled words, and how many
-words a second `score` takes in batches of 32 lines of 35 words (of a stateful model, of its own
-batch size), beside steps that train on them. Of a batch, the time of each prefix is printed.
+words a second `score` takes in batches of 32 lines of 35 words (for a stateful model, of its
+batch size), and training steps on them. For a batch, the time of each prefix is printed.
 `--model` reads what `examples/train_language_model.py` has written, and prefixes are drawn from
 `--text`; a model that is not trained can rule out no row but by its word bias, which is the worst
 case.

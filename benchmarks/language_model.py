@@ -1,4 +1,4 @@
-"""What the benchmarks of perplexity have in common: text, windows, training."""
+"""Text, windows and training that the benchmarks of perplexity share."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class StepTimer(keras.callbacks.Callback):
 
     @property
     def compile_seconds(self) -> float:
-        """What steps took that were compiled anew; the first of a training always is."""
+        """The seconds of steps that were compiled, without the first one of a training."""
         least = 20 * statistics.median(self.seconds)
         return sum(seconds for seconds in self.seconds[1:] if seconds > least)
 

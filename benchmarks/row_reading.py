@@ -1,4 +1,4 @@
-"""What do the row reader, mixtures and several tables bring over the published half-steps?
+"""Perplexity and time of row readers, mixtures and several tables, and of half-steps.
 
     python benchmarks/row_reading.py --text train.txt valid.txt test.txt --seeds 0 1 2
     python benchmarks/row_reading.py --text train.txt valid.txt test.txt --word-dim 16 \\

@@ -1,4 +1,4 @@
-"""How fast does a large-vocabulary recurrent language model train here, beside what else there is?
+"""Speed of training of LightRNN and of other language models over a large vocabulary.
 
 One table a size `B,T,H,V` (windows of `T` words, `D = H`): words a second of whole training
 steps with Adam on the same windows, words drawn by Zipf's law, the ratio to this package, and

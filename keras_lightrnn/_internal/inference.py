@@ -17,7 +17,7 @@ def compile_inference(
         model: The model, built, whose variables `function` reads.
         function: From tensors, or lists of them, to tensors.
         any_size: Boolean, whether TensorFlow traces it once for all lengths of the first axis, and
-            of every axis of integers, or anew for each shape.
+            of every axis of integers, or once for each shape.
 
     Returns:
         A function of the same arguments. It sees later changes of the variables.

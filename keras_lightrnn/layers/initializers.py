@@ -8,12 +8,11 @@ import keras
 
 
 def clone_initializer(initializer: Any, number: int = 0) -> Any:
-    """Return an initialiser that draws anew: two weights of one shape must not start equal.
+    """Return a copy of an initialiser, so that two weights of one shape do not start equal.
 
     Args:
         initializer: An initialiser, or a function.
-        number: Integer, which of the weights of the layer it is for. With an integer seed each
-            has a seed of its own.
+        number: Integer, the number of the weight in its layer. It is added to an integer seed.
 
     Example:
 
@@ -24,8 +23,8 @@ def clone_initializer(initializer: Any, number: int = 0) -> Any:
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
     config = initializer.get_config()
-    # One without a seed draws nothing, and its config may not say all; one with a `SeedGenerator`,
-    # a dictionary here, draws anew unless it is copied.
+    # An initialiser without a seed draws nothing, and its config may be incomplete. One with a
+    # `SeedGenerator`, a dictionary here, draws other numbers at each call unless it is copied.
     if "seed" not in config or isinstance(config["seed"], dict):
         return initializer
     if config["seed"] is not None:

@@ -1,4 +1,4 @@
-"""Layers that show what passes through them."""
+"""A layer that shows its tensors to observers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import keras
 
 
 class ObservedLayer(keras.layers.Layer):
-    """Layer that calls observers with what its `call` shows them.
+    """Layer whose `call` shows tensors to observers.
 
-    A layer knows nothing of what is made of it elsewhere, such as sums for reallocation. Observers
-    may come and go when the layer is built.
+    The layer does not know what observers do with them, such as sums for reallocation. Observers
+    can be added and removed after the layer is built.
 
     Args:
         **kwargs: As in every Keras layer.
@@ -26,17 +26,17 @@ class ObservedLayer(keras.layers.Layer):
 
     @property
     def observers(self) -> list[Any]:
-        """What `observe` was given, without what was taken back."""
+        """The observers that were added and not removed."""
         return [*self._training_observers, *self._evaluation_observers]
 
     def observe(self, observer: Any, in_training: bool = True) -> None:
-        """Have an observer called.
+        """Add an observer.
 
-        The model's train function, or test function, must be made anew afterwards.
+        The model's train function, or test function, must be rebuilt afterwards.
 
         Args:
             observer: A `keras.layers.Layer` whose variables are to be part of the training state.
-            in_training: Boolean, whether it is called in training, or otherwise.
+            in_training: Boolean, whether it is called in training or in evaluation.
         """
         with self._open_tracker():
             observers = self._training_observers if in_training else self._evaluation_observers

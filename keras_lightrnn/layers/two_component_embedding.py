@@ -140,7 +140,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         ]
 
     def list_tables(self) -> list[TwoComponentEmbedding]:
-        """The embeddings by each table: this layer, then the further ones."""
+        """Return the embedding of each table: this layer, then those of the further tables."""
         return [self, *self.further_tables]
 
     def build(self, input_shape: Any = None) -> None:
@@ -205,7 +205,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
     def embed_components(self, words: Any) -> tuple[Any, Any]:
         """Return the row vectors and the column vectors of words, `(..., D)` each.
 
-        The column vectors include what the words have of their own.
+        The column vectors include the projected word vectors.
         """
         rows, columns = self._find_cells(words)
         row_vectors = self._look_up(self.row_embeddings, rows)

@@ -188,7 +188,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         return None
 
     def list_tables(self) -> list[TwoComponentSoftmax]:
-        """The softmaxes over the components of each table: this layer, then the further ones."""
+        """Return the softmax of each table: this layer, then those of the further tables."""
         return [self, *self.further_tables]
 
     def build(self, states_shape: Any, targets_shape: Any = None) -> None:
@@ -635,8 +635,14 @@ class _FurtherTable(TwoComponentSoftmax):
             reader = GatedRowReader(
                 table.num_rows, reader.use_shift, dtype=reader.dtype_policy, name="row_reader"
             )
-        else:
+        elif table.num_rows == first.word_table.num_rows:
             reader = type(reader).from_config(reader.get_config())
+        else:
+            raise ValueError(
+                "A row reader of your own serves tables with one number of rows. Received: tables "
+                f"of {first.word_table.num_rows} and {table.num_rows} rows, row_reader="
+                f'{reader.name!r}. Give tables of one shape, or row_reader="gated".'
+            )
         super().__init__(
             table,
             use_bias=first.use_bias,

@@ -1,4 +1,4 @@
-"""Small vectors that words have of their own, beside those of their row and column."""
+"""Word vectors: small vectors of single words, in addition to those of rows and columns."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from keras_lightrnn._internal.checks import is_size
 
 
 def count_word_vectors(word_dim: Any, num_word_vectors: Any, vocabulary_size: int) -> int:
-    """Return how many words have a vector of their own.
+    """Return how many words have a word vector.
 
     Raises:
-        ValueError: if `word_dim` is no integer of at least 0, or `num_word_vectors` is given and
-            no integer in `[1, V]`, or given without `word_dim`.
+        ValueError: if `word_dim` is not an integer of at least 0, or `num_word_vectors` is not in
+            `[1, V]` or is given without `word_dim`.
     """
     if word_dim != 0 and not is_size(word_dim):
         raise ValueError(

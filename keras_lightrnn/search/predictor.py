@@ -1,4 +1,4 @@
-"""What a search asks of a network and its softmax, step by step."""
+"""A network and its softmax as the compiled functions that a search calls."""
 
 from __future__ import annotations
 

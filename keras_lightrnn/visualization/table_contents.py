@@ -1,4 +1,4 @@
-"""What the pictures of a table are made of."""
+"""Colors and arguments that the pictures of a table share."""
 
 from __future__ import annotations
 

@@ -192,5 +192,7 @@ def test_errors():
         TwoComponentSoftmax(tables)
     with pytest.raises(ValueError, match=r"2 word table\(s\)"):
         LightRNNModel(tables, 4, 4, row_reading="recurrence")
+    with pytest.raises(ValueError, match=r"of 9 and 6 rows, row_reader='own'"):
+        TwoComponentSoftmax(tables, row_reader=keras.layers.Identity(name="own"))
     with pytest.raises(ValueError, match='combine="interleave"'):
         TwoComponentEmbedding(tables, 4)
