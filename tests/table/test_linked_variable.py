@@ -17,8 +17,8 @@ V, R, C = 11, 4, 4  # an empty row
 FIRST, SECOND = (Allocation(np.random.default_rng(s).permutation(12)[:V], R, C) for s in (0, 1))
 
 
-def make(allocation=FIRST, word_bias="counts"):
-    model = LightRNNModel(WordTable(allocation), 5, 6, word_bias=word_bias)
+def make(allocation=FIRST, word_bias="counts", **kwargs):
+    model = LightRNNModel(WordTable(allocation), 5, 6, word_bias=word_bias, **kwargs)
     model.build((None, None))
     if word_bias is not None:
         model.assign_word_counts(np.arange(1, V + 1))
@@ -102,7 +102,7 @@ def test_without_a_bias_only_empty_rows_have_an_offset():
 
 
 def test_what_is_derived_is_no_weight():
-    model = make()
+    model = make(row_reading="recurrence")
     derived = [v.name for v in model.variables if isinstance(v, DerivedVariable)]
     assert sorted(derived) == ["row_offsets", "words"]
     assert not set(derived) & {v.name for v in model.weights}
