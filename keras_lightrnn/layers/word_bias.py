@@ -47,13 +47,11 @@ class WordBias:
         self._word_bias: Any = None
         # Behind a function, so that Keras does not take it for a weight of two layers.
         self._get_word_bias = lambda: (owner or self)._word_bias
-        if owner is not None:
-            pass
-        elif word_bias == "trainable":
+        if word_bias == "trainable" and owner is None:
             self._word_bias = self.add_weight(  # type: ignore[attr-defined]
                 name="word_bias", shape=size, dtype="float32", initializer="zeros", autocast=False
             )
-        elif word_bias == "counts":
+        elif word_bias == "counts" and owner is None:
             with keras.name_scope(self.name):
                 self._word_bias = LinkedVariable(
                     keras.initializers.Zeros(), size, "float32", "word_bias"
