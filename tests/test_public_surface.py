@@ -118,7 +118,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "clustering": {"_internal", "assignment", "table"},
     "data": {"_internal"},
     "datasets": set(),
-    "layers": {"_internal", "ops", "search", "table"},
+    "layers": {"_internal", "clustering", "ops", "search", "table"},
     "losses": {"_internal", "ops"},
     "metrics": {"_internal", "ops"},
     "models": {"_internal", "layers", "losses", "metrics", "ops", "recurrence", "search", "table"},

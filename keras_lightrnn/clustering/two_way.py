@@ -165,7 +165,7 @@ def cluster_features(
     rest = known
     for number in range(num_tables or 1):
         if tables:
-            rest, start = backfit(known, tables), None
+            (rest, _), start = backfit(known, tables), None
         progress = Progress(verbose)
         progress.update("clustering", "bisecting words")
         found = _compute_start(rest, *shape) if start is None else start

@@ -85,25 +85,39 @@ def compute_unexplained_share(features: Any, allocations: Any) -> float:
     if energy == 0.0:
         return 0.0
     tables = [select_words(allocation, known) for allocation in allocations]
-    rest = backfit(features[known], tables)
+    rest, _ = backfit(features[known], tables)
     return min(1.0, float(np.square(rest, dtype=np.float64).sum()) / energy)
 
 
-def backfit(features: np.ndarray, allocations: Sequence[Allocation]) -> np.ndarray:
-    """Return the features less the vectors of all tables, fitted together, `(V, F)` float32."""
+def backfit(
+    features: np.ndarray, allocations: Sequence[Allocation]
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Fit the vectors of all tables together.
+
+    Returns:
+        The features less the vectors of their words, `(V, F)` float32; and of each table the row
+        vectors `(R, F)` and the column vectors `(C, F)`.
+    """
     rest = features.copy()
-    parts = [np.zeros((1, 1), np.float32)] * len(allocations)
+    fitted: list[tuple[np.ndarray, np.ndarray]] = []
     error = np.inf
     for _ in range(_MOST_BACKFIT_SWEEPS):
         last_error = error
         for number, allocation in enumerate(allocations):
-            rest += parts[number]
+            if number < len(fitted):
+                rest += _add_up(*fitted[number], allocation)
             row_vectors, column_vectors, error = fit_vectors(rest, allocation)
-            parts[number] = row_vectors[allocation.rows] + column_vectors[allocation.columns]
-            rest -= parts[number]
+            rest -= _add_up(row_vectors, column_vectors, allocation)
+            fitted[number : number + 1] = [(row_vectors, column_vectors)]
         if len(allocations) == 1 or last_error - error <= _BACKFIT_TOLERANCE * error:
             break
-    return rest
+    return rest, fitted
+
+
+def _add_up(
+    row_vectors: np.ndarray, column_vectors: np.ndarray, allocation: Allocation
+) -> np.ndarray:
+    return row_vectors[allocation.rows] + column_vectors[allocation.columns]
 
 
 def compute_cluster_error(features: np.ndarray, allocation: Allocation) -> float:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.keras_internals import set_mask
+from keras_lightrnn.clustering.vectors import backfit, check_features
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.word_vectors import count_word_vectors
 from keras_lightrnn.ops import (
@@ -174,6 +176,71 @@ class TwoComponentEmbedding(keras.layers.Layer):
             constraint=self.embeddings_constraint,
             **kwargs,
         )
+
+    def assign_vectors(self, vectors: Any) -> float:
+        """Set the weights such that the layer comes closest to an embedding that was trained.
+
+        The vectors of rows and columns, of all tables, are those that leave the least squared
+        error. With `word_dim=K`, the word vectors and their projection are the `K` greatest
+        singular components of the rest. An `input_gate` is set to zero.
+        `Allocation.from_features(vectors)` makes a table for them.
+
+        Args:
+            vectors: `(V, D)` floats, such as the weight of a `keras.layers.Embedding`.
+
+        Returns:
+            Float in [0, 1], the share of the vectors' energy that is lost: the squared error over
+            the sum of squares.
+
+        Raises:
+            ValueError: if the vectors have another shape or are not finite, or the layer
+                concatenates its components.
+
+        Example:
+
+        >>> from keras_lightrnn import Allocation
+        >>> trained = np.random.default_rng(0).normal(size=(100, 8))
+        >>> table = Allocation.from_features(trained)
+        >>> layer = TwoComponentEmbedding(table, 8, combine="gate")
+        >>> 0.5 < layer.assign_vectors(trained) < 0.8
+        True
+        >>> layer = TwoComponentEmbedding(table, 8, combine="gate", word_dim=4)
+        >>> 0.1 < layer.assign_vectors(trained) < 0.4
+        True
+        """
+        if self.combine == "concat":
+            raise ValueError(
+                "Vectors can be assigned where a word is the sum of its components. Received: "
+                'combine="concat". Make the layer with combine="gate" or "sum".'
+            )
+        vectors = check_features(vectors)
+        shape = (self.word_table.vocabulary_size, self.output_dim)
+        if vectors.shape != shape:
+            raise ValueError(
+                f"`vectors` must hold one vector for each word, {shape}. Received: "
+                f"vectors.shape={vectors.shape}. Make the layer with the size of the vectors."
+            )
+        if not self.built:
+            self.build((None, None))
+        tables = self.list_tables()
+        rest, fitted = backfit(vectors, [table.word_table.allocation for table in tables])
+        for table, (row_vectors, column_vectors) in zip(tables, fitted, strict=True):
+            table.row_embeddings.assign(row_vectors)
+            table.column_embeddings.assign(column_vectors)
+            if table.input_gate is not None:
+                table.input_gate.assign(np.zeros(table.input_gate.shape))
+        if self.word_dim:
+            head = rest[: self._num_vectors]
+            _, directions = np.linalg.eigh(head.T.astype(np.float64) @ head)  # rising
+            projection = np.zeros((self.word_dim, self.output_dim), np.float32)
+            largest = directions[:, ::-1].T[: self.word_dim]  # K or D of them
+            projection[: len(largest)] = largest
+            self.word_projection.assign(projection)
+            self.word_embeddings.assign(head @ projection.T)
+            head -= head @ projection.T @ projection
+        energy = float(np.square(vectors, dtype=np.float64).sum())
+        lost = float(np.square(rest, dtype=np.float64).sum())
+        return min(1.0, lost / energy) if energy else 0.0
 
     def call(self, words: Any) -> Any:
         words = cast_word_ids(words)
