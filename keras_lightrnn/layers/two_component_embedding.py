@@ -154,7 +154,8 @@ class TwoComponentEmbedding(keras.layers.Layer):
             self.input_gate = self.add_weight(
                 name="input_gate", shape=(table.num_rows, dim), initializer="zeros"
             )
-        self.word_embeddings = self.word_projection = None
+        self.word_embeddings: Any = None
+        self.word_projection: Any = None
         if self.word_dim:
             self.word_embeddings = self._add_vectors(
                 "word_embeddings", 2, self._num_vectors, self.word_dim, autocast=False
