@@ -203,10 +203,10 @@ class TwoComponentEmbedding(keras.layers.Layer):
         >>> trained = np.random.default_rng(0).normal(size=(100, 8))
         >>> table = Allocation.from_features(trained)
         >>> layer = TwoComponentEmbedding(table, 8, combine="gate")
-        >>> 0.5 < layer.assign_vectors(trained) < 0.8
+        >>> 0.2 < layer.assign_vectors(trained) < 0.5
         True
         >>> layer = TwoComponentEmbedding(table, 8, combine="gate", word_dim=4)
-        >>> 0.1 < layer.assign_vectors(trained) < 0.4
+        >>> 0.0 < layer.assign_vectors(trained) < 0.2
         True
         """
         if self.combine == "concat":
