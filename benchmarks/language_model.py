@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.data import Vocabulary, read_lines, token_windows
@@ -50,9 +49,11 @@ def make_windows(splits: list[np.ndarray], size: int, args: argparse.Namespace) 
 
     Nothing can be learnt of them: what they add to perplexity is chance.
     """
+    import tensorflow as tf
+
     is_known = tf.constant(np.bincount(splits[0], minlength=size) > 0)
 
-    def weigh(window: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def weigh(window: Any, targets: Any, weights: Any) -> tuple[Any, ...]:
         return window, targets, weights * tf.cast(tf.gather(is_known, targets), weights.dtype)
 
     return [

@@ -18,7 +18,8 @@ compilation and evaluation. The models:
 
 Words that the training text lacks have no weight for any model. The learning rate with the lowest
 validation perplexity counts; test perplexity is that of this training. Memory is the largest
-resident size of the process above that before the model was made.
+resident size of the process above that before the model was made. PyTorch and TensorFlow do not
+work in one process everywhere, so the process of the adaptive softmax has no TensorFlow.
 """
 
 from __future__ import annotations
@@ -37,15 +38,11 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from language_model import (
-    StepTimer,
-    compile_model,
-    make_light_rnn,
-    make_windows,
-    read_splits,
-)
+from language_model import StepTimer, compile_model, make_light_rnn, make_windows, read_splits
 from peak_memory import get_peak_gigabytes
 from row_reading import parse_name
+
+from keras_lightrnn.data import contiguous_windows
 
 # Steps that are timed before a training, after some that compile and warm up.
 _WARM_UP_STEPS, _TIMED_STEPS = 4, 12
@@ -228,6 +225,7 @@ class AdaptiveContestant:
 
         torch.manual_seed(args.seed)
         self.torch, self.args = torch, args
+        self.is_known = np.bincount(splits[0], minlength=size) > 0
         cutoffs = [cutoff for cutoff in args.cutoffs if cutoff < size]
         starts = [0, *cutoffs]
         dims = [max(args.units // _CLUSTER_SHRINKS**i, 1) for i in range(len(starts))]
@@ -267,7 +265,8 @@ class AdaptiveContestant:
         seconds: list[float] = []
         while len(seconds) < num_steps:
             states = None
-            for window, _, weights in windows.take(num_steps - len(seconds)).as_numpy_iterator():
+            for index in range(min(len(windows), num_steps - len(seconds))):
+                window, weights = self._weigh(*windows[index])
                 start = time.perf_counter()
                 for optimizer in optimizers:
                     optimizer.zero_grad()
@@ -287,11 +286,15 @@ class AdaptiveContestant:
         nats = total = 0.0
         states = None
         with self.torch.no_grad():
-            for window, _, weights in windows.as_numpy_iterator():
+            for batch in windows:
+                window, weights = self._weigh(*batch)
                 log_probs, states = self._compute_log_probs(window, states)
                 nats -= float((log_probs.numpy() * weights).sum(dtype=np.float64))
                 total += float(weights.sum())
         return float(np.exp(nats / total))
+
+    def _weigh(self, window: Any, targets: Any, weights: Any) -> tuple[np.ndarray, np.ndarray]:
+        return np.asarray(window), np.asarray(weights * self.is_known[targets], np.float32)
 
     def _compute_log_probs(self, window: np.ndarray, states: Any) -> tuple[Any, Any]:
         words = self.torch.from_numpy(window).long()
@@ -316,9 +319,15 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     name, rate, budget = args.worker[0], float(args.worker[1]), float(args.worker[2])
     splits, size = read_splits(args)
     splits[1:] = [split[: args.eval_words] for split in splits[1:]]
-    train, valid, test = make_windows(splits, size, args)
+    kind: Any = KerasContestant
+    if name == "adaptive":
+        kind = AdaptiveContestant
+        train, valid, test = (
+            contiguous_windows(words, args.batch_size, args.sequence_length) for words in splits
+        )
+    else:
+        train, valid, test = make_windows(splits, size, args)
     gigabytes = get_peak_gigabytes()
-    kind = AdaptiveContestant if name == "adaptive" else KerasContestant
     contestant = kind(name, splits, size, args)
     timed = contestant.train(train, _WARM_UP_STEPS + _TIMED_STEPS, rate)
     num_steps = max(1, int(budget / np.median(timed[_WARM_UP_STEPS:])))
@@ -340,10 +349,11 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 def run_apart(name: str, rate: float, seconds: float, argv: Sequence[str]) -> dict[str, Any]:
     """Do what `work` does in another process."""
     root = Path(__file__).resolve().parent.parent
+    backend = "torch" if name == "adaptive" else "tensorflow"
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     result = subprocess.run(
         [sys.executable, __file__, *argv, "--worker", name, str(rate), str(seconds)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
