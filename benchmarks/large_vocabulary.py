@@ -6,7 +6,7 @@
         --models readerx2 sampled adaptive --seconds 600
 
 Every model is an LSTM of the same size over the same windows, trained by Adam with a cosine
-schedule. Each training has a process of its own, and as many steps as fit into the time without
+schedule. Each training runs in its own process, for as many steps as fit into the time without
 compilation and evaluation. The models:
 
 - half-steps, reader, reader-4, readerx2 ...: `LightRNNModel`, named as in `row_reading.py`;

@@ -1,9 +1,9 @@
-"""How small is a language model of ten million words, and what do its phone files answer in?
+"""Size of a language model of ten million words, and the response time of its LiteRT files.
 
 Builds a `LightRNNModel` without word bias, exports it to LiteRT in every precision, and finds the
-ten likeliest next words with the LiteRT runtime alone, one thread. Every line of the tables
-is measured in a process of its own, so that peak memory is its own; what the imports take is
-printed beside it. Sizes are those of what a phone must hold but for the spelling of the words.
+ten likeliest next words with the LiteRT runtime alone, on one thread. A separate process measures
+each line of the tables, so peak memory belongs to that line; the memory of the imports is printed
+too. Sizes are those of everything that a phone must hold, except for the spelling of the words.
 
 The weights are not trained. Biases of rows and columns are set to the frequencies of words by
 Zipf's law, ordered by frequency, so that the search has a distribution as steep as that of text

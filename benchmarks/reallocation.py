@@ -1,14 +1,13 @@
-"""What is reallocation worth in perplexity, at the same cost of training?
+"""Perplexity with and without reallocation, at the same cost of training.
 
     python benchmarks/reallocation.py --text train.txt valid.txt test.txt --seeds 0 1 2
 
 Trains the model of `examples/train_language_model.py` from each first allocation, with each
-objective and without. Rounds of reallocation take time and steps do not: the runs without are
-given so many more steps as the longest rounds of that seed would have been, and what is compiled
-anew after them, at the median time of a step (`--equal-steps` leaves that out). Prints validation
-and test perplexity of every run, then mean and sample standard deviation over the seeds. Choose by
-validation; test is for the report. Takes about as many minutes as runs times epochs on two cores
-with Penn Treebank.
+objective and without. Rounds of reallocation take time. The runs without them get extra steps
+worth the time of the longest rounds of that seed and of their recompilation, at the median time of
+a step (`--equal-steps` leaves these out). Prints validation and test perplexity of every run, then
+mean and sample standard deviation over the seeds. Choose by validation; test is for the report.
+With Penn Treebank on two cores, one epoch of one run takes about a minute.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ def train_once(
     valid = history["val_perplexity"]
     test = model.evaluate(windows[2], return_dict=True, verbose=0)["perplexity"]
     rounds = [record for callback in callbacks for record in callback.history]
-    # After the last round the step is compiled anew, without the sums.
+    # After the last round the step is recompiled, without the sums.
     round_seconds = sum(r["seconds"] for r in rounds) + timer.compile_seconds
     round_steps = 1e3 * round_seconds / timer.median_milliseconds
     print(

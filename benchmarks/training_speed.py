@@ -1,24 +1,24 @@
 """Speed of training of LightRNN and of other language models over a large vocabulary.
 
-One table a size `B,T,H,V` (windows of `T` words, `D = H`): words a second of whole training
-steps with Adam on the same windows, words drawn by Zipf's law, the ratio to this package, and
-the peak memory of the process. Every contestant has a process of its own; they take turns, a few
-steps each, for `--rounds` rounds, and medians over all steps are printed. Nothing else should run
-beside.
+Prints one table for each size `B,T,H,V` (windows of `T` words, `D = H`): the words/s of whole
+training steps with Adam, the ratio to this package, and the peak memory of the process. All
+contestants read the same windows, whose words follow Zipf's law. Each contestant runs in its own
+process. The processes alternate, a few steps each, for `--rounds` rounds. The table shows medians
+over all steps. Run nothing else at the same time.
 
-- lightrnn: `LightRNNModel` as it comes, and in a step that XLA compiles as a whole.
+- lightrnn: `LightRNNModel` with default options, and in a step that XLA compiles as a whole.
 - keras half-steps: the same model on `keras.layers.LSTM`, with XLA off and on, and unrolled.
 - keras full, keras sampled: `Embedding` and `LSTM` over words, then all `V` logits, or
   `tf.nn.sampled_softmax_loss` with 1,024 samples.
 - torch half-steps, torch adaptive: `nn.LSTM` over half-steps, and over words with
   `AdaptiveLogSoftmaxWithLoss`; sparse gradients where they help. Skipped without PyTorch.
 
-`rate` is the arithmetic of the LightRNN step (three products for each one of the forward pass;
-what is computed twice counts once) a second, as a share of the machine's matrix-product rate,
-which takes its turn as well. Contestants whose estimated memory is above `--max-gigabytes` are
-left out. `--sweep` prints the cost of a word against the vocabulary. `--statistics` prints what the
-sums of a `ReallocationCallback` cost a step: that is less than two processes differ by, so steps
-with and without them take turns in one.
+`rate` is the arithmetic rate of the LightRNN step as a share of the machine's matrix-product rate,
+which is measured in the same rounds. The arithmetic is three products for each product of the
+forward pass; recomputation counts once. Contestants whose estimated memory is above
+`--max-gigabytes` are left out. `--sweep` prints the cost of a word against the vocabulary.
+`--statistics` prints the cost of the sums of a `ReallocationCallback`. This cost is smaller than
+the difference between two processes, so one process alternates steps with and without the sums.
 
     python benchmarks/training_speed.py                      # the four sizes
     python benchmarks/training_speed.py --sizes 64,35,512,65000 --rounds 5
