@@ -10,6 +10,7 @@ from keras import ops
 from keras_lightrnn._internal.distribution import all_reduce_sum, count_replicas
 from keras_lightrnn._internal.dtypes import choose_sum_dtype
 from keras_lightrnn._internal.keras_internals import get_mask, set_mask
+from keras_lightrnn._internal.typing import Tensor
 from keras_lightrnn.ops.word_ids import cast_word_ids
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
@@ -70,10 +71,10 @@ class NegativeLogLikelihood(keras.losses.Loss):
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=choose_sum_dtype(dtype))
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return ops.negative(y_pred)
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> Tensor:
         if y_true is not None:
             _check_targets(y_true, y_pred)
         if sample_weight is not None:
@@ -103,7 +104,7 @@ class NegativeLogLikelihood(keras.losses.Loss):
         return {**super().get_config(), "dtype": self.dtype}
 
 
-def _check_targets(y_true: Any, y_pred: Any) -> None:
+def _check_targets(y_true: Tensor, y_pred: Tensor) -> None:
     targets = cast_word_ids(y_true)
     shapes = [tuple(ops.convert_to_tensor(x).shape) for x in (targets, y_pred)]
     is_same = len(shapes[0]) == len(shapes[1]) and all(

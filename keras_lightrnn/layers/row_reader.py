@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn._internal.typing import Shape, Tensor
 from keras_lightrnn.ops import cast_word_ids
 
 
@@ -49,7 +50,7 @@ class GatedRowReader(keras.layers.Layer):
         self.num_rows = check_size("num_rows", num_rows)
         self.use_shift = use_shift
 
-    def build(self, queries_shape: Any, rows_shape: Any = None) -> None:
+    def build(self, queries_shape: Shape, rows_shape: Shape = None) -> None:
         shape = (self.num_rows, queries_shape[-1])
         self.row_gate = self.add_weight(name="row_gate", shape=shape, initializer="zeros")
         self.row_shift = None
@@ -62,18 +63,18 @@ class GatedRowReader(keras.layers.Layer):
         """Weights with one entry for each row: they follow the words at a reallocation."""
         return [weight for weight in (self.row_gate, self.row_shift) if weight is not None]
 
-    def call(self, queries: Any, rows: Any) -> Any:
+    def call(self, queries: Tensor, rows: Tensor) -> Tensor:
         queries, rows = ops.cast(queries, self.compute_dtype), cast_word_ids(rows)
         queries = queries * (1 + self._look_up(self.row_gate, rows))
         if self.row_shift is None:
             return queries
         return queries + self._look_up(self.row_shift, rows)
 
-    def _look_up(self, vectors: Any, rows: Any) -> Any:
+    def _look_up(self, vectors: Tensor, rows: Tensor) -> Tensor:
         vectors = ops.take(ops.cast(vectors, self.compute_dtype), rows, axis=0)
         return ops.expand_dims(vectors, -2)  # (..., 1, H)
 
-    def compute_output_shape(self, queries_shape: Any, rows_shape: Any) -> Any:
+    def compute_output_shape(self, queries_shape: Shape, rows_shape: Shape) -> Any:
         return tuple(queries_shape)
 
     def get_config(self) -> dict[str, Any]:

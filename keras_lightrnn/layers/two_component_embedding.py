@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.keras_internals import set_mask
+from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
 from keras_lightrnn.clustering.vectors import backfit, check_features
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.word_vectors import count_word_vectors
@@ -145,7 +146,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         """Return the embedding of each table: this layer, then those of the further tables."""
         return [self, *self.further_tables]
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: Shape = None) -> None:
         table, dim = self.word_table, self.output_dim
         self.row_embeddings = self._add_vectors("row_embeddings", 0, table.num_rows, dim)
         self.column_embeddings = self._add_vectors("column_embeddings", 1, table.num_columns, dim)
@@ -155,7 +156,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
                 name="input_gate", shape=(table.num_rows, dim), initializer="zeros"
             )
         self.word_embeddings: Any = None
-        self.word_projection: Any = None
+        self.word_projection: Tensor = None
         if self.word_dim:
             self.word_embeddings = self._add_vectors(
                 "word_embeddings", 2, self._num_vectors, self.word_dim, autocast=False
@@ -243,14 +244,14 @@ class TwoComponentEmbedding(keras.layers.Layer):
         lost = float(np.square(rest, dtype=np.float64).sum())
         return min(1.0, lost / energy) if energy else 0.0
 
-    def call(self, words: Any) -> Any:
+    def call(self, words: WordIds) -> Tensor:
         words = cast_word_ids(words)
         self._check_dense(words)
         self.compute_output_shape(words.shape)  # checks it
         vectors = [table._combine(words) for table in self.list_tables()]
         return vectors[0] if len(vectors) == 1 else sum(vectors[1:], vectors[0])
 
-    def _combine(self, words: Any) -> Any:
+    def _combine(self, words: WordIds) -> Tensor:
         """Return the vectors by this table."""
         if self.combine == "gate":
             return self._embed_gated(words)
@@ -261,7 +262,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
             return rows + columns
         return ops.concatenate([rows, columns], axis=-1)
 
-    def _check_dense(self, words: Any) -> None:
+    def _check_dense(self, words: WordIds) -> None:
         # By name: it is TensorFlow's, which may be absent.
         if self.combine == "interleave" and type(words).__name__ == "RaggedTensor":
             raise TypeError(
@@ -270,7 +271,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
                 'combine="gate", "sum" or "concat" for one vector a word.'
             )
 
-    def embed_components(self, words: Any) -> tuple[Any, Any]:
+    def embed_components(self, words: WordIds) -> tuple[Tensor, Tensor]:
         """Return the row vectors and the column vectors of words, `(..., D)` each.
 
         The column vectors include the projected word vectors.
@@ -283,7 +284,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         invalid = self._mark_invalid(words)
         return row_vectors + invalid, column_vectors + invalid
 
-    def _embed_gated(self, words: Any) -> Any:
+    def _embed_gated(self, words: WordIds) -> Tensor:
         rows, columns = self._find_cells(words)
         gates = 1 + self._look_up(self.input_gate, rows)  # (..., D)
         vectors = self._look_up(self.column_embeddings, columns) * gates
@@ -292,25 +293,25 @@ class TwoComponentEmbedding(keras.layers.Layer):
             vectors += self._embed_word_vectors(words)
         return vectors + self._mark_invalid(words)
 
-    def _find_cells(self, words: Any) -> tuple[Any, Any]:
+    def _find_cells(self, words: WordIds) -> tuple[Tensor, Tensor]:
         """Return the rows and the columns of words."""
         cells = self.word_table(words)
         return cells // self.word_table.num_columns, cells % self.word_table.num_columns
 
-    def _embed_word_vectors(self, words: Any) -> Any:
+    def _embed_word_vectors(self, words: WordIds) -> Tensor:
         return ops.matmul(
             self._look_up_word_vectors(words), ops.cast(self.word_projection, self.compute_dtype)
         )
 
-    def _look_up_word_vectors(self, words: Any) -> Any:
+    def _look_up_word_vectors(self, words: WordIds) -> Tensor:
         vectors = look_up_word_vectors(ops.convert_to_tensor(self.word_embeddings), words)
         return ops.cast(vectors, self.compute_dtype)  # (..., K)
 
-    def _mark_invalid(self, words: Any) -> Any:
+    def _mark_invalid(self, words: WordIds) -> Tensor:
         invalid = mark_invalid_ids(words, self.word_table.vocabulary_size)
         return ops.cast(ops.expand_dims(invalid, -1), self.compute_dtype)
 
-    def index_half_steps(self, words: Any) -> tuple[Any, Any, tuple[Any, Any]]:
+    def index_half_steps(self, words: WordIds) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Return the half-steps of windows as places in a table of vectors.
 
         A recurrence can multiply the table by its kernel once, and look the products up.
@@ -346,7 +347,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         """Weights with one entry for each column."""
         return [self.column_embeddings]
 
-    def embed_prefixes(self, words: Any) -> Any:
+    def embed_prefixes(self, words: WordIds) -> Tensor:
         """Return all half-steps of prefixes, whatever `combine` is, to predict what follows them.
 
         The windows of training leave out the column of their last word.
@@ -366,10 +367,10 @@ class TwoComponentEmbedding(keras.layers.Layer):
             set_mask(half_steps, _mask_half_steps(ops.not_equal(words, 0)))
         return half_steps
 
-    def _look_up(self, vectors: Any, indices: Any) -> Any:
+    def _look_up(self, vectors: Tensor, indices: Tensor) -> Tensor:
         return ops.take(ops.cast(vectors, self.compute_dtype), indices, axis=0)
 
-    def compute_mask(self, words: Any, mask: Any = None) -> Any:
+    def compute_mask(self, words: WordIds, mask: Tensor = None) -> Tensor:
         if not self.mask_zero:
             return None
         is_word = ops.not_equal(words, 0)
@@ -377,7 +378,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
             return is_word
         return _mask_half_steps(is_word)[:, :-1]  # (B, 2T)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         if self.combine == "interleave":
             if len(input_shape) != 2 or (input_shape[1] is not None and input_shape[1] < 2):
                 raise ValueError(
@@ -390,7 +391,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         size = 2 * self.output_dim if self.combine == "concat" else self.output_dim
         return *input_shape, size
 
-    def compute_output_spec(self, words: Any) -> keras.KerasTensor:
+    def compute_output_spec(self, words: WordIds) -> keras.KerasTensor:
         shape = self.compute_output_shape(words.shape)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_lightrnn._internal.dtypes import choose_sum_dtype
 from keras_lightrnn._internal.keras_internals import get_mask
+from keras_lightrnn._internal.typing import Tensor
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
 
@@ -55,7 +56,7 @@ class Perplexity(keras.metrics.Metric):
             for variable in ("nats", "nats_rest", "words", "words_rest")
         )
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
         mask = get_mask(y_pred)
         log_probs = ops.cast(y_pred, self.dtype)
         weights = compute_word_weights(log_probs, sample_weight, mask, dtype=self.dtype)
@@ -69,7 +70,7 @@ class Perplexity(keras.metrics.Metric):
         return ops.exp((self.nats + self.nats_rest) / words)
 
 
-def _add_compensated(total: Any, rest: Any, value: Any) -> None:
+def _add_compensated(total: Tensor, rest: Tensor, value: Tensor) -> None:
     """Add `value` to `total + rest`, where `rest` is the rounding error (Knuth's two-sum)."""
     old = ops.convert_to_tensor(total)
     new = old + value

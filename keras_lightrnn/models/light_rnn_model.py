@@ -17,6 +17,7 @@ from keras_lightrnn._internal.distribution import (
 )
 from keras_lightrnn._internal.inference import compile_inference
 from keras_lightrnn._internal.keras_internals import set_mask
+from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import Perplexity
@@ -202,11 +203,11 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             network(self.embedding, stack), self.softmax, self._compile_inference
         )
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: Shape = None) -> None:
         with strategy_scope(self):
             self._build_layers(input_shape)
 
-    def _build_layers(self, input_shape: Any) -> None:
+    def _build_layers(self, input_shape: Shape) -> None:
         # Everything is built here and not by a first call, because Keras may make that call
         # with the mean of integer batches.
         batch_size = None if input_shape is None else input_shape[0]
@@ -231,7 +232,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
 
     # Training and evaluation.
 
-    def call(self, words: Any, training: bool | None = None) -> Any:
+    def call(self, words: WordIds, training: bool | None = None) -> Tensor:
         words = cast_word_ids(words)
         check_shape("A batch", words.shape, f"words.shape={words.shape}")
         initial_states = None
@@ -258,7 +259,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         finally:
             self._is_in_test_step = False
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         batch_size, length = input_shape
         return batch_size, None if length is None else length - 1
 
@@ -312,7 +313,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         self,
         x: Any = None,
         y: Any = None,
-        y_pred: Any = None,
+        y_pred: Tensor = None,
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
@@ -321,7 +322,9 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
         )
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def compute_metrics(
+        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Any = None
+    ) -> Any:
         y = x[:, 1:] if y is None else y
         if self.mask_zero:  # the step of JAX returns predictions without their mask
             is_word = ops.not_equal(x, 0)
@@ -339,7 +342,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
 
     # Using the trained model. These start from the zero state and leave the carried one alone.
 
-    def score(self, words: Any, batch_size: int = 32) -> np.ndarray:
+    def score(self, words: WordIds, batch_size: int = 32) -> np.ndarray:
         """Return the log-probability of every word but the first, given those before it.
 
         Args:
@@ -352,14 +355,14 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         """
         return decoding.score(self._get_predictor(), words, batch_size)
 
-    def word_log_probs(self, prefix: Any) -> np.ndarray:
+    def word_log_probs(self, prefix: WordIds) -> np.ndarray:
         """Return the log-probabilities of all words to follow a prefix, `(V,)` or `(B, V)` float64.
 
         This takes a half-step for every row; `next_words` finds the best ones with few.
         """
         return decoding.word_log_probs(self._get_predictor(), prefix)
 
-    def next_words(self, prefix: Any, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    def next_words(self, prefix: WordIds, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words to follow a prefix, exactly, and their log-probabilities.
 
         Rows are taken in falling order of probability until no further row can hold a better
@@ -378,7 +381,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
 
     def generate(
         self,
-        prefix: Any,
+        prefix: WordIds,
         length: int = 20,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -451,7 +454,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         }
 
 
-def _check_batch_size(words: Any, state: CarriedState) -> Any:
+def _check_batch_size(words: WordIds, state: CarriedState) -> Any:
     """Return the windows; of a size that is not known yet, TensorFlow checks it in the step."""
     if words.shape[0] is None and keras.backend.backend() == "tensorflow":
         import tensorflow as tf

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_lightrnn._internal.keras_internals import is_watched_by_tensorflow
+from keras_lightrnn._internal.typing import Tensor
 
 
 def compile_op(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,7 +58,7 @@ def compile_op(forward: Callable[..., Any], backward: Callable[..., Any]) -> Cal
             hidden = restore(ops.stop_gradient(x) for x in present)
             outputs, residuals = run_forward(hidden, *options)
 
-            def gradient(*upstream: Any) -> Any:
+            def gradient(*upstream: Tensor) -> Any:
                 has_gradient: list[bool] = []
 
                 @ops.custom_gradient
@@ -79,7 +80,7 @@ def compile_op(forward: Callable[..., Any], backward: Callable[..., Any]) -> Cal
     return op
 
 
-def _refuse(*upstream: Any) -> Any:
+def _refuse(*upstream: Tensor) -> Any:
     raise NotImplementedError(
         "The fused recurrence and the fused softmax are differentiable once. Received: a gradient "
         'of their gradient. Use `recurrence_path="keras"`, and call `TwoComponentSoftmax` with '

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.ops.compiled_op import compile_op
 from keras_lightrnn.ops.logit_terms import LogitTerm
 from keras_lightrnn.ops.loops import scan
@@ -20,17 +21,17 @@ _NUM_INPUTS = 9
 
 
 def compute_fused_log_probs(
-    row_queries: Any,
-    column_queries: Any,
-    cells: Any,
-    row_kernel: Any,
-    row_bias: Any,
-    column_kernel: Any,
-    column_bias: Any,
-    words: Any = None,
-    word_cells: Any = None,
+    row_queries: Tensor,
+    column_queries: Tensor,
+    cells: Tensor,
+    row_kernel: Tensor,
+    row_bias: Tensor,
+    column_kernel: Tensor,
+    column_bias: Tensor,
+    words: WordIds = None,
+    word_cells: Tensor = None,
     terms: Sequence[LogitTerm] = (),
-) -> Any:
+) -> Tensor:
     """Return `log P(row) + log P(column | row)` of words, for each component of a mixture.
 
     Equal to `compute_word_log_probs` of the logits `row_queries · row_kernel^T + row_bias` and
@@ -82,9 +83,9 @@ class _Words(NamedTuple):
         term_queries: Of each term, `(N, M, K)` or `None`.
     """
 
-    queries: Any
-    classes: Any
-    places: Any = None
+    queries: Tensor
+    classes: Tensor
+    places: Tensor = None
     term_queries: Any = ()
 
 
@@ -99,14 +100,14 @@ class _Weights(NamedTuple):
         are_trainable: Of each term, whether its table gets a gradient.
     """
 
-    kernel: Any
-    bias: Any
+    kernel: Tensor
+    bias: Tensor
     tables: Any = ()
     kinds: Any = ()
     are_trainable: Any = ()
 
 
-def _forward(inputs: list[Any], kinds: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
+def _forward(inputs: list[Tensor], kinds: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
     """Return log-probabilities; and, of each side, the two parts of the log-normaliser."""
     sides = [_forward_side(*side) for side in _get_sides(inputs, kinds)]
     log_probs, *normalisers = zip(*sides, strict=True)  # (N, M) each
@@ -114,8 +115,11 @@ def _forward(inputs: list[Any], kinds: tuple[Any, ...]) -> tuple[list[Any], list
 
 
 def _backward(
-    inputs: list[Any], normalisers: list[Any], upstream: list[Any], kinds: tuple[Any, ...]
-) -> list[Any]:
+    inputs: list[Tensor],
+    normalisers: list[Tensor],
+    upstream: list[Tensor],
+    kinds: tuple[Any, ...],
+) -> list[Tensor]:
     """Return the gradients of the inputs."""
     row_side, column_side = _get_sides(inputs, kinds)
     row_normaliser, column_normaliser = zip(*normalisers, strict=True)
@@ -143,7 +147,7 @@ def _backward(
 _run = compile_op(_forward, _backward)
 
 
-def _number_rows(rows: Any, num_rows: int) -> tuple[Any, Any]:
+def _number_rows(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     """Number the rows that occur in `rows`, `(N,)`: no others need be laid out.
 
     Returns:
@@ -157,7 +161,7 @@ def _number_rows(rows: Any, num_rows: int) -> tuple[Any, Any]:
     return ops.where(occurs, numbers, -1), chosen[: ops.shape(rows)[0]]
 
 
-def _collect(gradients: Any, inputs: list[Any], cells: Any) -> Any:
+def _collect(gradients: Tensor, inputs: list[Tensor], cells: Tensor) -> Tensor:
     """Return gradients of the words in `cells`, zero where their row is not laid out.
 
     Args:
@@ -174,7 +178,7 @@ def _collect(gradients: Any, inputs: list[Any], cells: Any) -> Any:
     return ops.where(is_found, found, 0.0)
 
 
-def _get_sides(inputs: list[Any], kinds: tuple[Any, ...]) -> list[tuple[_Words, _Weights]]:
+def _get_sides(inputs: list[Tensor], kinds: tuple[Any, ...]) -> list[tuple[_Words, _Weights]]:
     """Return the words and weights of the row softmax, and those of the column softmax."""
     row_queries, column_queries, cells, row_kernel, row_bias, column_kernel, column_bias = inputs[
         :7
@@ -211,10 +215,10 @@ def _get_sides(inputs: list[Any], kinds: tuple[Any, ...]) -> list[tuple[_Words, 
     ]
 
 
-def _forward_side(words: _Words, weights: _Weights) -> list[Any]:
+def _forward_side(words: _Words, weights: _Weights) -> list[Tensor]:
     """Return log-probabilities, largest logits, and logs of normalisers above those, `(N, M)`."""
 
-    def step(carry: list[Any], present: list[Any]) -> tuple[list[Any], list[Any]]:
+    def step(carry: list[Tensor], present: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, is_class = _compute_logits(_unpack(words, present), weights)
         largest = ops.max(logits, axis=-1)
         log_total = ops.log(ops.sum(ops.exp(logits - largest[..., None]), axis=-1))
@@ -228,8 +232,8 @@ def _forward_side(words: _Words, weights: _Weights) -> list[Any]:
 
 
 def _backward_side(
-    words: _Words, weights: _Weights, normaliser: Any, upstream: Any
-) -> tuple[Any, list[Any], Any, Any, list[Any]]:
+    words: _Words, weights: _Weights, normaliser: Tensor, upstream: Tensor
+) -> tuple[Tensor, list[Tensor], Tensor, Tensor, list[Tensor]]:
     """Return the gradients of queries, of the terms' queries, of kernel, bias and tables.
 
     Args:
@@ -241,7 +245,7 @@ def _backward_side(
     kernel = weights.kernel
     units, num_components = kernel.shape[1], words.queries.shape[1]
 
-    def step(totals: list[Any], present: list[Any]) -> tuple[list[Any], list[Any]]:
+    def step(totals: list[Tensor], present: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         upstream, largest, log_total, *present = present
         here = _unpack(words, present)
         logits, is_class = _compute_logits(here, weights)
@@ -287,7 +291,7 @@ def _backward_side(
     )
 
 
-def _compute_logits(words: _Words, weights: _Weights) -> tuple[Any, Any]:
+def _compute_logits(words: _Words, weights: _Weights) -> tuple[Tensor, Tensor]:
     """Return logits `(n, M, C)`, and which of them are those of the classes, `(n, 1, C)`."""
     num_classes, units = weights.kernel.shape
     queries = ops.reshape(words.queries, (-1, units))  # one product of two matrices
@@ -301,12 +305,12 @@ def _compute_logits(words: _Words, weights: _Weights) -> tuple[Any, Any]:
     return logits, ops.arange(num_classes, dtype="int32") == words.classes[:, None, None]
 
 
-def _pack(words: _Words) -> list[Any]:
+def _pack(words: _Words) -> list[Tensor]:
     values = [words.queries, words.classes, words.places, *words.term_queries]
     return [value for value in values if value is not None]
 
 
-def _unpack(words: _Words, present: list[Any]) -> _Words:
+def _unpack(words: _Words, present: list[Tensor]) -> _Words:
     """Return a chunk of `words` from a chunk of what `_pack` returns."""
     rest = iter(present)
     fields = [
@@ -317,7 +321,7 @@ def _unpack(words: _Words, present: list[Any]) -> _Words:
     return _Words(queries, classes, places, term_queries)
 
 
-def _split(arrays: list[Any], words: _Words, weights: _Weights) -> list[Any]:
+def _split(arrays: list[Tensor], words: _Words, weights: _Weights) -> list[Tensor]:
     """Split the first axis of arrays, padded with zeros, into chunks of one size."""
     size = ops.shape(arrays[0])[0]
     # The numbers that a word takes: its logits, and the products that they are sums of.

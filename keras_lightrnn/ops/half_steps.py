@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras import ops
 
+from keras_lightrnn._internal.typing import Tensor
 
-def interleave_components(row_vectors: Any, column_vectors: Any) -> Any:
+
+def interleave_components(row_vectors: Tensor, column_vectors: Tensor) -> Tensor:
     """Order the components of a window as half-steps `c_0 r_1 c_1 r_2 ... c_{T-1} r_T`.
 
     Args:
@@ -29,7 +29,7 @@ def interleave_components(row_vectors: Any, column_vectors: Any) -> Any:
     return ops.reshape(pairs, (shape[0], -1, shape[3]))  # (B, 2T, D)
 
 
-def split_half_steps(half_steps: Any) -> tuple[Any, Any]:
+def split_half_steps(half_steps: Tensor) -> tuple[Tensor, Tensor]:
     """Split half-steps `(B, 2T, H)` into column half-steps and row half-steps, `(B, T, H)` each.
 
     The column half-steps (even) predict rows, the row half-steps (odd) predict columns.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras import ops
+
+from keras_lightrnn._internal.typing import Tensor, WordIds
 
 # A logit that leaves no probability in float32, finite so that no gradient becomes NaN. Logits of
 # words must stay far above it.
 EMPTY_CELL_LOGIT = -1e30
 
 
-def invert_cells(cells: Any, num_rows: int, num_columns: int) -> Any:
+def invert_cells(cells: Tensor, num_rows: int, num_columns: int) -> Tensor:
     """Return the word in each cell, -1 in empty cells.
 
     Args:
@@ -33,7 +33,7 @@ def invert_cells(cells: Any, num_rows: int, num_columns: int) -> Any:
     return ops.reshape(words, (num_rows, num_columns))
 
 
-def compute_bias_table(word_bias: Any, words: Any) -> Any:
+def compute_bias_table(word_bias: Tensor, words: WordIds) -> Tensor:
     """Return the bias of the word in each cell, and `EMPTY_CELL_LOGIT` in empty cells.
 
     Args:
@@ -57,7 +57,7 @@ def compute_bias_table(word_bias: Any, words: Any) -> Any:
     return ops.where(words < 0, EMPTY_CELL_LOGIT, bias)
 
 
-def compute_row_offsets(word_bias: Any, words: Any) -> Any:
+def compute_row_offsets(word_bias: Tensor, words: WordIds) -> Tensor:
     """Return the contribution of the words of each row to the logit of the row.
 
     It is the log-sum-exp of their biases. Without biases it is 0 for every row that has words:
@@ -81,7 +81,7 @@ def compute_row_offsets(word_bias: Any, words: Any) -> Any:
     return ops.max(table, axis=1) if word_bias is None else ops.logsumexp(table, axis=1)
 
 
-def compute_word_log_probs(row_logits: Any, column_logits: Any, cells: Any) -> Any:
+def compute_word_log_probs(row_logits: Tensor, column_logits: Tensor, cells: Tensor) -> Tensor:
     """Return `log P(row) + log P(column | row)` of the words in `cells`.
 
     Args:
@@ -105,6 +105,6 @@ def compute_word_log_probs(row_logits: Any, column_logits: Any, cells: Any) -> A
     )
 
 
-def _pick_log_softmax(logits: Any, indices: Any) -> Any:
+def _pick_log_softmax(logits: Tensor, indices: Tensor) -> Tensor:
     picked = ops.take_along_axis(logits, ops.expand_dims(indices, -1), axis=-1)
     return ops.squeeze(picked, -1) - ops.logsumexp(logits, axis=-1)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
 
 from keras import ops
 
+from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.ops.log_probs import compute_bias_table
 from keras_lightrnn.ops.look_up import look_up_word_vectors
 
@@ -42,14 +42,14 @@ class LogitTerm(abc.ABC):
     [[[6.0, 3.0]]]
     """
 
-    def __init__(self, weight: Any, queries: Any = None, is_trainable: bool = True) -> None:
+    def __init__(self, weight: Tensor, queries: Tensor = None, is_trainable: bool = True) -> None:
         self.weight = weight
         self.queries = queries
         self.is_trainable = is_trainable and weight is not None
 
     @classmethod
     @abc.abstractmethod
-    def lay_out(cls, weight: Any, words: Any) -> Any:
+    def lay_out(cls, weight: Tensor, words: WordIds) -> Tensor:
         """Return the weights of the words in cells, `(..., C) -> (..., C, ...)`.
 
         Args:
@@ -59,7 +59,7 @@ class LogitTerm(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def compute(cls, table: Any, queries: Any) -> Any:
+    def compute(cls, table: Tensor, queries: Tensor) -> Tensor:
         """Return the logits, `(n, M, C)` or `(n, 1, C)`.
 
         Args:
@@ -69,7 +69,9 @@ class LogitTerm(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def differentiate(cls, d_logits: Any, table: Any, queries: Any) -> tuple[Any, Any]:
+    def differentiate(
+        cls, d_logits: Tensor, table: Tensor, queries: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the gradients of `table`, `(n, C, ...)`, and of `queries`, or `None`.
 
         Args:
@@ -79,7 +81,7 @@ class LogitTerm(abc.ABC):
         """
 
     @classmethod
-    def count_floats(cls, table: Any) -> int:
+    def count_floats(cls, table: Tensor) -> int:
         """Return how many numbers one logit takes while it is computed."""
         return 1
 
@@ -99,19 +101,21 @@ class BiasTerm(LogitTerm):
     [[[2.0, 1.0]]]
     """
 
-    def __init__(self, weight: Any, is_trainable: bool = True) -> None:
+    def __init__(self, weight: Tensor, is_trainable: bool = True) -> None:
         super().__init__(weight, None, is_trainable)
 
     @classmethod
-    def lay_out(cls, weight: Any, words: Any) -> Any:
+    def lay_out(cls, weight: Tensor, words: WordIds) -> Tensor:
         return compute_bias_table(weight, words)
 
     @classmethod
-    def compute(cls, table: Any, queries: Any) -> Any:
+    def compute(cls, table: Tensor, queries: Tensor) -> Tensor:
         return ops.expand_dims(table, -2)
 
     @classmethod
-    def differentiate(cls, d_logits: Any, table: Any, queries: Any) -> tuple[Any, Any]:
+    def differentiate(
+        cls, d_logits: Tensor, table: Tensor, queries: Tensor
+    ) -> tuple[Tensor, Tensor]:
         return ops.sum(d_logits, axis=1), None
 
 
@@ -130,22 +134,24 @@ class VectorTerm(LogitTerm):
     [[[70.0, 0.0, 50.0]]]
     """
 
-    def __init__(self, weight: Any, queries: Any) -> None:
+    def __init__(self, weight: Tensor, queries: Tensor) -> None:
         super().__init__(weight, queries)
 
     @classmethod
-    def lay_out(cls, weight: Any, words: Any) -> Any:
+    def lay_out(cls, weight: Tensor, words: WordIds) -> Tensor:
         return look_up_word_vectors(weight, words)
 
     @classmethod
-    def compute(cls, table: Any, queries: Any) -> Any:
+    def compute(cls, table: Tensor, queries: Tensor) -> Tensor:
         if queries.shape[-2] == 1:
             # Not a product of matrices: compiled, the look-up needs no memory then.
             return ops.expand_dims(ops.sum(table * queries, axis=-1), -2)
         return ops.matmul(queries, ops.swapaxes(table, -1, -2))
 
     @classmethod
-    def differentiate(cls, d_logits: Any, table: Any, queries: Any) -> tuple[Any, Any]:
+    def differentiate(
+        cls, d_logits: Tensor, table: Tensor, queries: Tensor
+    ) -> tuple[Tensor, Tensor]:
         if queries.shape[-2] == 1:
             d_logits = ops.swapaxes(d_logits, -1, -2)  # (n, C, 1)
             return d_logits * queries, ops.sum(d_logits * table, axis=-2, keepdims=True)
@@ -153,5 +159,5 @@ class VectorTerm(LogitTerm):
         return d_table, ops.matmul(d_logits, table)
 
     @classmethod
-    def count_floats(cls, table: Any) -> int:
+    def count_floats(cls, table: Tensor) -> int:
         return table.shape[-1]

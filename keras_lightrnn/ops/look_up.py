@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras import ops
 
+from keras_lightrnn._internal.typing import Tensor, WordIds
 
-def look_up_word_vectors(vectors: Any, words: Any) -> Any:
+
+def look_up_word_vectors(vectors: Tensor, words: WordIds) -> Tensor:
     """Return the vectors of words, and zeros for words without a vector.
 
     Args:

@@ -7,16 +7,18 @@ from typing import Any
 
 import keras
 
+from keras_lightrnn._internal.typing import Tensor
+
 
 def scan(
-    step: Callable[[Any, list[Any]], tuple[Any, list[Any]]],
-    carry: list[Any],
-    inputs: Sequence[Any],
+    step: Callable[[Tensor, list[Tensor]], tuple[Tensor, list[Tensor]]],
+    carry: list[Tensor],
+    inputs: Sequence[Tensor],
     output_shapes: Sequence[tuple[int | None, ...]],
     reverse: bool = False,
     overwrite: bool = False,
     unstack: bool = False,
-) -> tuple[list[Any], list[Any]]:
+) -> tuple[list[Tensor], list[Tensor]]:
     """Run `step(carry, inputs at t) -> (carry, outputs at t)` over the first axis of `inputs`.
 
     Not differentiable on TensorFlow: it is meant for functions with hand-written gradients. Unlike
@@ -48,7 +50,7 @@ def scan(
     if keras.backend.backend() == "jax":
         import jax
 
-        def run(carry: list[Any], inputs: list[Any]) -> tuple[list[Any], list[Any]]:
+        def run(carry: list[Tensor], inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
             first, *others = inputs
             return step(carry, [list(first) if unstack else first, *others])
 
@@ -64,7 +66,9 @@ def scan(
     if overwrite:  # a new array costs XLA the time to fill it with zeros
         outputs[0] = outputs[0].unstack(first)
 
-    def body(index: Any, carry: list[Any], outputs: list[Any]) -> tuple[Any, list[Any], list[Any]]:
+    def body(
+        index: Tensor, carry: list[Tensor], outputs: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         place = num_steps - 1 - index if reverse else index
         if unstack:
             value: Any = [first[place, part] for part in range(first.shape[1])]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 
+from keras_lightrnn._internal.typing import Tensor
 from keras_lightrnn.ops.compiled_op import uses_xla
 
 
-def multiply(x: Any, kernel: Any) -> Any:
+def multiply(x: Tensor, kernel: Tensor) -> Tensor:
     """Return `x · kernel` as float32, with `x` cast to the dtype of `kernel` for the product.
 
     TensorFlow has a product of low-precision factors with float32 sums in XLA only. The graph of

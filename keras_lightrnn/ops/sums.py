@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
+from keras_lightrnn._internal.typing import Tensor
 
-def add_rows(totals: Any, places: Any, values: Any) -> Any:
+
+def add_rows(totals: Tensor, places: Tensor, values: Tensor) -> Tensor:
     """Return `totals` after `totals[places[i]] += values[i]` for every `i`.
 
     XLA computes it in the memory of `totals` where nothing else needs that. TensorFlow and JAX

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 from keras import ops
 
+from keras_lightrnn._internal.typing import Tensor, WordIds
 
-def cast_word_ids(words: Any) -> Any:
+
+def cast_word_ids(words: WordIds) -> Tensor:
     """Return `words` as int32 or int64, casting when they arrive as floats.
 
     Keras passes float32 to a layer when it builds a model on the mean of the batches of the
@@ -36,7 +36,7 @@ def cast_word_ids(words: Any) -> Any:
     return ops.cast(words, "int64" if dtype in ("uint32", "uint64") else "int32")
 
 
-def check_word_ids(words: Any, vocabulary_size: int) -> None:
+def check_word_ids(words: WordIds, vocabulary_size: int) -> None:
     """Raise `ValueError` if a NumPy array or list holds ids outside `[0, V)`.
 
     Example:
@@ -58,7 +58,7 @@ outside). Map unknown words to the id of `<unk>`, or make the vocabulary larger.
         )
 
 
-def mark_invalid_ids(words: Any, vocabulary_size: int) -> Any:
+def mark_invalid_ids(words: WordIds, vocabulary_size: int) -> Tensor:
     """Return 0.0 where an id lies in `[0, V)` and NaN where it does not, as float32.
 
     Added to what is computed from the ids, it makes a wrong id visible in compiled code, which

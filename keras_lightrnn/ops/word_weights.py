@@ -6,8 +6,10 @@ from typing import Any
 
 from keras import ops
 
+from keras_lightrnn._internal.typing import WordIds
 
-def compute_word_weights(words: Any, *factors: Any, dtype: Any = "float32") -> Any:
+
+def compute_word_weights(words: WordIds, *factors: Any, dtype: Any = "float32") -> Any:
     """Return the product of sample weights and masks for each word, of the shape of `words`.
 
     Args:

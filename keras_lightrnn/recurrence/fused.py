@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_lightrnn._internal.typing import Tensor
 from keras_lightrnn.ops.compiled_op import compile_op
 from keras_lightrnn.ops.loops import scan
 from keras_lightrnn.ops.products import multiply
@@ -22,14 +23,14 @@ from keras_lightrnn.recurrence.kinds import Recurrence, split_gates
 
 def run_recurrence(
     recurrence: Recurrence,
-    x: Any,
-    weights: Sequence[Any],
-    states: Sequence[Any],
-    mask: Any = None,
-    indices: Any = None,
-    added: Sequence[Any] = (None, None),
+    x: Tensor,
+    weights: Sequence[Tensor],
+    states: Sequence[Tensor],
+    mask: Tensor = None,
+    indices: Tensor = None,
+    added: Sequence[Tensor] = (None, None),
     num_parts: int = 1,
-) -> tuple[Any, list[Any]]:
+) -> tuple[Tensor, list[Tensor]]:
     """Run a recurrence over a sequence, or over vectors of a table in the order of `indices`.
 
     The equations, weights and masking of its Keras layer, with one difference that no later
@@ -90,7 +91,7 @@ def run_recurrence(
     return ops.concatenate(hidden, axis=1), [ops.concatenate(state) for state in last]
 
 
-def _forward(inputs: list[Any], recurrence: Recurrence) -> tuple[list[Any], list[Any]]:
+def _forward(inputs: list[Tensor], recurrence: Recurrence) -> tuple[list[Tensor], list[Tensor]]:
     """Return hidden states and last states; and of all steps what `_backward` needs.
 
     That is the gates, the hidden state after the step, what other states it started from, and
@@ -108,7 +109,7 @@ def _forward(inputs: list[Any], recurrence: Recurrence) -> tuple[list[Any], list
     if vectors is not None:
         projected += _project(vectors, added_kernel, 0.0, num_gates)
 
-    def step(states: list[Any], place: list[Any]) -> tuple[list[Any], list[Any]]:
+    def step(states: list[Tensor], place: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         x, *is_word = place
         r = multiply(states[0], recurrent_kernel)
         if recurrent_bias is not None:
@@ -126,7 +127,7 @@ def _forward(inputs: list[Any], recurrence: Recurrence) -> tuple[list[Any], list
     return [outputs[1], *last], outputs
 
 
-def _project(x: Any, kernel: Any, bias: Any, num_gates: int) -> Any:
+def _project(x: Tensor, kernel: Tensor, bias: Tensor, num_gates: int) -> Tensor:
     """Return what the inputs of all steps add to the gates, `(L, 4, B, H)`."""
     projected = _multiply_and_add(x, kernel, bias)  # (L, B, 4H)
     units = kernel.shape[1] // num_gates
@@ -134,7 +135,7 @@ def _project(x: Any, kernel: Any, bias: Any, num_gates: int) -> Any:
     return ops.transpose(gates, (0, 2, 1, 3))
 
 
-def _look_up(projected: Any, indices: Any, num_gates: int) -> Any:
+def _look_up(projected: Tensor, indices: Tensor, num_gates: int) -> Tensor:
     """Return the same from the projected vectors of a table, `(K, 4H)`."""
     gates = np.arange(num_gates, dtype="int32")[:, None]
     places = num_gates * indices[:, None] + gates  # (L, 4, B)
@@ -142,13 +143,13 @@ def _look_up(projected: Any, indices: Any, num_gates: int) -> Any:
     return ops.take(ops.reshape(projected, (-1, units)), places, axis=0)
 
 
-def _multiply_and_add(x: Any, kernel: Any, bias: Any) -> Any:
+def _multiply_and_add(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     # One product of two matrices, whatever the axes of `x` are.
     product = multiply(ops.reshape(x, (-1, kernel.shape[0])), kernel) + ops.cast(bias, "float32")
     return ops.reshape(product, (*ops.shape(x)[:-1], kernel.shape[1]))
 
 
-def _multiply_and_add_backward(x: Any, kernel: Any, upstream: Any) -> list[Any]:
+def _multiply_and_add_backward(x: Tensor, kernel: Tensor, upstream: Tensor) -> list[Tensor]:
     """Return the gradients of vectors `(..., D)`, kernel and bias; `upstream` is `(N, 4H)`."""
     vectors = ops.reshape(x, (-1, kernel.shape[0]))
     dx = ops.reshape(multiply(upstream, ops.transpose(kernel)), ops.shape(x))
@@ -156,8 +157,8 @@ def _multiply_and_add_backward(x: Any, kernel: Any, upstream: Any) -> list[Any]:
 
 
 def _backward(
-    inputs: list[Any], outputs: list[Any], upstream: list[Any], recurrence: Recurrence
-) -> list[Any]:
+    inputs: list[Tensor], outputs: list[Tensor], upstream: list[Tensor], recurrence: Recurrence
+) -> list[Tensor]:
     """Return the gradients of the inputs; `outputs` are of all steps, see `_forward`."""
     mask, indices, x, vectors, table, kernel, _, added_kernel = inputs[:8]
     recurrent_kernel, recurrent_bias, *first_states = inputs[8:]
@@ -171,7 +172,7 @@ def _backward(
     previous = ops.concatenate([ops.cast(first_states[0], "float32")[None], hidden[:-1]])
     transposed = ops.transpose(recurrent_kernel)
 
-    def step(gradients: list[Any], place: list[Any]) -> tuple[list[Any], list[Any]]:
+    def step(gradients: list[Tensor], place: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         gates, d_output, *others = place
         states, residuals = others[:num_states], others[num_states : len(outputs) - 1]
         gradients = [gradients[0] + d_output, *gradients[1:]]
@@ -207,7 +208,9 @@ def _backward(
 _run_part = compile_op(_forward, _backward)
 
 
-def _project_table_backward(inputs: list[Any], _: list[Any], upstream: list[Any]) -> list[Any]:
+def _project_table_backward(
+    inputs: list[Tensor], _: list[Tensor], upstream: list[Tensor]
+) -> list[Tensor]:
     x, kernel, _ = inputs
     return _cast_like(_multiply_and_add_backward(x, kernel, upstream[0]), inputs)
 
@@ -217,18 +220,18 @@ _project_table = compile_op(
 )
 
 
-def _cast_like(gradients: list[Any], inputs: list[Any]) -> list[Any]:
+def _cast_like(gradients: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
     return [
         None if gradient is None else ops.cast(ops.reshape(gradient, ops.shape(x)), x.dtype)
         for gradient, x in zip(gradients, inputs, strict=True)
     ]
 
 
-def _multiply_transposed(x: Any, y: Any, kernel: Any) -> Any:
+def _multiply_transposed(x: Tensor, y: Tensor, kernel: Tensor) -> Tensor:
     """Return `x^T · y` over all steps, as a gradient of `kernel`."""
     return multiply(ops.transpose(x), ops.cast(y, kernel.dtype))
 
 
-def _select(condition: Any, chosen: list[Any], others: list[Any]) -> list[Any]:
+def _select(condition: Any, chosen: list[Tensor], others: list[Tensor]) -> list[Tensor]:
     condition = condition[:, None]  # (B, 1)
     return [ops.where(condition, x, y) for x, y in zip(chosen, others, strict=True)]

@@ -13,6 +13,8 @@ import keras
 import numpy as np
 from keras import ops as keras_ops
 
+from keras_lightrnn._internal.typing import Tensor
+
 
 @dataclass(frozen=True)
 class Recurrence:
@@ -53,7 +55,7 @@ class Recurrence:
     adds_products: bool = False
     has_cudnn: bool = False
 
-    def run_step(self, ops: Any, x: Any, r: Any, states: Sequence[Any]) -> list[Any]:
+    def run_step(self, ops: Any, x: Tensor, r: Tensor, states: Sequence[Tensor]) -> list[Tensor]:
         """Return the states after one step.
 
         Args:
@@ -74,13 +76,15 @@ class Recurrence:
         return self.step(ops, x, r, list(states))[1]
 
 
-def split_gates(ops: Any, products: Any, num_gates: int) -> Any:
+def split_gates(ops: Any, products: Tensor, num_gates: int) -> Tensor:
     """Return the products by gates, `(B, G H) -> (G, B, H)`."""
     units = products.shape[-1] // num_gates
     return ops.transpose(ops.reshape(products, (-1, num_gates, units)), (1, 0, 2))
 
 
-def _lstm_step(ops: Any, x: Any, r: Any, states: list[Any]) -> tuple[Any, list[Any], list[Any]]:
+def _lstm_step(
+    ops: Any, x: Tensor, r: Tensor, states: list[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     _, memory = states
     # All gates at once: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2.
     scale = ops.convert_to_tensor(np.array([0.5, 0.5, 1, 0.5], "float32")[:, None, None])
@@ -91,8 +95,8 @@ def _lstm_step(ops: Any, x: Any, r: Any, states: list[Any]) -> tuple[Any, list[A
 
 
 def _lstm_step_gradient(
-    gates: Any, states: list[Any], residuals: list[Any], gradients: list[Any]
-) -> tuple[Any, Any, list[Any]]:
+    gates: Tensor, states: list[Tensor], residuals: list[Tensor], gradients: list[Tensor]
+) -> tuple[Any, Any, list[Tensor]]:
     i, f, c, o = gates
     _, memory = states
     d_hidden, d_memory = gradients
@@ -110,7 +114,9 @@ def _lstm_step_gradient(
     return d_gates, d_gates, [keras_ops.zeros_like(d_hidden), d_memory * f]
 
 
-def _gru_step(ops: Any, x: Any, r: Any, states: list[Any]) -> tuple[Any, list[Any], list[Any]]:
+def _gru_step(
+    ops: Any, x: Tensor, r: Tensor, states: list[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     (hidden,) = states
     update, reset = ops.sigmoid(x[0] + r[0]), ops.sigmoid(x[1] + r[1])
     candidate = ops.tanh(x[2] + reset * r[2])
@@ -119,8 +125,8 @@ def _gru_step(ops: Any, x: Any, r: Any, states: list[Any]) -> tuple[Any, list[An
 
 
 def _gru_step_gradient(
-    gates: Any, states: list[Any], residuals: list[Any], gradients: list[Any]
-) -> tuple[Any, Any, list[Any]]:
+    gates: Tensor, states: list[Tensor], residuals: list[Tensor], gradients: list[Tensor]
+) -> tuple[Any, Any, list[Tensor]]:
     update, reset, candidate = gates
     (rh,), (hidden,), (d_hidden,) = residuals, states, gradients
     d_candidate = d_hidden * (1 - update) * (1 - candidate * candidate)
@@ -131,14 +137,16 @@ def _gru_step_gradient(
     return dx, dr, [d_hidden * update]
 
 
-def _rnn_step(ops: Any, x: Any, r: Any, states: list[Any]) -> tuple[Any, list[Any], list[Any]]:
+def _rnn_step(
+    ops: Any, x: Tensor, r: Tensor, states: list[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     hidden = ops.tanh(x + r)  # (1, B, H)
     return hidden, [hidden[0]], []
 
 
 def _rnn_step_gradient(
-    gates: Any, states: list[Any], residuals: list[Any], gradients: list[Any]
-) -> tuple[Any, Any, list[Any]]:
+    gates: Tensor, states: list[Tensor], residuals: list[Tensor], gradients: list[Tensor]
+) -> tuple[Any, Any, list[Tensor]]:
     (hidden,), (d_hidden,) = gates, gradients
     dx = d_hidden * (1 - hidden * hidden)
     return dx, dx, [keras_ops.zeros_like(d_hidden)]

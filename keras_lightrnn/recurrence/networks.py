@@ -12,10 +12,11 @@ import keras
 from keras import ops
 
 from keras_lightrnn._internal.keras_internals import get_mask, set_mask
+from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.ops import mark_invalid_ids
 from keras_lightrnn.recurrence.stack import RecurrentStack, choose_num_parts
 
-States = list[list[Any]]
+States = list[list[Tensor]]
 
 
 class WordNetwork(abc.ABC):
@@ -33,7 +34,7 @@ class WordNetwork(abc.ABC):
     @abc.abstractmethod
     def run_windows(
         self,
-        words: Any,
+        words: WordIds,
         states: States | None = None,
         training: bool | None = None,
         fused: bool = False,
@@ -50,14 +51,14 @@ class WordNetwork(abc.ABC):
         """
 
     @abc.abstractmethod
-    def run_prefixes(self, words: Any) -> States:
+    def run_prefixes(self, words: WordIds) -> States:
         """Return the states after prefixes `(B, N)`, from the zero state."""
 
     @abc.abstractmethod
-    def _read_words(self, words: Any, states: States) -> States:
+    def _read_words(self, words: WordIds, states: States) -> States:
         """Return the states after one more word of each text, `(B,)`, padding included."""
 
-    def run_words(self, words: Any, states: States) -> States:
+    def run_words(self, words: WordIds, states: States) -> States:
         """Return the states after one more word of each text, `(B,)`."""
         new_states = self._read_words(words, states)
         if not self.embedding.mask_zero:
@@ -72,7 +73,7 @@ class WordNetwork(abc.ABC):
         """Return the hidden state of the last layer, `(B, H)`."""
         return states[-1][0]
 
-    def _mark_invalid(self, words: Any, states: States | None) -> States:
+    def _mark_invalid(self, words: WordIds, states: States | None) -> States:
         """Return states that are NaN for windows with an id outside the vocabulary.
 
         Compiled code clamps wrong ids in silence.
@@ -91,7 +92,7 @@ class HalfStepNetwork(WordNetwork):
 
     def run_windows(
         self,
-        words: Any,
+        words: WordIds,
         states: States | None = None,
         training: bool | None = None,
         fused: bool = False,
@@ -117,12 +118,12 @@ class HalfStepNetwork(WordNetwork):
             set_mask(half_steps, mask)
         return half_steps, new_states
 
-    def run_prefixes(self, words: Any) -> States:
+    def run_prefixes(self, words: WordIds) -> States:
         half_steps = self.embedding.embed_prefixes(words)
         _, states = self.stack(half_steps, mask=get_mask(half_steps), training=False)
         return states
 
-    def _read_words(self, words: Any, states: States) -> States:
+    def _read_words(self, words: WordIds, states: States) -> States:
         rows, columns = self.embedding.embed_components(words)  # (B, D) each
         # By the cells that read prefixes, for the same rounding in low precision.
         after_rows = self.stack.run_cells(rows, states)
@@ -134,7 +135,7 @@ class HalfStepNetwork(WordNetwork):
             )
         return self.stack.run_cells(columns, after_rows)
 
-    def read_rows(self, rows: Any, states: States, products: list[Any]) -> Any:
+    def read_rows(self, rows: Tensor, states: States, products: list[Tensor]) -> Tensor:
         """Return the row half-steps `(n, H)` after rows `(n,)`.
 
         Args:
@@ -151,7 +152,7 @@ class WordStepNetwork(WordNetwork):
 
     def run_windows(
         self,
-        words: Any,
+        words: WordIds,
         states: States | None = None,
         training: bool | None = None,
         fused: bool = False,
@@ -170,11 +171,11 @@ class WordStepNetwork(WordNetwork):
             set_mask(hidden, mask)
         return hidden, states
 
-    def run_prefixes(self, words: Any) -> States:
+    def run_prefixes(self, words: WordIds) -> States:
         vectors = self.embedding(words)
         _, states = self.stack(vectors, mask=get_mask(vectors), training=False)
         return states
 
-    def _read_words(self, words: Any, states: States) -> States:
+    def _read_words(self, words: WordIds, states: States) -> States:
         # Not `__call__`, which attaches a mask: `run_words` applies it.
         return self.stack.run_cells(self.embedding.call(words), states)

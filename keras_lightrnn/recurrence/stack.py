@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn._internal.typing import Shape, Tensor
 from keras_lightrnn.recurrence.fused import run_recurrence
 from keras_lightrnn.recurrence.kinds import Recurrence, get_recurrence
 
@@ -97,7 +98,7 @@ class RecurrentStack(keras.layers.Layer):
         """By layer, the sizes of its states."""
         return [[self.units] * self.kind.num_states for _ in self.recurrent_layers]
 
-    def build(self, x_shape: Any) -> None:
+    def build(self, x_shape: Shape) -> None:
         self.build_layers(x_shape[-1])
         self.built = True
 
@@ -108,8 +109,8 @@ class RecurrentStack(keras.layers.Layer):
                 layer.build((None, None, self.units if index else input_dim))
 
     def call(
-        self, x: Any, states: Any = None, mask: Any = None, training: bool | None = None
-    ) -> tuple[Any, list[list[Any]]]:
+        self, x: Tensor, states: Tensor = None, mask: Tensor = None, training: bool | None = None
+    ) -> tuple[Tensor, list[list[Tensor]]]:
         new_states = []
         for index, layer in enumerate(self.recurrent_layers):
             x = self.dropout_layers[index](x, training=training)
@@ -120,14 +121,14 @@ class RecurrentStack(keras.layers.Layer):
 
     def run_fused(
         self,
-        x: Any,
-        states: Any = None,
-        mask: Any = None,
+        x: Tensor,
+        states: Tensor = None,
+        mask: Tensor = None,
         training: bool | None = None,
-        indices: Any = None,
-        added: tuple[Any, Any] = (None, None),
+        indices: Tensor = None,
+        added: tuple[Tensor, Tensor] = (None, None),
         num_parts: int = 1,
-    ) -> tuple[Any, list[list[Any]]]:
+    ) -> tuple[Tensor, list[list[Tensor]]]:
         """Return what `call` returns, by the package's recurrence.
 
         Args:
@@ -174,7 +175,7 @@ class RecurrentStack(keras.layers.Layer):
 
     # One step at a time, from states that many steps may follow.
 
-    def run_cells(self, x: Any, states: Any) -> list[list[Any]]:
+    def run_cells(self, x: Tensor, states: Tensor) -> list[list[Tensor]]:
         """Return the states after one step of the Keras cells, which reads `x`, `(n, D)`."""
         new_states = []
         for layer, of_layer in zip(self.recurrent_layers, states, strict=True):
@@ -182,7 +183,7 @@ class RecurrentStack(keras.layers.Layer):
             new_states.append(list(new))
         return new_states
 
-    def multiply_states(self, states: Any) -> list[Any]:
+    def multiply_states(self, states: Tensor) -> list[Tensor]:
         """Return what states add to the gates of the next step, whatever it reads.
 
         Args:
@@ -198,7 +199,7 @@ class RecurrentStack(keras.layers.Layer):
             products.append(product if recurrent_bias is None else product + recurrent_bias)
         return products
 
-    def run_step(self, x: Any, states: Any, products: Any) -> list[Any]:
+    def run_step(self, x: Tensor, states: Tensor, products: Tensor) -> list[Tensor]:
         """Return the states after one step of which the products of the states are known.
 
         Args:
@@ -217,7 +218,7 @@ class RecurrentStack(keras.layers.Layer):
         return new_states
 
     def compute_output_spec(
-        self, x: Any, states: Any = None, mask: Any = None, training: bool | None = None
+        self, x: Tensor, states: Tensor = None, mask: Tensor = None, training: bool | None = None
     ) -> Any:
         def make(*shape: Any) -> keras.KerasTensor:
             return keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -225,7 +226,7 @@ class RecurrentStack(keras.layers.Layer):
         sizes = self.state_sizes
         return make(*x.shape[:2], self.units), [[make(x.shape[0], n) for n in s] for s in sizes]
 
-    def compute_mask(self, x: Any, previous_mask: Any = None) -> Any:
+    def compute_mask(self, x: Tensor, previous_mask: Tensor = None) -> Tensor:
         return previous_mask, [[None for _ in sizes] for sizes in self.state_sizes]
 
     def get_config(self) -> dict[str, Any]:
@@ -294,13 +295,13 @@ def _count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _multiply(layer: Any, x: Any, kernel: Any) -> Any:
+def _multiply(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
     # Outside of XLA TensorFlow has no product of low precision with float32 sums.
     x, kernel = (ops.cast(y, layer.compute_dtype) for y in (x, kernel))
     return ops.cast(ops.matmul(x, kernel), "float32")
 
 
-def _get_biases(layer: Any) -> tuple[Any, Any]:
+def _get_biases(layer: Any) -> tuple[Tensor, Tensor]:
     """Return what is added to the products of the inputs and, or `None`, of the states."""
     bias = ops.cast(layer.cell.bias, "float32")
     return (bias[0], bias[1]) if len(bias.shape) == 2 else (bias, None)

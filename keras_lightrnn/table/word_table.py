@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.keras_internals import get_shared_objects
+from keras_lightrnn._internal.typing import Shape, WordIds
 from keras_lightrnn.ops import cast_word_ids, invert_cells
 from keras_lightrnn.table.allocation import Allocation
 from keras_lightrnn.table.linked_variable import DerivedVariable, LinkedVariable
@@ -119,7 +120,7 @@ class WordTable(keras.layers.Layer):
     def variables(self) -> list[Any]:
         return [*super().variables, self.words]
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: Shape = None) -> None:
         """The variable exists from the start: an allocation can be read and assigned at once."""
 
     @property
@@ -155,16 +156,16 @@ class WordTable(keras.layers.Layer):
             )
         self.cells.assign(allocation.cells)
 
-    def call(self, words: Any) -> Any:
+    def call(self, words: WordIds) -> Any:
         words = cast_word_ids(words)
         # A gather would count negative ids from the end; V is out of range everywhere.
         words = ops.where(words < 0, self.vocabulary_size, words)
         return ops.take(self.cells, words, axis=0)
 
-    def compute_output_spec(self, words: Any) -> keras.KerasTensor:
+    def compute_output_spec(self, words: WordIds) -> keras.KerasTensor:
         return keras.KerasTensor(words.shape, dtype="int32")
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> Any:
         return input_shape
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:

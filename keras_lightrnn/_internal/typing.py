@@ -1,0 +1,13 @@
+"""Names of types in signatures.
+
+The tensors of the backends have no common class. These names tell the reader what an argument is;
+a type checker takes them for `Any`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Tensor = Any  # of the Keras backend, or a `KerasTensor`
+WordIds = Any  # integers, an array or a tensor
+Shape = Any  # a tuple or list of `int | None`
