@@ -41,11 +41,16 @@ def make_model(arguments: argparse.Namespace) -> Any:
     import keras
 
     from keras_lightrnn import Allocation, LightRNNModel
+    from keras_lightrnn.layers import GatedRowReader
 
     keras.utils.set_random_seed(0)
     allocation = Allocation.by_frequency(arguments.vocabulary_size)
+    row_reading: Any = "recurrence"
+    if arguments.row_reading != "half-steps":
+        has_shift = arguments.row_reading == "gate-and-shift"
+        row_reading = GatedRowReader(allocation.num_rows, has_shift)
     model = LightRNNModel(
-        allocation, arguments.units, arguments.units, arguments.layers, row_reading="recurrence"
+        allocation, arguments.units, arguments.units, arguments.layers, row_reading=row_reading
     )
     model.build((None, None))
     num_rows, num_columns = allocation.shape
@@ -196,6 +201,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--vocabulary-size", type=int, default=10_240_000)
     parser.add_argument("--units", type=int, default=512, help="D and H (default: %(default)s)")
     parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument(
+        "--row-reading",
+        choices=("half-steps", "gate", "gate-and-shift"),
+        default="half-steps",
+        help="how a column depends on its row (default: %(default)s)",
+    )
     parser.add_argument("--saved-model", action="store_true", help="export that as well")
     arguments = parser.parse_args(argv)
 

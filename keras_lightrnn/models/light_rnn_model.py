@@ -19,6 +19,7 @@ from keras_lightrnn._internal.inference import compile_inference
 from keras_lightrnn._internal.keras_internals import set_mask
 from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.layers.row_reader import serialize_row_reader
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import Perplexity
 from keras_lightrnn.models.carried_state import CarriedState
@@ -34,7 +35,7 @@ from keras_lightrnn.search import decoding
 from keras_lightrnn.search.predictor import Predictor, make_predictor
 from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
 
-_ROW_READING = ("recurrence", "reader")
+_ROW_READING = {"recurrence": None, "reader": "gated"}  # and the row readers of the softmax
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
@@ -74,7 +75,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         recurrence_path: What runs the recurrence in `fit`, `evaluate`, and `score` of many
             batches: `"auto"` (default), `"fused"` or `"keras"`, see
             `keras_lightrnn.recurrence.RecurrentStack`.
-        row_reading: How a column depends on its row: `"reader"` (default), by a row reader, or
+        row_reading: How a column depends on its row: `"reader"` (default), by a
+            `layers.GatedRowReader`; a row reader, which is a layer, to put in its place; or
             `"recurrence"`, by a half-step of the network, as published.
         num_components: Integer `M`, the components of the mixture that each table has, see
             `TwoComponentSoftmax`. More than one needs `row_reading="reader"`.
@@ -121,19 +123,23 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         word_dim: int = 0,
         num_word_vectors: int | None = None,
         recurrence_path: str = "auto",
-        row_reading: str = "reader",
+        row_reading: Any = "reader",
         num_components: int = 1,
         **kwargs: Any,
     ) -> None:
         embedding_dim = check_size("embedding_dim", embedding_dim)
-        if row_reading not in _ROW_READING:
-            raise ValueError(
-                f"`row_reading` must be one of {_ROW_READING}. Received: "
-                f"row_reading={row_reading!r}."
-            )
+        if isinstance(row_reading, str):
+            if row_reading not in _ROW_READING:
+                raise ValueError(
+                    f"`row_reading` must be one of {tuple(_ROW_READING)} or a row reader, which is "
+                    f"a layer. Received: row_reading={row_reading!r}."
+                )
+            row_reader: Any = _ROW_READING[row_reading]
+        else:
+            row_reader = row_reading
         num_components = check_size("num_components", num_components)
         num_tables = len(word_table) if isinstance(word_table, (list, tuple)) else 1
-        if num_components * num_tables > 1 and row_reading == "recurrence":
+        if num_components * num_tables > 1 and row_reader is None:
             raise ValueError(
                 "A mixture needs a row reader, which lets each component read the row. Received: "
                 f"num_components={num_components}, {num_tables} word table(s), "
@@ -155,9 +161,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         self.word_dim = word_dim
         self.num_word_vectors = num_word_vectors
         self.recurrence_path = recurrence_path
-        self.row_reading = row_reading
         self.num_components = num_components
-        has_reader = row_reading == "reader"
+        has_reader = row_reader is not None
 
         policy = self.dtype_policy  # Keras hands it to no sublayer by itself
         self.embedding = TwoComponentEmbedding(
@@ -191,17 +196,24 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             word_bias=word_bias,
             word_dim=word_dim,
             num_word_vectors=num_word_vectors,
-            row_reader="gated" if has_reader else None,
+            row_reader=row_reader,
             num_components=num_components,
             mask_zero=mask_zero,
             dtype=policy,
             name="softmax",
         )
+        # Not the layer, which is the softmax's and would have a second path in weights files.
+        self._row_reading = row_reading if isinstance(row_reading, str) else None
         self.carried_state: CarriedState | None = None
         network = WordStepNetwork if has_reader else HalfStepNetwork
         self._predictor = make_predictor(
             network(self.embedding, stack), self.softmax, self._compile_inference
         )
+
+    @property
+    def row_reading(self) -> Any:
+        """How a column depends on its row: a name or a row reader, as it was given."""
+        return self._row_reading or self.softmax.row_reader
 
     def build(self, input_shape: Shape = None) -> None:
         with strategy_scope(self):
@@ -449,7 +461,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             "word_dim": self.word_dim,
             "num_word_vectors": self.num_word_vectors,
             "recurrence_path": self.recurrence_path,
-            "row_reading": self.row_reading,
+            "row_reading": self._row_reading or serialize_row_reader(self.softmax.row_reader),
             "num_components": self.num_components,
         }
 

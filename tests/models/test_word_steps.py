@@ -8,6 +8,7 @@ import pytest
 from oracle import STEPS, MixtureSoftmax, to_numpy
 
 from keras_lightrnn import Allocation, LightRNNModel
+from keras_lightrnn.layers import GatedRowReader
 from keras_lightrnn.search.predictor import read_prefixes
 
 V, T = 31, 5
@@ -181,6 +182,27 @@ def test_saved_and_loaded(rng, tmp_path, model):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert (loaded.row_reading, loaded.num_components) == ("reader", 3)
     assert np.array_equal(loaded.score(windows), model.score(windows))
+
+
+def test_another_row_reader(rng, tmp_path):
+    allocation = Allocation.random(V, seed=0)
+    reader = GatedRowReader(allocation.num_rows, use_shift=False)
+    model = LightRNNModel(allocation, 4, 4, row_reading=reader)
+    assert model.row_reading is reader
+    model.compile("adam")
+    windows = rng.integers(V, size=(4, 6))
+    model.fit(windows, verbose=0)
+    assert model.softmax.row_reader.row_shift is None
+    assert np.asarray(reader.row_gate).any()  # trained
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded.row_reading, GatedRowReader)
+    assert not loaded.row_reading.use_shift
+    assert np.array_equal(loaded.score(windows), model.score(windows))
+    assert (
+        loaded.next_words(windows[0], k=3)[0].tolist()
+        == model.next_words(windows[0], k=3)[0].tolist()
+    )
 
 
 @pytest.mark.parametrize(
