@@ -53,6 +53,10 @@ def make_model(arguments: argparse.Namespace) -> Any:
         allocation, arguments.units, arguments.units, arguments.layers, row_reading=row_reading
     )
     model.build((None, None))
+    if row_reading != "recurrence":
+        # Gates start at zero, and a file would hold equal tensors once.
+        for gates in (model.embedding.input_gate, *row_reading.row_weights):
+            gates.assign(keras.random.normal(gates.shape, stddev=0.1))
     num_rows, num_columns = allocation.shape
     ranks = np.arange(num_rows * num_columns, dtype=np.float32).reshape(num_rows, num_columns)
     shares = 1 / (ranks + 2.7)
