@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         losses,
         metrics,
         reallocation,
+        search,
         serving,
         visualization,
     )
@@ -46,6 +47,7 @@ __all__ = [
     "losses",
     "metrics",
     "reallocation",
+    "search",
     "serving",
     "visualization",
 ]
@@ -60,7 +62,7 @@ except ImportError as error:  # no Keras, or no backend for it
     _no_keras = error
 else:
     # At once and not on first use: `keras.saving.load_model` finds classes that are registered.
-    from keras_lightrnn import callbacks, layers, losses, metrics
+    from keras_lightrnn import callbacks, layers, losses, metrics, search
     from keras_lightrnn.models import LightRNNModel
     from keras_lightrnn.table.word_table import WordTable
 

@@ -53,7 +53,12 @@ def compile_inference(
 
         compiled = jax.jit(stateless)
         return lambda *args: compiled([v.value for v in model.variables], *args)
-    if backend == "torch":
+    return run_without_gradients(function)
+
+
+def run_without_gradients(function: Callable[..., Any], any_size: bool = True) -> Any:
+    """Return a function that is not compiled, and on PyTorch records nothing for gradients."""
+    if keras.backend.backend() == "torch":
         import torch
 
         return torch.no_grad()(function)

@@ -31,7 +31,7 @@ from keras_lightrnn.ops.word_ids import cast_word_ids
 from keras_lightrnn.recurrence.kinds import get_recurrence
 from keras_lightrnn.recurrence.networks import HalfStepNetwork, WordStepNetwork
 from keras_lightrnn.recurrence.stack import RecurrentStack, is_fused
-from keras_lightrnn.search import decoding
+from keras_lightrnn.search import decoding, scoring
 from keras_lightrnn.search.predictor import Predictor, make_predictor
 from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
 
@@ -365,16 +365,22 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             `(N - 1,)` or `(B, N - 1)` float32, in nats. With `mask_zero=True`, that of a word 0,
             which is padding, means nothing.
         """
-        return decoding.score(self._get_predictor(), words, batch_size)
+        return scoring.score(self._get_predictor(), words, batch_size)
 
-    def word_log_probs(self, prefix: WordIds) -> np.ndarray:
+    def word_log_probs(self, prefix: WordIds, mask: Any = None) -> np.ndarray:
         """Return the log-probabilities of all words to follow a prefix, `(V,)` or `(B, V)` float64.
 
-        This takes a half-step for every row; `next_words` finds the best ones with few.
-        """
-        return decoding.word_log_probs(self._get_predictor(), prefix)
+        This reads every row; `next_words` finds the best words with few.
 
-    def next_words(self, prefix: WordIds, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+        Args:
+            prefix: As in `next_words`.
+            mask: As in `next_words`.
+        """
+        return scoring.word_log_probs(self._get_predictor(), prefix, mask)
+
+    def next_words(
+        self, prefix: WordIds, k: int = 10, mask: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words to follow a prefix, exactly, and their log-probabilities.
 
         Rows are taken in falling order of probability until no further row can hold a better
@@ -382,41 +388,79 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         by one.
 
         Args:
-            prefix: Word ids `(N,)`, or prefixes of one length `(B, N)`, `N >= 1`.
+            prefix: Word ids `(N,)` or `(B, N)`, or a list of `B` texts of unequal lengths. With
+                `mask_zero`, word 0 is padding, and a prefix of padding alone is the start of a
+                text.
             k: Integer in `[1, V]`.
+            mask: Boolean, of the shape of `prefix`, false for words that are padding. Padding may
+                stand anywhere and changes nothing.
 
         Returns:
             Word ids, int32, and log-probabilities in nats, float64, `(k,)` or `(B, k)` each, best
             first; of equal words the lesser ids.
         """
-        return decoding.next_words(self._get_predictor(), prefix, k)
+        return scoring.next_words(self._get_predictor(), prefix, k, mask)
 
     def generate(
         self,
         prefix: WordIds,
         length: int = 20,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
-    ) -> np.ndarray:
-        """Sample a continuation of each prefix.
+        *,
+        end_word: int | None = None,
+        num_beams: int | None = None,
+        length_penalty: float = 1.0,
+        num_return: int | None = None,
+        repetition_penalty: float = 1.0,
+        excluded: Any = None,
+        mask: Any = None,
+        return_log_probs: bool = False,
+    ) -> Any:
+        """Continue each prefix: by sampling, or by beam search with `num_beams`.
 
         Args:
-            prefix: Word ids `(N,)`, or prefixes of one length `(B, N)`, `N >= 1`.
-            length: Integer, how many words to sample.
-            temperature: Float; log-probabilities are divided by it. 0 takes the best word.
+            prefix: As in `next_words`.
+            length: Integer, how many words to add at most.
+            temperature: Float; log-probabilities are divided by it. 0 takes the best word. Default
+                1, or 0 with `num_beams`.
             top_k: Sample among the `k` likeliest words only.
             top_p: Sample among the fewest words that together reach this probability, after
                 temperature and `top_k`.
-            seed: Integer for the same words again.
+            seed: Integer for the same sampled words again.
+            end_word: Integer, the word that ends a text; padding stands after it.
+            num_beams: Integer, the width of the beam search. `None` to sample.
+            length_penalty: Float, for beam search.
+            num_return: Integer, how many continuations of each prefix to return.
+            repetition_penalty: Float of at least 1, for words that the text holds already.
+            excluded: Word ids that are never added, `(E,)`, or `(B, E)` with -1 for none.
+            mask: As in `next_words`.
+            return_log_probs: Boolean, whether to return log-probabilities, too.
+
+        For the keyword arguments see `keras_lightrnn.search.generate`, which continues texts with
+        any network.
 
         Returns:
-            The sampled word ids `(length,)` or `(B, length)`, without the prefix.
+            The word ids without the prefix, `(length,)` or `(B, length)`; with `num_return` `n`,
+            `(n, length)` or `(B, n, length)`. With `return_log_probs` also the log-probability of
+            each continuation in nats.
         """
-        return decoding.generate(
-            self._get_predictor(), prefix, length, temperature, top_k, top_p, seed
+        options = decoding.Options(
+            length,
+            temperature,
+            top_k,
+            top_p,
+            seed,
+            end_word,
+            num_beams,
+            length_penalty,
+            num_return,
+            repetition_penalty,
+            return_log_probs,
         )
+        return decoding.decode(self._get_predictor(), prefix, options, excluded, mask)
 
     def _get_predictor(self) -> Predictor:
         """Return the predictor of a model that is built, or build it."""

@@ -50,15 +50,41 @@ class WordNetwork(abc.ABC):
             jit_compile: Boolean, whether XLA compiles the whole step around it.
         """
 
+    # The steps of `keras_lightrnn.search.StepNetwork`.
+
+    def start(
+        self, words: WordIds, lengths: Tensor | None, max_length: int | None, source: Any
+    ) -> tuple[Any, Any]:
+        """Return the hidden states `(B, H)` after prefixes, from the zero state, and a cache.
+
+        Args:
+            words: `(B, N)`.
+            lengths: `(B,)`, how many words each prefix has; `None` if all have `N`.
+            max_length, source: Not used.
+        """
+        states = self._run_prefixes(words, lengths)
+        return self.get_hidden(states), self._make_cache(states)
+
+    def step(self, words: WordIds, cache: Any) -> tuple[Any, Any]:
+        """Return the same after one more word of each text, `(B,)`."""
+        states = self._run_words(words, self._get_states(cache))
+        return self.get_hidden(states), self._make_cache(states)
+
+    def _make_cache(self, states: States) -> Any:
+        return states
+
+    def _get_states(self, cache: Any) -> States:
+        return cache
+
     @abc.abstractmethod
-    def run_prefixes(self, words: WordIds) -> States:
-        """Return the states after prefixes `(B, N)`, from the zero state."""
+    def _run_prefixes(self, words: WordIds, lengths: Tensor | None) -> States:
+        """Return the states after prefixes."""
 
     @abc.abstractmethod
     def _read_words(self, words: WordIds, states: States) -> States:
         """Return the states after one more word of each text, `(B,)`, padding included."""
 
-    def run_words(self, words: WordIds, states: States) -> States:
+    def _run_words(self, words: WordIds, states: States) -> States:
         """Return the states after one more word of each text, `(B,)`."""
         new_states = self._read_words(words, states)
         if not self.embedding.mask_zero:
@@ -118,10 +144,21 @@ class HalfStepNetwork(WordNetwork):
             set_mask(half_steps, mask)
         return half_steps, new_states
 
-    def run_prefixes(self, words: WordIds) -> States:
+    def _run_prefixes(self, words: WordIds, lengths: Tensor | None) -> States:
         half_steps = self.embedding.embed_prefixes(words)
-        _, states = self.stack(half_steps, mask=get_mask(half_steps), training=False)
+        mask = get_mask(half_steps)
+        if lengths is not None:
+            # The half-steps belong to the words 0 1 1 2 2 ...
+            places = (ops.arange(ops.shape(half_steps)[1], dtype="int32") + 1) // 2
+            mask = _join_masks(mask, places < lengths[:, None])
+        _, states = self.stack(half_steps, mask=mask, training=False)
         return states
+
+    def _make_cache(self, states: States) -> Any:
+        return states, self.stack.multiply_states(states)
+
+    def _get_states(self, cache: Any) -> States:
+        return cache[0]
 
     def _read_words(self, words: WordIds, states: States) -> States:
         rows, columns = self.embedding.embed_components(words)  # (B, D) each
@@ -135,14 +172,9 @@ class HalfStepNetwork(WordNetwork):
             )
         return self.stack.run_cells(columns, after_rows)
 
-    def read_rows(self, rows: Tensor, states: States, products: list[Tensor]) -> Tensor:
-        """Return the row half-steps `(n, H)` after rows `(n,)`.
-
-        Args:
-            rows: `(n,)` int32.
-            states: By layer, its states `(n, H)`.
-            products: What `RecurrentStack.multiply_states` returned of them.
-        """
+    def read_rows(self, rows: Tensor, cache: Any) -> Tensor:
+        """Return the row half-steps `(n, H)` after rows `(n,)`, by the cache of each."""
+        states, products = cache
         vectors = ops.take(self.embedding.row_embeddings, rows, axis=0)  # (n, D)
         return self.get_hidden(self.stack.run_step(vectors, states, products))
 
@@ -171,11 +203,19 @@ class WordStepNetwork(WordNetwork):
             set_mask(hidden, mask)
         return hidden, states
 
-    def run_prefixes(self, words: WordIds) -> States:
+    def _run_prefixes(self, words: WordIds, lengths: Tensor | None) -> States:
         vectors = self.embedding(words)
-        _, states = self.stack(vectors, mask=get_mask(vectors), training=False)
+        mask = get_mask(vectors)
+        if lengths is not None:
+            places = ops.arange(ops.shape(words)[1], dtype="int32")
+            mask = _join_masks(mask, places < lengths[:, None])
+        _, states = self.stack(vectors, mask=mask, training=False)
         return states
 
     def _read_words(self, words: WordIds, states: States) -> States:
-        # Not `__call__`, which attaches a mask: `run_words` applies it.
+        # Not `__call__`, which attaches a mask: `_run_words` applies it.
         return self.stack.run_cells(self.embedding.call(words), states)
+
+
+def _join_masks(mask: Tensor | None, other: Tensor) -> Tensor:
+    return other if mask is None else ops.logical_and(mask, other)

@@ -1,179 +1,543 @@
-"""Scoring, exact search and sampling of words."""
+"""Continuations of texts: sampling, the best word at each step, and beam search."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import abc
+import dataclasses
+import itertools
+from collections.abc import Iterable
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
-from keras import ops
 
 from keras_lightrnn._internal.checks import check_k, check_not_negative, check_size
-from keras_lightrnn.ops.word_ids import check_word_ids
-from keras_lightrnn.search.predictor import Predictor, Search, TablesSearch, read_prefixes
+from keras_lightrnn._internal.inference import run_without_gradients
+from keras_lightrnn._internal.typing import WordIds
+from keras_lightrnn.search.layer_search import check_built
+from keras_lightrnn.search.predictor import (
+    Predictor,
+    Search,
+    TablesSearch,
+    make_predictor,
+    read_prefixes,
+    take_texts,
+)
+from keras_lightrnn.search.prefixes import Prefixes, prepare_prefixes
 from keras_lightrnn.search.row_search import sample
 
-# Prefixes that are read and searched together.
+# Texts, or beams of all texts, that are read and searched together.
 _TEXTS_AT_ONCE = 64
 # Below it the best word alone has any weight, and numbers overflow.
 _LEAST_TEMPERATURE = 1e-6
-# Whole batches to score from which on it pays to compile the recurrence for their shape.
-_MANY_BATCHES = 64
-
-
-def score(predictor: Predictor, words: Any, batch_size: int) -> np.ndarray:
-    check_size("batch_size", batch_size)
-    words, is_batch = _prepare(predictor, words, "words", at_least=2)
-    is_fused = predictor.network.stack.is_fused and len(words) >= _MANY_BATCHES * batch_size
-    log_probs = []
-    length = words.shape[1]
-    if is_fused:
-        # Each shape is compiled and stays in memory: there are to be few. What follows a word
-        # does not change its log-probability.
-        words = np.pad(words, [(0, 0), (0, _round_up(length) - length)])
-    for start in range(0, len(words), batch_size):
-        batch = words[start : start + batch_size]
-        tensor = ops.convert_to_tensor(batch)
-        if is_fused and len(batch) == batch_size:
-            scored = predictor.run("score_windows_fused", tensor, any_size=False)
-        else:
-            scored = predictor.run("score_windows", tensor)
-        log_probs.append(ops.convert_to_numpy(scored)[:, : length - 1])
-    joined = np.concatenate(log_probs)
-    return joined if is_batch else joined[0]
-
-
-def _round_up(length: int) -> int:
-    """Return the next of the lengths 2, 3, ... 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ..."""
-    step = 1 << max((length - 1).bit_length() - 3, 0)
-    return -(-length // step) * step
-
-
-def word_log_probs(predictor: Predictor, prefix: Any) -> np.ndarray:
-    prefix, is_batch = _prepare(predictor, prefix, "prefix")
-    found: list[np.ndarray] = []
-    for search in _read(predictor, prefix):
-        search.padding = None  # it has a probability, though it is never answered
-        found += search.all_words()
-    return np.stack(found) if is_batch else found[0]
-
-
-def next_words(predictor: Predictor, prefix: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
-    check_k("k", k, _count_words(predictor))
-    prefix, is_batch = _prepare(predictor, prefix, "prefix")
-    results = [search.best_words(k) for search in _read(predictor, prefix)]
-    words, log_probs = (np.concatenate(parts) for parts in zip(*results, strict=True))
-    return (words, log_probs) if is_batch else (words[0], log_probs[0])
-
-
-def _count_words(predictor: Predictor) -> int:
-    """Return how many words may be answered."""
-    return predictor.softmax.word_table.vocabulary_size - predictor.softmax.mask_zero
-
-
-def _read(predictor: Predictor, prefixes: np.ndarray) -> Iterator[Search | TablesSearch]:
-    for start in range(0, len(prefixes), _TEXTS_AT_ONCE):
-        yield read_prefixes(predictor, prefixes[start : start + _TEXTS_AT_ONCE])
 
 
 def generate(
+    network: Any,
+    softmax: Any,
+    prefix: WordIds,
+    length: int = 20,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    *,
+    end_word: int | None = None,
+    num_beams: int | None = None,
+    length_penalty: float = 1.0,
+    num_return: int | None = None,
+    repetition_penalty: float = 1.0,
+    excluded: Any = None,
+    mask: Any = None,
+    source: Any = None,
+    return_log_probs: bool = False,
+) -> Any:
+    """Continue prefixes with any network: by sampling, or by beam search with `num_beams`.
+
+    Beam search keeps, after each word, the `num_beams` continuations of the highest log-probability
+    of each prefix, among all words of the vocabulary, exactly. Those that end with `end_word` are
+    finished; the others are continued. Of all that are finished, or have `length` words, those with
+    the highest score are returned, best first:
+
+        score = log-probability / number of words ** length_penalty
+
+    where `end_word` counts as a word.
+
+    Args:
+        network: `StepNetwork`, or an object with its methods.
+        softmax: `TwoComponentSoftmax`, built, that predicts from the network's states.
+        prefix: Word ids `(N,)` or `(B, N)`, or a list of `B` texts of unequal lengths. With
+            `mask_zero` of the softmax, word 0 is padding and is left out wherever it stands.
+        length: Integer, how many words to add at most.
+        temperature: Float; log-probabilities are divided by it. 0 takes the best word. Default 1,
+            or 0 with `num_beams`.
+        top_k: Sample among the `k` likeliest words only.
+        top_p: Sample among the fewest words that together reach this probability, after
+            temperature and `top_k`.
+        seed: Integer for the same sampled words again.
+        end_word: Integer, the word that ends a text. Whatever stands after it is padding: word 0
+            with `mask_zero`, otherwise `end_word`. `None` to add `length` words always.
+        num_beams: Integer, the width of the beam search; 1 takes the best word at each step.
+            `None` to sample.
+        length_penalty: Float, the power in the score of beam search. Above 0 it favours long
+            texts, at 0 the score is the log-probability.
+        num_return: Integer, how many continuations of each prefix to return: the best ones of
+            beam search, of which there are at most `num_beams`, or as many samples. `None` for
+            one, without an axis of its own.
+        repetition_penalty: Float of at least 1, by which the log-probability of a word is
+            multiplied that the text holds already, the prefix included.
+        excluded: Word ids that are never added, `(E,)`, or `(B, E)` for each prefix, where -1
+            stands for no word.
+        mask: Boolean, of the shape of `prefix`, false for words that are padding. Padding may
+            stand anywhere.
+        source: Tensor or tree of tensors whose first axis is `B`: what `network.start` needs
+            besides the prefixes, such as the sentences to translate. For one prefix `(N,)` the
+            first axis is 1.
+        return_log_probs: Boolean, whether to return the log-probabilities of the continuations,
+            too. Needs `num_beams`.
+
+    Returns:
+        Word ids without the prefix, int32, `(length,)` or `(B, length)`; with `num_return` `n`,
+        `(n, length)` or `(B, n, length)`. With `return_log_probs` also the log-probability of each
+        continuation in nats, `end_word` included and penalties left out, float64.
+
+    Raises:
+        TypeError: if the network lacks a method.
+        ValueError: if an argument is out of range, or arguments contradict each other.
+
+    Example:
+
+    >>> from keras_lightrnn import LightRNNModel
+    >>> model = LightRNNModel(50, embedding_dim=8, units=8)
+    >>> words = model.generate([[3, 1, 4], [1, 5]], length=6, num_beams=3, end_word=0)
+    >>> words.shape
+    (2, 6)
+
+    For a network of your own see `StepNetwork`.
+    """
+    _check_network(network, softmax)
+    predictor = make_predictor(network, softmax, run_without_gradients)
+    return decode(
+        predictor,
+        prefix,
+        Options(
+            length,
+            temperature,
+            top_k,
+            top_p,
+            seed,
+            end_word,
+            num_beams,
+            length_penalty,
+            num_return,
+            repetition_penalty,
+            return_log_probs,
+        ),
+        excluded,
+        mask,
+        source,
+    )
+
+
+def _check_network(network: Any, softmax: Any) -> None:
+    if not hasattr(softmax, "list_tables"):
+        raise TypeError(
+            f"`softmax` must be a `TwoComponentSoftmax`. Received: softmax={softmax!r}."
+        )
+    check_built(softmax)
+    methods = ["start", "step"] + ([] if softmax.row_reader is not None else ["read_rows"])
+    missing = [name for name in methods if not callable(getattr(network, name, None))]
+    if missing:
+        raise TypeError(
+            f"`network` must have the methods {methods} of `keras_lightrnn.search.StepNetwork`. "
+            f"Received: network={network!r} without {missing}. Write them for your model: one "
+            "that returns the states of all words of a text is not enough."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of `generate` that are the same for all prefixes; see there."""
+
+    length: int
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    end_word: int | None
+    num_beams: int | None
+    length_penalty: float
+    num_return: int | None
+    repetition_penalty: float
+    return_log_probs: bool
+
+    def check(self, vocabulary_size: int, num_allowed: int) -> None:
+        """Raise `ValueError` unless the options are valid for so many words."""
+        check_size("length", self.length)
+        if self.temperature is not None and not (
+            isinstance(self.temperature, Real) and 0 <= self.temperature < np.inf
+        ):
+            raise ValueError(
+                "`temperature` must be a finite number that is not negative. Received: "
+                f"temperature={self.temperature!r}."
+            )
+        if self.top_k is not None:
+            check_k("top_k", self.top_k, num_allowed)
+        if self.top_p is not None and not (isinstance(self.top_p, Real) and 0 < self.top_p <= 1):
+            raise ValueError(f"`top_p` must be a number in (0, 1]. Received: top_p={self.top_p!r}.")
+        if self.seed is not None:
+            check_not_negative("seed", self.seed)
+        if self.end_word is not None:
+            check_not_negative("end_word", self.end_word)
+            if self.end_word >= vocabulary_size:
+                raise ValueError(
+                    f"`end_word` must be a word id in [0, {vocabulary_size}). Received: end_word="
+                    f"{self.end_word}."
+                )
+        if not (isinstance(self.length_penalty, Real) and np.isfinite(self.length_penalty)):
+            raise ValueError(
+                "`length_penalty` must be a finite number. Received: length_penalty="
+                f"{self.length_penalty!r}."
+            )
+        penalty = self.repetition_penalty
+        if not (isinstance(penalty, Real) and 1 <= penalty < np.inf):
+            raise ValueError(
+                "`repetition_penalty` must be a finite number of at least 1. Received: "
+                f"repetition_penalty={penalty!r}."
+            )
+        if self.num_return is not None:
+            check_size("num_return", self.num_return)
+        if self.num_beams is not None:
+            self._check_beams(check_size("num_beams", self.num_beams))
+        else:
+            self._check_sampling()
+
+    def _check_beams(self, num_beams: int) -> None:
+        sampling = {"temperature": self.temperature or None, "top_k": self.top_k}
+        sampling["top_p"] = self.top_p
+        given = ", ".join(f"{name}={x!r}" for name, x in sampling.items() if x is not None)
+        if given:
+            raise ValueError(
+                "Beam search takes the likeliest words and samples none. Received: num_beams="
+                f"{num_beams}, {given}. Leave out either `num_beams` or the options of sampling."
+            )
+        if self.num_return is not None and self.num_return > num_beams:
+            raise ValueError(
+                "Beam search returns at most one text for each beam. Received: num_return="
+                f"{self.num_return}, num_beams={num_beams}. Give more beams."
+            )
+
+    def _check_sampling(self) -> None:
+        if self.length_penalty != 1 or self.return_log_probs:
+            name = "return_log_probs" if self.return_log_probs else "length_penalty"
+            raise ValueError(
+                f"`{name}` is an option of beam search. Received: {name}={getattr(self, name)}, "
+                "num_beams=None. Give `num_beams`."
+            )
+        if self.temperature == 0 and (self.num_return or 1) > 1:
+            raise ValueError(
+                "With temperature=0 there is one continuation of each prefix. Received: "
+                f"num_return={self.num_return}, temperature={self.temperature}, num_beams=None. "
+                "Give `num_beams`, or a temperature above 0."
+            )
+
+
+class Hypotheses(NamedTuple):
+    """Continuations of `n` texts, of `t` words each.
+
+    Attributes:
+        texts: `(n,)`, the index of the prefix that each continues.
+        words: `(n, t)` int32.
+        log_probs: `(n,)`, their log-probabilities; 0 where they are sampled.
+        scores: `(n,)`, the same with the repetition penalty.
+    """
+
+    texts: np.ndarray
+    words: np.ndarray
+    log_probs: np.ndarray
+    scores: np.ndarray
+
+    def take(self, places: np.ndarray) -> Hypotheses:
+        """Return some of them, given their places or which they are."""
+        return Hypotheses(*(x[places] for x in self))
+
+
+class Finished(NamedTuple):
+    """A continuation that is finished: its score, words and log-probability."""
+
+    score: float
+    words: np.ndarray
+    log_prob: float
+
+
+def decode(
     predictor: Predictor,
     prefix: Any,
-    length: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int | None,
-) -> np.ndarray:
-    if not isinstance(temperature, Real) or not 0 <= temperature < np.inf:
-        raise ValueError(
-            "`temperature` must be a finite number that is not negative. Received: "
-            f"temperature={temperature!r}."
+    options: Options,
+    excluded: Any = None,
+    mask: Any = None,
+    source: Any = None,
+) -> Any:
+    """Continue prefixes; see `generate`."""
+    softmax = predictor.softmax
+    prefixes = prepare_prefixes(softmax, prefix, mask)
+    excluded = _check_excluded(softmax, excluded, prefixes, options.end_word)
+    num_allowed = softmax.word_table.vocabulary_size - softmax.mask_zero
+    if excluded is not None:
+        num_allowed -= int(_count_excluded(excluded, softmax.mask_zero).max())
+    options.check(softmax.word_table.vocabulary_size, num_allowed)
+    num_texts, num_return = len(prefixes.words), options.num_return or 1
+    if source is not None:
+        _check_source(source, num_texts)
+    chooser = _make_chooser(predictor, options)
+    # Each sample is a text; beam search returns several of one.
+    num_copies = 1 if isinstance(chooser, _Beams) else num_return
+    copies = np.repeat(np.arange(num_texts), num_copies)
+    found: list[list[Finished]] = []
+    for start in range(0, len(copies), chooser.texts_at_once):
+        here = copies[start : start + chooser.texts_at_once]
+        some = prefixes.take(here)
+        of_texts = None if source is None else take_texts(source, here)
+        max_length = int(some.lengths.max()) + options.length
+        search = read_prefixes(predictor, some, of_texts, max_length)
+        found += _continue(
+            search, some, chooser, options, None if excluded is None else excluded[here]
         )
-    if top_k is not None:
-        check_k("top_k", top_k, _count_words(predictor))
-    if top_p is not None and not (isinstance(top_p, Real) and 0 < top_p <= 1):
-        raise ValueError(f"`top_p` must be a number in (0, 1]. Received: top_p={top_p!r}.")
-    if seed is not None:
-        check_not_negative("seed", seed)
-    if temperature > 0:
-        temperature = max(temperature, _LEAST_TEMPERATURE)
-    length = check_size("length", length)
-    prefix, is_batch = _prepare(predictor, prefix, "prefix")
-    generator = np.random.default_rng(seed)
-    sampled = [
-        _continue(search, generator, length, temperature, top_k, top_p)
-        for search in _read(predictor, prefix)
-    ]
-    joined = np.concatenate(sampled)
-    return joined if is_batch else joined[0]
+    padding = 0 if softmax.mask_zero or options.end_word is None else options.end_word
+    words = np.full((num_texts * num_return, options.length), padding, np.int32)
+    flat = [finished for of_text in found for finished in of_text]
+    for row, finished in zip(words, flat, strict=True):
+        row[: len(finished.words)] = finished.words
+    shape = (num_texts, num_return) if options.num_return is not None else (num_texts,)
+    results = [words.reshape(*shape, options.length)]
+    if options.return_log_probs:
+        results.append(np.array([finished.log_prob for finished in flat]).reshape(shape))
+    if not prefixes.is_batch:
+        results = [x[0] for x in results]
+    return tuple(results) if options.return_log_probs else results[0]
 
 
 def _continue(
     search: Search | TablesSearch,
-    generator: np.random.Generator,
-    length: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-) -> np.ndarray:
-    """Sample `length` words after each text of a search, `(B, length)`."""
-    most = 1 if temperature == 0 else top_k
-    sampled: list[np.ndarray] = []
-    while len(sampled) < length:
-        if sampled:
-            search = search.follow(sampled[-1])
-        truncate = top_p
-        if most is not None:
-            choices: Any = zip(*search.best_words(most), strict=True)
-        elif top_p is None:
-            choices = search.sample_rows(generator, temperature)
-        elif temperature == 1:
-            choices = search.nuclei(top_p)
-            truncate = None  # they are the nuclei of all words already
-        else:
-            choices = ((np.arange(len(log_probs)), log_probs) for log_probs in search.all_words())
-        chosen = [
-            _choose(generator, words, log_probs, temperature, truncate)
-            for words, log_probs in choices
-        ]
-        sampled.append(np.array(chosen, np.int32))
-    return np.stack(sampled, axis=1)
-
-
-def _choose(
-    generator: np.random.Generator,
-    words: np.ndarray,
-    log_probs: np.ndarray,
-    temperature: float,
-    top_p: float | None,
-) -> int:
-    weights = np.exp((log_probs - log_probs.max()) / (temperature or 1.0))
-    if top_p is not None:
-        words, weights = _keep_nucleus(words, weights, top_p)
-    return int(words[sample(generator, weights)])
-
-
-# Small things.
-
-
-def _prepare(
-    predictor: Predictor, words: Any, name: str, at_least: int = 1
-) -> tuple[np.ndarray, bool]:
-    words = np.asarray(words)
-    if words.ndim not in (1, 2) or words.size == 0 or words.shape[-1] < at_least:
-        raise ValueError(
-            f"`{name}` must hold at least {at_least} word id(s), as (N,) or (B, N). Received: "
-            f"{name}.shape={words.shape}."
+    prefixes: Prefixes,
+    chooser: _Chooser,
+    options: Options,
+    excluded: np.ndarray | None,
+) -> list[list[Finished]]:
+    """Return the best continuations of each text of a search, best first."""
+    num_texts = len(prefixes.words)
+    zeros = np.zeros(num_texts)
+    live = Hypotheses(np.arange(num_texts), np.zeros((num_texts, 0), np.int32), zeros, zeros)
+    finished: list[list[Finished]] = [[] for _ in range(num_texts)]
+    while True:
+        if excluded is not None:
+            search.exclude(excluded[_pad(live.texts, search.num_texts)])
+        parents, live = chooser.choose(search, live, prefixes)
+        size = live.words.shape[1]
+        has_ended = np.full(len(live.words), size == options.length)
+        if options.end_word is not None:
+            has_ended |= live.words[:, -1] == options.end_word
+        for text, words, log_prob, score in zip(*live.take(has_ended), strict=True):
+            score /= size**options.length_penalty
+            finished[text].append(Finished(score, words, log_prob))
+        is_live = ~has_ended & chooser.may_win(live, finished)
+        if not is_live.any():
+            break
+        parents, live = parents[is_live], live.take(is_live)
+        words, parents = (
+            _pad(x, chooser.choose_num_rows(num_texts)) for x in (live.words[:, -1], parents)
         )
-    if not np.issubdtype(words.dtype, np.integer):
-        raise TypeError(
-            f"`{name}` must hold integer word ids. Received: {name}.dtype={words.dtype}. Encode "
-            "text with `Vocabulary.encode` first."
+        search = search.follow(words, parents)
+    return [chooser.pick(of_text) for of_text in finished]
+
+
+def _pad(x: np.ndarray, size: int | None) -> np.ndarray:
+    """Return an array of `size` by repeating its last entry."""
+    return x if size is None else np.pad(x, (0, max(size - len(x), 0)), mode="edge")
+
+
+class _Chooser(abc.ABC):
+    """Chooses the next words of texts.
+
+    Args:
+        predictor: `Predictor`.
+        options: `Options`.
+    """
+
+    def __init__(self, predictor: Predictor, options: Options) -> None:
+        softmax = predictor.softmax
+        self.vocabulary_size = softmax.word_table.vocabulary_size
+        self.num_words = self.vocabulary_size - softmax.mask_zero
+        self.options = options
+
+    @property
+    def num_rows_a_text(self) -> int:
+        """The most hypotheses of a text."""
+        return 1
+
+    @property
+    def texts_at_once(self) -> int:
+        """How many texts are continued together."""
+        return max(_TEXTS_AT_ONCE // self.num_rows_a_text, 1)
+
+    def choose_num_rows(self, num_texts: int) -> int | None:
+        """Return how many hypotheses a search is to have, or `None` for those that are live.
+
+        JAX compiles a function for each number.
+        """
+        is_jax = keras.backend.backend() == "jax"
+        return num_texts * self.num_rows_a_text if is_jax else None
+
+    @abc.abstractmethod
+    def choose(
+        self, search: Search | TablesSearch, live: Hypotheses, prefixes: Prefixes
+    ) -> tuple[np.ndarray, Hypotheses]:
+        """Return hypotheses of one word more, and the places of those that they continue.
+
+        The search may have more texts than `live`, which do not count.
+        """
+
+    def may_win(self, live: Hypotheses, finished: list[list[Finished]]) -> np.ndarray:
+        """Return which hypotheses may be returned when they are continued, `(n,)` boolean."""
+        return np.full(len(live.words), True)
+
+    def pick(self, finished: list[Finished]) -> list[Finished]:
+        """Return the continuations of a text that are returned."""
+        return finished
+
+    def best_words(
+        self, search: Search | TablesSearch, k: int, live: Hypotheses, prefixes: Prefixes
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the `k` words of the highest score, log-probabilities and scores, `(n, k)` each.
+
+        The score is the log-probability with the repetition penalty. Words that do not exist are
+        -1, and have the score minus infinity.
+        """
+        if self.options.repetition_penalty == 1:
+            words, log_probs = (x[: len(live.words)] for x in search.best_words(k))
+            return words, log_probs, log_probs
+        seen = _list_seen(live, prefixes)
+        # No other word is below the best `k` for its penalty.
+        most = min(k + max(len(of_text) for of_text in seen), self.num_words)
+        words, log_probs = (x[: len(live.words)] for x in search.best_words(most))
+        scores = np.stack(
+            [self.penalize(*parts) for parts in zip(words, log_probs, seen, strict=True)]
         )
-    check_word_ids(words, predictor.softmax.word_table.vocabulary_size)
-    return np.atleast_2d(words).astype(np.int32), words.ndim == 2
+        order = np.stack([np.lexsort((w, -s)) for w, s in zip(words, scores, strict=True)])
+        words, log_probs, scores = (
+            np.take_along_axis(x, order[:, :k], axis=1) for x in (words, log_probs, scores)
+        )
+        return words, log_probs, scores
+
+    def penalize(self, words: np.ndarray, log_probs: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """Return the scores of words after a text with the words `seen`."""
+        penalty = self.options.repetition_penalty
+        return np.where(np.isin(words, seen), penalty * log_probs, log_probs)
+
+
+def _list_seen(live: Hypotheses, prefixes: Prefixes) -> list[np.ndarray]:
+    """Return the different words of each text, prefix included."""
+    return [
+        np.unique(np.concatenate([prefixes.words[text, : prefixes.lengths[text]], words]))
+        for text, words in zip(live.texts, live.words, strict=True)
+    ]
+
+
+class _Beams(_Chooser):
+    """Takes the continuations of the highest score of each text."""
+
+    @property
+    def num_rows_a_text(self) -> int:
+        return self.options.num_beams or 1
+
+    @property
+    def num_return(self) -> int:
+        return self.options.num_return or 1
+
+    def choose(
+        self, search: Search | TablesSearch, live: Hypotheses, prefixes: Prefixes
+    ) -> tuple[np.ndarray, Hypotheses]:
+        k = min(self.num_rows_a_text, self.num_words)
+        words, log_probs, scores = self.best_words(search, k, live, prefixes)
+        parents, ranks = np.nonzero(scores > -np.inf)
+        words, log_probs, scores = (x[parents, ranks] for x in (words, log_probs, scores))
+        log_probs, scores = live.log_probs[parents] + log_probs, live.scores[parents] + scores
+        texts = live.texts[parents]
+        order = np.lexsort((words, parents, -scores, texts))
+        first = np.searchsorted(texts[order], texts[order])  # of each text, in this order
+        order = order[np.arange(len(order)) - first < self.num_rows_a_text]
+        parents = parents[order]
+        longer = np.concatenate([live.words[parents], words[order, None]], axis=1)
+        return parents, Hypotheses(texts[order], longer, log_probs[order], scores[order])
+
+    def may_win(self, live: Hypotheses, finished: list[list[Finished]]) -> np.ndarray:
+        penalty, length = self.options.length_penalty, self.options.length
+        size = live.words.shape[1] + 1
+        # Words to come add nothing above 0, and the length that serves the score best.
+        bounds = live.scores / (length if penalty > 0 else size) ** penalty
+        least = np.full(len(finished), -np.inf)
+        for text, of_text in enumerate(finished):
+            if len(of_text) >= self.num_return:
+                least[text] = self.pick(of_text)[-1].score
+        return bounds > least[live.texts]
+
+    def pick(self, finished: list[Finished]) -> list[Finished]:
+        if len(finished) < self.num_return:
+            raise ValueError(
+                "Each prefix must have as many continuations as are returned. Received: "
+                f"num_return={self.num_return}, and a prefix with {len(finished)}. Give a smaller "
+                "`num_return`, or exclude fewer words."
+            )
+        return sorted(finished, key=lambda x: -x.score)[: self.num_return]
+
+
+class _Sampler(_Chooser):
+    """Draws one word after each text."""
+
+    def __init__(self, predictor: Predictor, options: Options) -> None:
+        super().__init__(predictor, options)
+        self.generator = np.random.default_rng(options.seed)
+        temperature = 1.0 if options.temperature is None else options.temperature
+        self.temperature = max(temperature, _LEAST_TEMPERATURE)
+
+    def choose(
+        self, search: Search | TablesSearch, live: Hypotheses, prefixes: Prefixes
+    ) -> tuple[np.ndarray, Hypotheses]:
+        size = len(live.words)
+        choices, top_p = self._list_choices(search, live, prefixes)
+        drawn = [self._draw(*of_text, top_p) for of_text in itertools.islice(choices, size)]
+        longer = np.concatenate([live.words, np.array(drawn, np.int32)[:, None]], axis=1)
+        return np.arange(size), live._replace(words=longer)
+
+    def _list_choices(
+        self, search: Search | TablesSearch, live: Hypotheses, prefixes: Prefixes
+    ) -> tuple[Iterable[tuple[np.ndarray, np.ndarray]], float | None]:
+        """Return, of each text, the words to draw from and their scores; and the nucleus to keep.
+
+        The scores are log-probabilities with the repetition penalty.
+        """
+        top_k, top_p = self.options.top_k, self.options.top_p
+        if top_k is not None:
+            words, _, scores = self.best_words(search, top_k, live, prefixes)
+            return zip(words, scores, strict=True), top_p
+        has_penalty = self.options.repetition_penalty != 1
+        if top_p is None and not has_penalty:
+            return search.sample_rows(self.generator, self.temperature), None
+        if top_p is not None and self.temperature == 1 and not has_penalty:
+            return search.nuclei(top_p), None  # they are the nuclei of all words already
+        every = np.arange(self.vocabulary_size)
+        seen = _list_seen(live, prefixes)
+        return (
+            (every, self.penalize(every, *of_text))
+            for of_text in zip(search.all_words(), seen, strict=False)
+        ), top_p
+
+    def _draw(self, words: np.ndarray, scores: np.ndarray, top_p: float | None) -> int:
+        weights = np.exp((scores - scores.max()) / self.temperature)
+        if top_p is not None:
+            words, weights = _keep_nucleus(words, weights, top_p)
+        return int(words[sample(self.generator, weights)])
 
 
 def _keep_nucleus(
@@ -183,3 +547,62 @@ def _keep_nucleus(
     reached = np.cumsum(weights[order]) / weights.sum()
     kept = order[: int(np.searchsorted(reached, top_p)) + 1]
     return words[kept], weights[kept]
+
+
+def _make_chooser(predictor: Predictor, options: Options) -> _Chooser:
+    is_sampler = options.num_beams is None and options.temperature != 0
+    return _Sampler(predictor, options) if is_sampler else _Beams(predictor, options)
+
+
+def _check_excluded(
+    softmax: Any, excluded: Any, prefixes: Prefixes, end_word: int | None
+) -> np.ndarray | None:
+    """Return the excluded words of each text as `(B, E)`, -1 for none, or raise."""
+    if excluded is None:
+        return None
+    excluded = np.asarray(excluded)
+    num_texts = len(prefixes.words)
+    is_shape_right = excluded.ndim == 1 or (excluded.ndim == 2 and len(excluded) == num_texts)
+    if not is_shape_right or not (excluded.size == 0 or np.issubdtype(excluded.dtype, np.integer)):
+        raise ValueError(
+            f"`excluded` must be word ids (E,), or (B, E) for each of {num_texts} prefixes. "
+            f"Received: excluded.shape={excluded.shape}, excluded.dtype={excluded.dtype}. Fill "
+            "rows of unequal lengths up with -1."
+        )
+    vocabulary_size = softmax.word_table.vocabulary_size
+    is_wrong = (excluded < -1) | (excluded >= vocabulary_size)
+    if is_wrong.any():
+        raise ValueError(
+            f"Excluded words must lie in [0, {vocabulary_size}), or be -1 for none. Received: the "
+            f"id {excluded[is_wrong][0]}."
+        )
+    if excluded.size == 0:
+        return None
+    excluded = np.broadcast_to(excluded, (num_texts, excluded.shape[-1])).astype(np.int64)
+    if end_word is not None and (excluded == end_word).any():
+        raise ValueError(
+            "A text cannot end with a word that is excluded. Received: end_word="
+            f"{end_word}, which is in `excluded`. Leave one of them out."
+        )
+    num_words = vocabulary_size - softmax.mask_zero
+    num_excluded = _count_excluded(excluded, softmax.mask_zero)
+    if num_excluded.max() >= num_words:
+        raise ValueError(
+            f"At least one of the {num_words} words must be left. Received: `excluded` with "
+            f"all of them for the prefix at index {int(num_excluded.argmax())}."
+        )
+    return excluded
+
+
+def _count_excluded(excluded: np.ndarray, mask_zero: bool) -> np.ndarray:
+    """Return how many words each row excludes, word 0 apart with `mask_zero`."""
+    return np.array([len(np.unique(row[row >= int(mask_zero)])) for row in excluded])
+
+
+def _check_source(source: Any, num_texts: int) -> None:
+    shapes = [tuple(np.shape(x)) for x in keras.tree.flatten(source)]
+    if any(not shape or shape[0] != num_texts for shape in shapes):
+        raise ValueError(
+            f"Every tensor of `source` must have {num_texts} as its first axis, one entry for each "
+            f"prefix. Received: the shapes {shapes}."
+        )

@@ -116,7 +116,7 @@ def list_row_offsets(softmax: Any) -> list[Any]:
 
 def search_states(softmax: Any, states: Any) -> RowSearch | TableSearch:
     """Return the search after texts with `states`, `(B, H)`, for a softmax with a row reader."""
-    states = _check_states(softmax, "states", states)
+    states = check_states(softmax, "states", states)
     predicted = predict_all_rows(softmax, states, list_row_offsets(softmax))
     searches = [
         StateSearch(table, *of_table)
@@ -170,26 +170,32 @@ class HalfStepSearch(_LayerSearch):
         column_half_steps: Any,
         read_rows: Callable[[np.ndarray, np.ndarray], Any],
     ) -> None:
-        half_steps = _check_states(softmax, "states", column_half_steps)
+        half_steps = check_states(softmax, "states", column_half_steps)
         super().__init__(softmax, ops.log_softmax(softmax.compute_row_logits(half_steps)))
         self.read_rows = read_rows
 
     def compute_columns(self, texts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         texts, rows = texts.astype(np.int32), rows.astype(np.int32)
         half_steps = self.read_rows(texts, rows)
-        half_steps = _check_states(self.softmax, "read_rows(texts, rows)", half_steps, len(rows))
+        half_steps = check_states(self.softmax, "read_rows(texts, rows)", half_steps, len(rows))
         rows = ops.convert_to_tensor(rows)
         logits = self.softmax.compute_column_logits(ops.expand_dims(half_steps, 1), rows)[:, 0]
         words = ops.take(self.softmax.word_table.words, rows, axis=0)
         return ops.convert_to_numpy(words), ops.convert_to_numpy(ops.log_softmax(logits))
 
 
-def _check_states(softmax: Any, name: str, states: Any, size: int | None = None) -> Any:
+def check_built(softmax: Any) -> None:
+    """Raise `ValueError` unless the layer has its weights."""
     if not softmax.built:
         raise ValueError(
             "A softmax must be built before it is searched. Received: a layer without weights. "
             "Train it, load it, or call it on a batch."
         )
+
+
+def check_states(softmax: Any, name: str, states: Any, size: int | None = None) -> Any:
+    """Return states as a tensor `(B, H)`, with `B` as given, or raise `ValueError`."""
+    check_built(softmax)
     states = ops.convert_to_tensor(states)
     units = softmax.row_kernel.shape[-1]
     shape = tuple(states.shape)

@@ -11,8 +11,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.recurrence.networks import HalfStepNetwork, WordNetwork, WordStepNetwork
-from keras_lightrnn.search.layer_search import list_row_offsets, predict_all_rows, predict_columns
+from keras_lightrnn.recurrence.networks import WordNetwork
+from keras_lightrnn.search.layer_search import (
+    check_states,
+    list_row_offsets,
+    predict_all_rows,
+    predict_columns,
+)
+from keras_lightrnn.search.prefixes import Prefixes
 from keras_lightrnn.search.row_search import ROWS_AT_ONCE, RowSearch
 from keras_lightrnn.search.table_search import SearchedTable, TableSearch
 
@@ -23,18 +29,16 @@ _SIZES = (1, 4, 16, 64, ROWS_AT_ONCE)
 class Predictor(abc.ABC):
     """A network and a softmax as functions of tensors, compiled on first use.
 
-    A context is what the functions hand on to each other: the states of the network, and what
-    follows from them once for all rows.
+    A context is what the functions hand on to each other: the cache of the network, and what
+    follows from the hidden states once for all rows.
 
     Args:
-        network: `WordNetwork`.
+        network: `WordNetwork` or `StepNetwork`.
         softmax: `TwoComponentSoftmax`.
         compile_function: `(function, any_size) -> compiled function`: see `compile_inference`.
     """
 
-    def __init__(
-        self, network: WordNetwork, softmax: Any, compile_function: Callable[..., Any]
-    ) -> None:
+    def __init__(self, network: Any, softmax: Any, compile_function: Callable[..., Any]) -> None:
         self.network = network
         self.softmax = softmax
         self._compile_function = compile_function
@@ -64,22 +68,38 @@ class Predictor(abc.ABC):
         states, _ = self.network.run_windows(words, training=False, fused=True)
         return self.softmax(states, words[:, 1:], training=False, fused=True)
 
-    def read_prefixes(self, prefixes: Any) -> tuple[Any, Any]:
+    def read_prefixes(
+        self,
+        words: Any,
+        lengths: Any,
+        source: Any = None,
+        is_padded: bool = True,
+        max_length: int | None = None,
+    ) -> tuple[Any, Any]:
         """Return log-probabilities of rows after prefixes `(B, N)`, and a context.
 
-        The first are a list, `(B, R)` of each table.
+        The first are a list, `(B, R)` of each table. For the other arguments see
+        `StepNetwork.start`; without `is_padded` the network is given no lengths.
         """
         offsets = list_row_offsets(self.softmax)
-        return self._predict_rows(self.network.run_prefixes(prefixes), offsets)
+        started = self.network.start(words, lengths if is_padded else None, max_length, source)
+        return self._predict_rows("start", words, started, offsets)
 
-    def read_words(self, words: Any, context: Any) -> tuple[Any, Any]:
+    def read_words(self, words: Any, cache: Any, row_offsets: list[Any]) -> tuple[Any, Any]:
         """Return the same after one more word of each text, `(B,)`."""
-        states, _, row_offsets = context
-        return self._predict_rows(self.network.run_words(words, states), row_offsets)
+        return self._predict_rows("step", words, self.network.step(words, cache), row_offsets)
+
+    def _predict_rows(self, method: str, words: Any, read: Any, row_offsets: list[Any]) -> Any:
+        """Return log-probabilities of rows and the context: cache, others, row offsets."""
+        hidden, cache = read
+        name = f"the hidden states of {type(self.network).__name__}.{method}"
+        hidden = check_states(self.softmax, name, hidden, words.shape[0])
+        log_probs, others = self._predict_rows_of(hidden, row_offsets)
+        return log_probs, (cache, others, row_offsets)
 
     @abc.abstractmethod
-    def _predict_rows(self, states: Any, row_offsets: list[Any]) -> tuple[Any, Any]:
-        """Return the log-probabilities of rows, and the context: states, others, row offsets."""
+    def _predict_rows_of(self, hidden: Any, row_offsets: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Return log-probabilities of rows after hidden states, and what `expand_rows` needs."""
 
     @abc.abstractmethod
     def expand_rows(self, places: Any, context: Any, table: int = 0) -> tuple[Any, Any]:
@@ -95,19 +115,13 @@ class Predictor(abc.ABC):
 class HalfStepPredictor(Predictor):
     """Reads a row by the second half-step of the network."""
 
-    network: HalfStepNetwork
-
-    def _predict_rows(self, states: Any, row_offsets: list[Any]) -> tuple[Any, Any]:
-        hidden = self.network.get_hidden(states)
-        log_probs = ops.log_softmax(self.softmax.compute_row_logits(hidden, *row_offsets))
-        return [log_probs], (states, self.network.stack.multiply_states(states), row_offsets)
+    def _predict_rows_of(self, hidden: Any, row_offsets: list[Any]) -> tuple[list[Any], list[Any]]:
+        logits = self.softmax.compute_row_logits(hidden, *row_offsets)
+        return [ops.log_softmax(logits)], []
 
     def expand_rows(self, places: Any, context: Any, table: int = 0) -> tuple[Any, Any]:
         texts, rows = places[0], places[1]  # (n,) each
-        states, products = keras.tree.map_structure(
-            lambda x: ops.take(x, texts, axis=0), context[:2]
-        )
-        half_steps = self.network.read_rows(rows, states, products)
+        half_steps = self.network.read_rows(rows, take_texts(context[0], texts))
         logits = self.softmax.compute_column_logits(ops.expand_dims(half_steps, 1), rows)[:, 0]
         return ops.take(self.softmax.word_table.words, rows, axis=0), ops.log_softmax(logits)
 
@@ -115,24 +129,25 @@ class HalfStepPredictor(Predictor):
 class WordStepPredictor(Predictor):
     """Reads a row by the row reader of the softmax."""
 
-    def _predict_rows(self, states: Any, row_offsets: list[Any]) -> tuple[Any, Any]:
-        hidden = self.network.get_hidden(states)
+    def _predict_rows_of(self, hidden: Any, row_offsets: list[Any]) -> tuple[list[Any], list[Any]]:
         predicted = predict_all_rows(self.softmax, hidden, row_offsets)
         log_probs, of_tables = (list(parts) for parts in zip(*predicted, strict=True))
-        return log_probs, (states, of_tables, row_offsets)
+        return log_probs, of_tables
 
     def expand_rows(self, places: Any, context: Any, table: int = 0) -> tuple[Any, Any]:
         softmax = self.softmax.list_tables()[table]
         return predict_columns(softmax, places[0], places[1], context[1][table])
 
 
-def make_predictor(
-    network: WordNetwork, softmax: Any, compile_function: Callable[..., Any]
-) -> Predictor:
+def make_predictor(network: Any, softmax: Any, compile_function: Callable[..., Any]) -> Predictor:
     """Return the predictor for a network."""
-    is_by_words = isinstance(network, WordStepNetwork)
-    kind = WordStepPredictor if is_by_words else HalfStepPredictor
+    kind = HalfStepPredictor if softmax.row_reader is None else WordStepPredictor
     return kind(network, softmax, compile_function)
+
+
+def take_texts(cache: Any, texts: Any) -> Any:
+    """Return the cache of some texts, given their places `(n,)` int32."""
+    return keras.tree.map_structure(lambda x: ops.take(x, texts, axis=0), cache)
 
 
 class Search(RowSearch):
@@ -145,9 +160,9 @@ class Search(RowSearch):
         row_log_probs = ops.convert_to_numpy(row_log_probs[0])
         super().__init__(row_log_probs, softmax.word_table.num_columns, padding)
 
-    def follow(self, words: np.ndarray) -> Search | TablesSearch:
-        """Return the search after one more word of each text, `(B,)`."""
-        return follow_words(self, words)
+    def follow(self, words: np.ndarray, texts: np.ndarray | None = None) -> Search | TablesSearch:
+        """Return the search after one more word; see `follow_words`."""
+        return follow_words(self, words, texts)
 
     def compute_columns(self, texts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return _expand_rows(self, texts, rows, 0)
@@ -189,21 +204,57 @@ class TablesSearch(TableSearch):
         ]
         super().__init__(tables, 0 if predictor.softmax.mask_zero else None)
 
-    def follow(self, words: np.ndarray) -> Search | TablesSearch:
-        """Return the search after one more word of each text, `(B,)`."""
-        return follow_words(self, words)
+    def follow(self, words: np.ndarray, texts: np.ndarray | None = None) -> Search | TablesSearch:
+        """Return the search after one more word; see `follow_words`."""
+        return follow_words(self, words, texts)
 
 
-def read_prefixes(predictor: Predictor, prefixes: np.ndarray) -> Search | TablesSearch:
-    """Return the search after prefixes of one length, `(B, N)`."""
-    return _make_search(predictor, predictor.run("read_prefixes", ops.convert_to_tensor(prefixes)))
+def read_prefixes(
+    predictor: Predictor,
+    prefixes: Prefixes,
+    source: Any = None,
+    max_length: int | None = None,
+) -> Search | TablesSearch:
+    """Return the search after prefixes. For `source` and `max_length` see `StepNetwork.start`."""
+    words, lengths = (ops.convert_to_tensor(x) for x in (prefixes.words, prefixes.lengths))
+    args = [words, lengths] if source is None else [words, lengths, source]
+    options: dict[str, Any] = {"max_length": max_length}
+    if isinstance(predictor.network, WordNetwork):
+        # Recurrent layers run faster without a mask, and those that pass over word 0 need no
+        # other. Each option is compiled.
+        is_padded = not (prefixes.have_one_length or predictor.softmax.mask_zero)
+        options = {"is_padded": is_padded}
+    elif not prefixes.lengths.all():
+        raise ValueError(
+            "Every prefix must hold a word. Received: padding alone at index "
+            f"{int(prefixes.lengths.argmin())}. Begin texts with a word for their start."
+        )
+    return _make_search(predictor, predictor.run("read_prefixes", *args, **options))
 
 
-def follow_words(search: Search | TablesSearch, words: np.ndarray) -> Search | TablesSearch:
-    """Return the search after one more word of each text, `(B,)`."""
-    words = ops.convert_to_tensor(words)
-    predictor = search.predictor
-    return _make_search(predictor, predictor.run("read_words", words, search.context))
+def follow_words(
+    search: Search | TablesSearch, words: np.ndarray, texts: np.ndarray | None = None
+) -> Search | TablesSearch:
+    """Return the search after one more word of some texts.
+
+    Args:
+        search: The search before these words.
+        words: `(n,)` int32.
+        texts: `(n,)`, the place in `search` of the text that each word follows; `None` for one
+            word after each of all texts.
+    """
+    predictor, (cache, _, row_offsets) = search.predictor, search.context
+    if texts is not None:
+        shapes = [tuple(x.shape) for x in keras.tree.flatten(cache)]
+        if any(not shape or shape[0] != search.num_texts for shape in shapes):
+            raise ValueError(
+                f"Every tensor of a cache must have its {search.num_texts} texts as its first "
+                f"axis. Received: a cache of {type(predictor.network).__name__} with the shapes "
+                f"{shapes}."
+            )
+        cache = take_texts(cache, ops.convert_to_tensor(texts.astype(np.int32)))
+    predicted = predictor.run("read_words", ops.convert_to_tensor(words), cache, row_offsets)
+    return _make_search(predictor, predicted)
 
 
 def _make_search(predictor: Predictor, predicted: Any) -> Search | TablesSearch:

@@ -43,6 +43,11 @@ class RowSearch(abc.ABC):
         self._excluded: np.ndarray | None = None
         _check_numbers(self.row_log_probs)
 
+    @property
+    def num_texts(self) -> int:
+        """How many texts there are."""
+        return len(self.row_log_probs)
+
     @abc.abstractmethod
     def compute_columns(self, texts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the words in rows, `(n, C)`, and their log-probabilities given them, float32.

@@ -71,10 +71,15 @@ class TableSearch:
     def best_words(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words of each text and their log-probabilities, `(B, k)` each.
 
-        Of equal words the lesser ids come first.
+        Of equal words the lesser ids come first. Where fewer than `k` words are allowed, the rest
+        are -1, of the log-probability minus infinity.
         """
-        found = [self._best_of_text(text, k) for text in range(self.num_texts)]
-        words, log_probs = (np.stack(parts) for parts in zip(*found, strict=True))
+        words = np.full((self.num_texts, k), -1, np.int32)
+        log_probs = np.full((self.num_texts, k), -np.inf)
+        for text in range(self.num_texts):
+            found = self._best_of_text(text, k)
+            size = len(found[0])
+            words[text, :size], log_probs[text, :size] = found
         return words, log_probs
 
     def _best_of_text(self, text: int, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from oracle import STEPS, MixtureSoftmax, to_numpy
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.layers import GatedRowReader
 from keras_lightrnn.search.predictor import read_prefixes
+from keras_lightrnn.search.prefixes import prepare_prefixes
 
 V, T = 31, 5
 
@@ -118,7 +119,8 @@ def test_generation(model):
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
 def test_samples_follow_the_distribution(model, distribution, temperature):
-    search = read_prefixes(model._get_predictor(), np.int32(np.repeat([PREFIX], 64, axis=0)))
+    prefixes = prepare_prefixes(model.softmax, np.repeat([PREFIX], 64, axis=0), None)
+    search = read_prefixes(model._get_predictor(), prefixes)
     generator = np.random.default_rng(0)
     counts = np.zeros(V)
     for _ in range(60):

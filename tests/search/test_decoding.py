@@ -8,8 +8,9 @@ import pytest
 from oracle import LanguageModel
 
 from keras_lightrnn import Allocation, LightRNNModel
-from keras_lightrnn.search import decoding, predictor
+from keras_lightrnn.search import predictor, scoring
 from keras_lightrnn.search.predictor import HalfStepPredictor, Search, read_prefixes
+from keras_lightrnn.search.prefixes import prepare_prefixes
 
 V = 43  # more rows than are expanded at once, empty cells, an empty row
 PREFIX = [3, 1, 4, 1, 5]
@@ -72,7 +73,7 @@ def test_many_batches_are_scored_on_the_fused_recurrence(model, rng, monkeypatch
     monkeypatch.setattr(HalfStepPredictor, "score_windows_fused", spy)
     model.score(words, batch_size=2)
     assert shapes == []
-    monkeypatch.setattr(decoding, "_MANY_BATCHES", 2)
+    monkeypatch.setattr(scoring, "_MANY_BATCHES", 2)
     assert model.score(words, batch_size=2) == pytest.approx(expected, abs=1e-5)
     assert shapes == [(2, 7)]  # not of the one left over
 
@@ -89,7 +90,7 @@ def test_next_words_are_the_best_of_all_for_every_k(model, distribution):
 
 @pytest.mark.parametrize("k", [1, 6, V])
 def test_batches_of_prefixes_are_prefixes(model, rng, k, monkeypatch):
-    monkeypatch.setattr(decoding, "_TEXTS_AT_ONCE", 3)
+    monkeypatch.setattr(scoring, "_TEXTS_AT_ONCE", 3)
     prefixes = rng.integers(V, size=(7, 4))
     words, log_probs = model.next_words(prefixes, k)
     distributions = model.word_log_probs(prefixes)
@@ -140,10 +141,15 @@ def test_search_sees_an_assigned_word_bias(model, distribution):
 
 
 def test_a_search_goes_by_the_row_offsets_of_its_start(model, monkeypatch):
-    found = read_prefixes(model._get_predictor(), np.int32([PREFIX])).follow(np.int32([3]))
+    found = read(model, [PREFIX]).follow(np.int32([3]))
     monkeypatch.setattr(model.softmax, "compute_row_offsets", None)
     [offsets] = found.follow(np.int32([7])).context[-1]
     assert offsets.shape == (20,)
+
+
+def read(model, prefixes):
+    """Return the search after prefixes."""
+    return read_prefixes(model._get_predictor(), prepare_prefixes(model.softmax, prefixes, None))
 
 
 def make_spy(function, calls):
@@ -194,7 +200,7 @@ def test_a_search_looks_at_few_rows(monkeypatch):
     )
     model.build((None, None))
     model.softmax.row_bias.assign(np.eye(100, dtype="float32")[42] * 30)
-    one, two = (read_prefixes(model._get_predictor(), np.int32(n * [[1, 2, 3]])) for n in (1, 2))
+    one, two = (read(model, n * [[1, 2, 3]]) for n in (1, 2))
     num_expanded = count_expanded(monkeypatch)
     words, _ = one.best_words(10)
     assert num_expanded == [16]
@@ -214,7 +220,7 @@ def test_searches_pass_over_padding_as_scores_do(recurrence):
         log_probs = model.word_log_probs(prefix)
         expected = [model.score([*prefix, word])[-1] for word in range(1, 11)]
         assert log_probs[1:] == pytest.approx(expected, abs=1e-5)
-        followed = read_prefixes(model._get_predictor(), np.int32([prefix[:1]]))
+        followed = read(model, [prefix[:1]])
         for word in prefix[1:]:
             followed = followed.follow(np.int32([word]))
         assert next(followed.all_words())[1:] == pytest.approx(log_probs[1:], abs=1e-5)
@@ -231,7 +237,7 @@ def test_sampling_looks_at_few_rows(temperature, monkeypatch):
         10_000, embedding_dim=4, units=4, recurrence="rnn", row_reading="recurrence"
     )
     model.build((None, None))
-    found = read_prefixes(model._get_predictor(), np.int32([[1, 2, 3]]))
+    found = read(model, [[1, 2, 3]])
     num_expanded = count_expanded(monkeypatch)
     found.sample_rows(np.random.default_rng(0), temperature)
     assert 1 <= sum(num_expanded) <= 48
