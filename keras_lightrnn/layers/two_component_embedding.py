@@ -23,6 +23,8 @@ from keras_lightrnn.ops import (
 from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
 
 _COMBINE = ("interleave", "sum", "concat", "gate")
+# Of the columns' numbers that rows gate. Gates start at zero and learn faster with larger numbers.
+_GATED_STDDEV = 0.2
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
@@ -44,15 +46,17 @@ class TwoComponentEmbedding(keras.layers.Layer):
         combine: String, how the two vectors of a word are combined.
             `"interleave"` (default): a window of `T + 1` words becomes the `2T` half-steps
             `c_0 r_1 c_1 r_2 ... c_{T-1} r_T`, `(B, T + 1) -> (B, 2T, D)`;
-            `"gate"`: `column * (1 + input_gate[row]) + row`, `(...) -> (..., D)`: the row also
-            says how its columns are read, which costs one more vector a row and gives the
-            lowest perplexity of networks with one step a word;
+            `"gate"`: `row + column + (gated_embeddings[column] * input_gate[row]) ·
+            gate_projection`, `(...) -> (..., D)`: the row also gates `gate_dim` numbers of the
+            column, which gives the lowest perplexity of networks with one step a word;
             `"sum"`: `row + column`, `(...) -> (..., D)`;
             `"concat"`: row then column, `(...) -> (..., 2D)`.
         embeddings_initializer: Initializer of the vectors: of rows, columns and words. (The
             projection of word vectors starts as Keras's weights do by default.)
         embeddings_regularizer: Regularizer of each of them.
         embeddings_constraint: Constraint of each of them.
+        gate_dim: Integer, how many numbers of a column its row gates, with `combine="gate"`.
+            `None` for half of `output_dim`.
         mask_zero: Boolean, whether word 0 is padding. With `"interleave"` a half-step is
             masked when its word is padding, and so is the row half-step of the first word
             after padding at the start: padding before or after a text changes nothing.
@@ -100,6 +104,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         mask_zero: bool = False,
         word_dim: int = 0,
         num_word_vectors: int | None = None,
+        gate_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
         output_dim = check_size("output_dim", output_dim)
@@ -113,6 +118,14 @@ class TwoComponentEmbedding(keras.layers.Layer):
                 f'{len(word_tables)} word tables, combine="interleave". Give combine="gate", "sum" '
                 'or "concat".'
             )
+        if gate_dim is not None:
+            check_size("gate_dim", gate_dim)
+            if combine != "gate":
+                raise ValueError(
+                    f'`gate_dim` needs combine="gate". Received: gate_dim={gate_dim}, '
+                    f"combine={combine!r}. Leave it at None."
+                )
+        self.gate_dim = gate_dim
         self.word_table = word_tables[0]
         self.output_dim = output_dim
         self.combine = combine
@@ -136,6 +149,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
                 embeddings_regularizer,
                 embeddings_constraint,
                 mask_zero,
+                gate_dim=gate_dim,
                 dtype=self.dtype_policy,
                 name=f"table_{index}",
             )
@@ -150,11 +164,18 @@ class TwoComponentEmbedding(keras.layers.Layer):
         table, dim = self.word_table, self.output_dim
         self.row_embeddings = self._add_vectors("row_embeddings", 0, table.num_rows, dim)
         self.column_embeddings = self._add_vectors("column_embeddings", 1, table.num_columns, dim)
-        self.input_gate = None
+        self.input_gate = self.gated_embeddings = self.gate_projection = None
         if self.combine == "gate":
+            gate_dim = self.gate_dim or max(dim // 2, 1)
             self.input_gate = self.add_weight(
-                name="input_gate", shape=(table.num_rows, dim), initializer="zeros"
+                name="input_gate", shape=(table.num_rows, gate_dim), initializer="zeros"
             )
+            self.gated_embeddings = self.add_weight(
+                name="gated_embeddings",
+                shape=(table.num_columns, gate_dim),
+                initializer=keras.initializers.RandomNormal(stddev=_GATED_STDDEV),
+            )
+            self.gate_projection = self.add_weight(name="gate_projection", shape=(gate_dim, dim))
         self.word_embeddings: Any = None
         self.word_projection: Tensor = None
         if self.word_dim:
@@ -253,9 +274,12 @@ class TwoComponentEmbedding(keras.layers.Layer):
 
     def _combine(self, words: WordIds) -> Tensor:
         """Return the vectors by this table."""
-        if self.combine == "gate":
-            return self._embed_gated(words)
         rows, columns = self.embed_components(words)
+        if self.combine == "gate":
+            gated = ops.matmul(
+                self._gate_columns(words), ops.cast(self.gate_projection, self.compute_dtype)
+            )
+            return rows + columns + gated
         if self.combine == "interleave":
             return interleave_components(rows, columns)
         if self.combine == "sum":
@@ -284,14 +308,11 @@ class TwoComponentEmbedding(keras.layers.Layer):
         invalid = self._mark_invalid(words)
         return row_vectors + invalid, column_vectors + invalid
 
-    def _embed_gated(self, words: WordIds) -> Tensor:
+    def _gate_columns(self, words: WordIds) -> Tensor:
+        """Return what the rows of words let through of their columns, `(..., gate_dim)`."""
         rows, columns = self._find_cells(words)
-        gates = 1 + self._look_up(self.input_gate, rows)  # (..., D)
-        vectors = self._look_up(self.column_embeddings, columns) * gates
-        vectors += self._look_up(self.row_embeddings, rows)
-        if self.word_dim:
-            vectors += self._embed_word_vectors(words)
-        return vectors + self._mark_invalid(words)
+        gates = self._look_up(self.input_gate, rows)
+        return self._look_up(self.gated_embeddings, columns) * gates
 
     def _find_cells(self, words: WordIds) -> tuple[Tensor, Tensor]:
         """Return the rows and the columns of words."""
@@ -311,23 +332,50 @@ class TwoComponentEmbedding(keras.layers.Layer):
         invalid = mark_invalid_ids(words, self.word_table.vocabulary_size)
         return ops.cast(ops.expand_dims(invalid, -1), self.compute_dtype)
 
-    def index_half_steps(self, words: WordIds) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Return the half-steps of windows as places in a table of vectors.
+    def index_vectors(self, words: WordIds) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Return what `call` returns as sums of vectors in a table, and products.
 
-        A recurrence can multiply the table by its kernel once, and look the products up.
+        A recurrence can multiply the table by its kernel once, and look the products up. Only for
+        `combine="interleave"` and `"gate"`.
 
         Args:
-            words: Windows `(B, T + 1)`.
+            words: As in `call`, with two axes.
 
         Returns:
-            The vectors of rows, then columns, `(R + C, D)`; the places of the half-steps
-            `c_0 r_1 c_1 r_2 ...`, `(B, 2T)` int32; and the word vectors `(B, 2T, K)` with their
-            projection `(K, D)`, whose product belongs to the half-steps too, or two `None`.
+            The vectors of rows and columns, `(N, D)`; the places of those to add up at each of
+            the `L` steps, `(B, L, n)` int32; and vectors `(B, L, K)` with their projection
+            `(K, D)`, whose product is added, or two `None`.
         """
+        if self.combine == "interleave":
+            return self._index_half_steps(words)
+        vectors, places, factors, projections = [], [], [], []
+        start = 0
+        for table in self.list_tables():
+            rows, columns = table._find_cells(words)
+            num_rows, num_columns = table.word_table.table_shape
+            places += [start + rows, start + num_rows + columns]
+            start += num_rows + num_columns
+            vectors += [table.row_embeddings, table.column_embeddings]
+            factors.append(table._gate_columns(words))
+            projections.append(table.gate_projection)
+        if self.word_dim:
+            factors.append(self._look_up_word_vectors(words))
+            projections.append(self.word_projection)
+        return (
+            ops.cast(ops.concatenate(vectors), self.compute_dtype),
+            ops.stack(places, axis=-1),
+            (
+                ops.concatenate(factors, axis=-1),
+                ops.cast(ops.concatenate(projections), self.compute_dtype),
+            ),
+        )
+
+    def _index_half_steps(self, words: WordIds) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Return `index_vectors` of windows `(B, T + 1)`: one vector a half-step."""
         rows, columns = self._find_cells(words)  # (B, T + 1) each
         places = ops.stack([self.word_table.num_rows + columns[:, :-1], rows[:, 1:]], axis=2)
         batch_size = ops.shape(words)[0]
-        places = ops.reshape(places, (batch_size, -1))
+        places = ops.reshape(places, (batch_size, -1, 1))
         table = ops.concatenate([self.row_embeddings, self.column_embeddings])
         table = ops.cast(table, self.compute_dtype)
         if not self.word_dim:
@@ -345,7 +393,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
     @property
     def column_weights(self) -> list[Any]:
         """Weights with one entry for each column."""
-        return [self.column_embeddings]
+        return [x for x in (self.column_embeddings, self.gated_embeddings) if x is not None]
 
     def embed_prefixes(self, words: WordIds) -> Tensor:
         """Return all half-steps of prefixes, whatever `combine` is, to predict what follows them.
@@ -407,6 +455,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
             "mask_zero": self.mask_zero,
             "word_dim": self.word_dim,
             "num_word_vectors": self.num_word_vectors,
+            "gate_dim": self.gate_dim,
         }
 
 

@@ -31,7 +31,7 @@ def run_recurrence(
     added: Sequence[Tensor] = (None, None),
     num_parts: int = 1,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Run a recurrence over a sequence, or over vectors of a table in the order of `indices`.
+    """Run a recurrence over a sequence, or over sums of vectors in a table.
 
     The equations, weights and masking of its Keras layer, with one difference that no later
     layer sees: a masked step outputs the state that it leaves unchanged. On TensorFlow XLA
@@ -45,8 +45,9 @@ def run_recurrence(
             kernels is that of the products; states, sums over time and the bias are float32.
         states: The states before the first step, `(B, H)` each.
         mask: `(L, B)` boolean, false where the states are carried over; or `None`.
-        indices: `(L, B)` int32: step `t` of sequence `b` reads `x[indices[t, b]]`. The table is
-            multiplied by the kernel once, and the products are looked up.
+        indices: `(L, B, n)` int32: step `t` of sequence `b` reads the sum of the `n` vectors
+            `x[indices[t, b]]`. The table is multiplied by the kernel once, and the products are
+            looked up.
         added: Vectors `(L, B, K)` and a matrix `(K, G H)`; their products are added to those of
             the inputs and the kernel.
         num_parts: Integer. The batch is divided into so many parts, each a program that
@@ -74,7 +75,8 @@ def run_recurrence(
         bias, recurrent_bias = bias[0], bias[1]
     table = None
     if indices is not None:  # once for all parts
-        [table], x, kernel, bias = _project_table([x, kernel, bias]), None, None, None
+        share = bias / indices.shape[-1]  # in each of the products that add up
+        [table], x, kernel, bias = _project_table([x, kernel, share]), None, None, None
     sequences = [mask, indices, x, added[0]]  # (L, B, ...)
     shared = [table, kernel, bias, added[1], recurrent_kernel, recurrent_bias]
     if num_parts == 1:
@@ -138,9 +140,10 @@ def _project(x: Tensor, kernel: Tensor, bias: Tensor, num_gates: int) -> Tensor:
 def _look_up(projected: Tensor, indices: Tensor, num_gates: int) -> Tensor:
     """Return the same from the projected vectors of a table, `(K, 4H)`."""
     gates = np.arange(num_gates, dtype="int32")[:, None]
-    places = num_gates * indices[:, None] + gates  # (L, 4, B)
-    units = projected.shape[1] // num_gates
-    return ops.take(ops.reshape(projected, (-1, units)), places, axis=0)
+    vectors = ops.reshape(projected, (-1, projected.shape[1] // num_gates))
+    places = (num_gates * indices[:, None, :, n] + gates for n in range(indices.shape[-1]))
+    first, *others = (ops.take(vectors, x, axis=0) for x in places)  # (L, 4, B, H) each
+    return sum(others, first)
 
 
 def _multiply_and_add(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
@@ -196,7 +199,11 @@ def _backward(
     if vectors is not None:
         d_vectors, d_added_kernel, _ = _multiply_and_add_backward(vectors, added_kernel, dx)
     if table is not None:
-        d_table = ops.segment_sum(dx, ops.reshape(indices, (-1,)), table.shape[0])  # (K, 4H)
+        first, *others = (
+            ops.segment_sum(dx, ops.reshape(indices[..., n], (-1,)), table.shape[0])
+            for n in range(indices.shape[-1])
+        )
+        d_table = sum(others, first)  # (K, 4H)
     else:
         d_x, d_kernel, d_bias = _multiply_and_add_backward(x, kernel, dx)
     of_sequences = [None, None, d_x, d_vectors]

@@ -31,7 +31,6 @@ class WordNetwork(abc.ABC):
         self.embedding = embedding
         self.stack = stack
 
-    @abc.abstractmethod
     def run_windows(
         self,
         words: WordIds,
@@ -39,7 +38,7 @@ class WordNetwork(abc.ABC):
         training: bool | None = None,
         fused: bool = False,
         jit_compile: bool = False,
-    ) -> tuple[Any, States]:
+    ) -> tuple[Tensor, States]:
         """Return what the softmax needs to predict the words 1..T of windows, and the last states.
 
         Args:
@@ -49,6 +48,29 @@ class WordNetwork(abc.ABC):
             fused: Boolean, whether the package's recurrence runs, and not the Keras layers.
             jit_compile: Boolean, whether XLA compiles the whole step around it.
         """
+        words = self._cut_windows(words)
+        if not fused:
+            vectors = self.embedding(words)
+            mask = get_mask(vectors)
+            return self.stack(vectors, states=states, mask=mask, training=training)
+        mask = self.embedding.compute_mask(words)
+        num_parts = choose_num_parts(words.shape[0], jit_compile)
+        options: Any = {"mask": mask, "training": training, "num_parts": num_parts}
+        if self.stack.dropout and training:  # drops other numbers of each occurrence of a vector
+            hidden, new_states = self.stack.run_fused(self.embedding(words), states, **options)
+        else:
+            states = self._mark_invalid(words, states)
+            table, places, added = self.embedding.index_vectors(words)
+            hidden, new_states = self.stack.run_fused(
+                table, states, indices=places, added=added, **options
+            )
+        if mask is not None:
+            set_mask(hidden, mask)
+        return hidden, new_states
+
+    @abc.abstractmethod
+    def _cut_windows(self, words: WordIds) -> WordIds:
+        """Return the words of windows `(B, T + 1)` that the embedding reads."""
 
     # The steps of `keras_lightrnn.search.StepNetwork`.
 
@@ -116,33 +138,8 @@ class WordNetwork(abc.ABC):
 class HalfStepNetwork(WordNetwork):
     """The published form: two half-steps a word, the second one reads the row of the next word."""
 
-    def run_windows(
-        self,
-        words: WordIds,
-        states: States | None = None,
-        training: bool | None = None,
-        fused: bool = False,
-        jit_compile: bool = False,
-    ) -> tuple[Any, States]:
-        if not fused:
-            half_steps = self.embedding(words)
-            return self.stack(
-                half_steps, states=states, mask=get_mask(half_steps), training=training
-            )
-        mask = self.embedding.compute_mask(words)
-        num_parts = choose_num_parts(words.shape[0], jit_compile)
-        options: Any = {"mask": mask, "training": training, "num_parts": num_parts}
-        if self.stack.dropout and training:  # drops other numbers of each occurrence of a vector
-            half_steps, new_states = self.stack.run_fused(self.embedding(words), states, **options)
-        else:
-            states = self._mark_invalid(words, states)
-            table, places, added = self.embedding.index_half_steps(words)
-            half_steps, new_states = self.stack.run_fused(
-                table, states, indices=places, added=added, **options
-            )
-        if mask is not None:
-            set_mask(half_steps, mask)
-        return half_steps, new_states
+    def _cut_windows(self, words: WordIds) -> WordIds:
+        return words
 
     def _run_prefixes(self, words: WordIds, lengths: Tensor | None) -> States:
         half_steps = self.embedding.embed_prefixes(words)
@@ -182,26 +179,8 @@ class HalfStepNetwork(WordNetwork):
 class WordStepNetwork(WordNetwork):
     """One step a word: the softmax has a row reader, which reads the row of the next word."""
 
-    def run_windows(
-        self,
-        words: WordIds,
-        states: States | None = None,
-        training: bool | None = None,
-        fused: bool = False,
-        jit_compile: bool = False,
-    ) -> tuple[Any, States]:
-        vectors = self.embedding(words[:, :-1])  # (B, T, D)
-        mask = get_mask(vectors)
-        if not fused:
-            hidden, states = self.stack(vectors, states=states, mask=mask, training=training)
-        else:
-            num_parts = choose_num_parts(words.shape[0], jit_compile)
-            hidden, states = self.stack.run_fused(
-                vectors, states, mask, training, num_parts=num_parts
-            )
-        if mask is not None:
-            set_mask(hidden, mask)
-        return hidden, states
+    def _cut_windows(self, words: WordIds) -> WordIds:
+        return words[:, :-1]
 
     def _run_prefixes(self, words: WordIds, lengths: Tensor | None) -> States:
         vectors = self.embedding(words)

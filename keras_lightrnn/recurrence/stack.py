@@ -136,7 +136,7 @@ class RecurrentStack(keras.layers.Layer):
             states: As in `call`.
             mask: As in `call`.
             training: As in `call`.
-            indices: `(B, L)` int32, which vectors of the table are read; or `None`.
+            indices: `(B, L, n)` int32, which vectors of the table add up at each step; or `None`.
             added: Vectors `(B, L, K)` and a matrix `(K, D)`: their product is added to the
                 inputs. Only with `indices`.
             num_parts: Integer, see `run_recurrence`.
@@ -150,7 +150,7 @@ class RecurrentStack(keras.layers.Layer):
         if indices is None:
             x = ops.transpose(x, (1, 0, 2))  # (L, B, D)
         else:
-            indices = ops.transpose(indices)  # (L, B)
+            indices = ops.transpose(indices, (1, 0, 2))  # (L, B, n)
         if added[0] is not None:
             kernel = self.recurrent_layers[0].cell.kernel
             added = (

@@ -263,15 +263,19 @@ class WordStepNetwork(RecurrentNetwork):
 
     def __init__(self, model: LightRNNModel) -> None:
         super().__init__(model, ServedReaderSoftmax(model.softmax))
-        self.input_gate = make_variable(model.embedding.input_gate)
+        embedding = model.embedding
+        self.input_gate = make_variable(embedding.input_gate)
+        self.gated_embeddings = make_variable(embedding.gated_embeddings)
+        self.gate_projection = make_variable(embedding.gate_projection)
 
     def read_words(self, cells: Any, states: Tensors) -> Tensors:
         return self._keep_read(cells, self.read_columns(cells, states), states)
 
     def read_columns(self, cells: Any, states: Tensors) -> Tensors:
         rows, columns = self.split_cells(cells)
-        inputs = tf.gather(self.column_embeddings, columns)
-        inputs *= 1 + tf.gather(self.input_gate, rows)
+        gated = tf.gather(self.gated_embeddings, columns) * tf.gather(self.input_gate, rows)
+        inputs = tf.matmul(gated, self.gate_projection)
+        inputs += tf.gather(self.column_embeddings, columns)
         inputs += tf.gather(self.row_embeddings, rows)
         return self._run_layers(self._add_word_vectors(inputs, cells), states)
 

@@ -33,7 +33,7 @@ def test_rows_and_columns_are_the_best_ones(vectors, combine, number):
     layer = TwoComponentEmbedding(tables, D, combine)
     layer.build((None,))
     if combine == "gate":
-        layer.input_gate.assign(np.ones((R, D)))
+        layer.input_gate.assign(np.ones(layer.input_gate.shape))
     lost = layer.assign_vectors(vectors)
     assert lost == pytest.approx(compute_lost_share(layer, vectors), rel=1e-4)
     # An independent solution by least squares.

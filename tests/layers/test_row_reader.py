@@ -224,15 +224,19 @@ def test_gated_embedding(rng):
     for weight in layer.trainable_weights:
         weight.assign(rng.normal(size=weight.shape))
     rows, columns = TABLES["empty cells"].rows[words], TABLES["empty cells"].columns[words]
-    row, column, gate, own, projection = (
+    row, column, gate, gated, gate_projection, own, projection = (
         np.asarray(ops.convert_to_numpy(w))
         for w in (
             layer.row_embeddings,
             layer.column_embeddings,
             layer.input_gate,
+            layer.gated_embeddings,
+            layer.gate_projection,
             layer.word_embeddings,
             layer.word_projection,
         )
     )
-    expected = column[columns] * (1 + gate[rows]) + row[rows] + own[words] @ projection
+    assert gate.shape == (TABLES["empty cells"].num_rows, 1)  # half of 3
+    expected = row[rows] + column[columns] + own[words] @ projection
+    expected += (gated[columns] * gate[rows]) @ gate_projection
     assert np.asarray(layer(words)) == pytest.approx(expected, abs=1e-5)

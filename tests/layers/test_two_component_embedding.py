@@ -117,6 +117,20 @@ def test_mask_of_half_steps_is_that_of_their_own_words():
     assert make().compute_mask(words) is None
 
 
+@pytest.mark.parametrize(("gate_dim", "expected"), [(None, 4), (1, 1), (9, 9)])
+def test_numbers_that_are_gated(rng, gate_dim, expected):
+    layer = TwoComponentEmbedding(V, 8, "gate", gate_dim=gate_dim)
+    words = rng.integers(V, size=(2, 3))
+    plain = np.asarray(layer(words))
+    assert layer.gate_projection.shape == (expected, 8)
+    rows, columns = layer.embed_components(words)
+    assert np.array_equal(plain, np.asarray(rows) + np.asarray(columns))  # gates start at zero
+    layer.input_gate.assign(np.ones(layer.input_gate.shape))
+    assert not np.allclose(plain, layer(words))
+    copy = TwoComponentEmbedding.from_config(layer.get_config())
+    assert copy.gate_dim == gate_dim
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -124,6 +138,8 @@ def test_mask_of_half_steps_is_that_of_their_own_words():
         ({"output_dim": 2.5}, "output_dim.*positive integer.*2.5"),
         ({"output_dim": True}, "output_dim.*positive integer.*True"),
         ({"output_dim": 2, "combine": "add"}, "combine.*'interleave', 'sum', 'concat'.*'add'"),
+        ({"output_dim": 2, "combine": "gate", "gate_dim": 0}, "gate_dim.*positive integer"),
+        ({"output_dim": 2, "combine": "sum", "gate_dim": 1}, "gate_dim.*combine=.gate.*'sum'"),
         ({"word_table": 0, "output_dim": 2}, "vocabulary_size.*positive integer"),
     ],
 )

@@ -413,8 +413,9 @@ def test_dropout_only_in_training(rng):
 def test_number_of_weights():
     lstm = 4 * 9 * (8 + 9 + 1)
     published = 2 * 100 * 8 + lstm + 2 * 100 * (9 + 1)
-    # An input gate, a gate and a shift for each row, and the kernel and bias of the query.
-    with_reader = published + 100 * 8 + 2 * 100 * 9 + 9 * (9 + 1)
+    # The input gate of 4 numbers for each row and column, and its projection; a gate and a shift
+    # for each row, and the kernel and bias of the query.
+    with_reader = published + 2 * 100 * 4 + 4 * 8 + 2 * 100 * 9 + 9 * (9 + 1)
     for row_reading, expected in (("recurrence", published), ("reader", with_reader)):
         model = LightRNNModel(10_000, embedding_dim=8, units=9, row_reading=row_reading)
         model.build((None, None))

@@ -48,8 +48,9 @@ class Oracle:
     def embed(self, word):
         row, column = self.softmax.parts.place(word)
         layer = self.embedding
-        x = to_numpy(layer.column_embeddings)[column] * (1 + to_numpy(layer.input_gate)[row])
-        x = x + to_numpy(layer.row_embeddings)[row]
+        x = to_numpy(layer.column_embeddings)[column] + to_numpy(layer.row_embeddings)[row]
+        gated = to_numpy(layer.gated_embeddings)[column] * to_numpy(layer.input_gate)[row]
+        x = x + gated @ to_numpy(layer.gate_projection)
         return x + to_numpy(layer.word_embeddings)[word] @ to_numpy(layer.word_projection)
 
     def read(self, words):

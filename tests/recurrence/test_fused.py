@@ -148,18 +148,20 @@ def test_a_step_of_known_products_is_a_step(rng, name):
 
 
 @every_cell
-@pytest.mark.parametrize("num_vectors", [1, 3, 40])
-def test_vectors_of_a_table_are_the_sequence_that_indices_make_of_them(rng, name, num_vectors):
+@pytest.mark.parametrize(("num_vectors", "num_added"), [(1, 1), (3, 2), (40, 1), (40, 3)])
+def test_vectors_of_a_table_are_the_sequence_that_indices_make_of_them(
+    rng, name, num_vectors, num_added
+):
     problem = Problem(rng, name, (6, 3, 4, 5))
     function = FUNCTIONS[name]
     table = tf.constant(rng.normal(size=(num_vectors, 4)).astype("float32"))
-    indices = rng.integers(num_vectors, size=(6, 3)).astype("int32")
+    indices = rng.integers(num_vectors, size=(6, 3, num_added)).astype("int32")
     results = []
     for is_table in (False, True):
         with tf.GradientTape() as tape:
             watched = [table, *(tf.constant(w) for w in problem.weights)]
             tape.watch(watched)
-            x = table if is_table else tf.gather(table, indices)
+            x = table if is_table else tf.reduce_sum(tf.gather(table, indices), axis=2)
             hidden, _ = function(
                 x, watched[1:], problem.states, indices=indices if is_table else None
             )
@@ -179,7 +181,7 @@ def test_what_is_added_is_a_part_of_the_inputs(rng, name):
         tf.constant(rng.normal(size=shape).astype("float32"))
         for shape in ((7, 4), (6, 3, 2), (2, problem.weights[0].shape[1]))
     )
-    indices = rng.integers(7, size=(6, 3)).astype("int32")
+    indices = rng.integers(7, size=(6, 3, 1)).astype("int32")
     results = []
     for is_added in (False, True):
         with tf.GradientTape() as tape:
@@ -190,7 +192,7 @@ def test_what_is_added_is_a_part_of_the_inputs(rng, name):
                 added = (vectors, kernel)
                 hidden, _ = function(table, weights, problem.states, None, indices, added)
             else:
-                x = tf.concat([tf.gather(table, indices), vectors], axis=2)
+                x = tf.concat([tf.gather(table, indices[..., 0]), vectors], axis=2)
                 weights[0] = tf.concat([weights[0], kernel], axis=0)
                 hidden, _ = function(x, weights, problem.states)
             loss = tf.reduce_sum(hidden * tf.transpose(problem.upstream[0], (1, 0, 2)))
@@ -208,7 +210,7 @@ def test_parts_of_a_batch_are_together_the_whole(rng, name, batch_size, is_table
     function = FUNCTIONS[name]
     x, indices = problem.x.transpose(1, 0, 2), None
     if is_table:
-        x, indices = problem.x[0], rng.integers(6, size=(6, batch_size)).astype("int32")
+        x, indices = problem.x[0], rng.integers(6, size=(6, batch_size, 2)).astype("int32")
     vectors = rng.normal(size=(6, batch_size, 2)).astype("float32")
     kernel = rng.normal(size=(2, problem.weights[0].shape[1])).astype("float32")
     arguments = [x, vectors, kernel, *problem.weights, *problem.states]
