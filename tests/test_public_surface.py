@@ -56,7 +56,12 @@ SURFACE = {
         "token_windows",
     ],
     "keras_lightrnn.datasets": ["PythonDocstrings"],
-    "keras_lightrnn.layers": ["GatedRowReader", "TwoComponentEmbedding", "TwoComponentSoftmax"],
+    "keras_lightrnn.layers": [
+        "GatedRowReader",
+        "TopWords",
+        "TwoComponentEmbedding",
+        "TwoComponentSoftmax",
+    ],
     "keras_lightrnn.losses": ["NegativeLogLikelihood"],
     "keras_lightrnn.metrics": ["Perplexity"],
     "keras_lightrnn.models": ["LightRNNModel", "MultiWorkerTraining", "check_causal"],

@@ -1,7 +1,8 @@
 """Layers that replace `Embedding` and `Dense(V, "softmax")` over large vocabularies."""
 
 from keras_lightrnn.layers.row_reader import GatedRowReader
+from keras_lightrnn.layers.top_words import TopWords
 from keras_lightrnn.layers.two_component_embedding import TwoComponentEmbedding
 from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
 
-__all__ = ["GatedRowReader", "TwoComponentEmbedding", "TwoComponentSoftmax"]
+__all__ = ["GatedRowReader", "TopWords", "TwoComponentEmbedding", "TwoComponentSoftmax"]

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_k, check_size
 from keras_lightrnn._internal.keras_internals import get_mask, set_mask
+from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.observed_layer import ObservedLayer
 from keras_lightrnn.layers.row_reader import GatedRowReader, get_row_reader, serialize_row_reader
@@ -25,6 +26,7 @@ from keras_lightrnn.ops import (
     mark_invalid_ids,
     split_half_steps,
 )
+from keras_lightrnn.search.excluded import check_excluded
 from keras_lightrnn.search.layer_search import HalfStepSearch, search_states
 from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
 
@@ -486,11 +488,13 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         states: Any,
         read_rows: Callable[[np.ndarray, np.ndarray], Any] | None = None,
         k: int = 10,
+        excluded: Any = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words to follow some texts, exactly, for any network.
 
-        Rows are expanded in falling order of probability, until no further row can hold a better
-        word. With a row reader, the states of the texts are all it takes. Half-steps need a
+        It takes arrays and runs outside of a graph. The layer `TopWords` does the same inside a
+        model. Rows are expanded in falling order of probability, until no further row can hold a
+        better word. With a row reader, the states of the texts are enough. Half-steps need a
         function by which the network reads rows.
 
         Args:
@@ -501,14 +505,17 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
                 texts. The vectors of rows are `TwoComponentEmbedding.row_embeddings`. `None`
                 with a row reader.
             k: Integer in `[1, V]`; with `mask_zero`, below `V`.
+            excluded: Integers, words that take no place among the answers, -1 for none:
+                `(B, E)`, or `(E,)` for all texts alike. Default: `None`.
 
         Returns:
             Word ids, int32, and log-probabilities in nats, float64, `(B, k)` each, best first; of
             equal words the lesser ids.
 
         Raises:
-            ValueError: if the states have another shape or are NaN, `k` is out of range, or
-                `read_rows` is given with a row reader or is missing without one.
+            ValueError: if the states have another shape or are NaN, `k` is more than the words
+                that are not excluded, an excluded id is out of range, or `read_rows` is given
+                with a row reader or is missing without one.
 
         Example:
 
@@ -544,9 +551,15 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
                 f"read_rows={read_rows}. Half-steps need a function by which the network reads "
                 "rows; with a row reader the states are enough."
             )
-        if read_rows is None:
-            return search_states(self, states).best_words(k)
-        return HalfStepSearch(self, states, read_rows).best_words(k)
+        search: Any = (
+            search_states(self, states)
+            if read_rows is None
+            else HalfStepSearch(self, states, read_rows)
+        )
+        if excluded is not None:
+            size = self.word_table.vocabulary_size
+            search.exclude(check_excluded(excluded, search.num_texts, size, k, self.mask_zero))
+        return search.best_words(k)
 
     # Keras conventions.
 
@@ -621,7 +634,13 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
                 config[name] = module.serialize(getattr(self, name))
         config |= {"word_dim": self.word_dim, "num_word_vectors": self.num_word_vectors}
         config["row_reader"] = serialize_row_reader(self.row_reader)
-        return config | {"num_components": self.num_components, "mask_zero": self.mask_zero}
+        config |= {"num_components": self.num_components, "mask_zero": self.mask_zero}
+        return config | {"shared_id": get_shared_id(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TwoComponentSoftmax:
+        # `TopWords` holds a softmax that may be a layer of the same model, too.
+        return load_shared(config, lambda config: cls(**config))
 
 
 class _FurtherTable(TwoComponentSoftmax):

@@ -1,4 +1,4 @@
-"""A compiled loop over time, on TensorFlow and JAX."""
+"""Compiled loops over time, and over blocks of a batch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_lightrnn._internal.typing import Tensor
 
@@ -85,3 +86,56 @@ def scan(
         maximum_iterations=num_steps,
     )
     return carry, [array.stack() for array in outputs]
+
+
+def map_blocks(
+    function: Callable[..., list[Any]],
+    tensors: Sequence[Any],
+    size: int,
+    dtypes: Sequence[str],
+) -> list[Any]:
+    """Apply a function to blocks of a batch, one after the other, and join the results.
+
+    Blocks bound the memory. They have one size, and the last text is repeated to fill the last
+    block: shapes are static where the batch size is.
+
+    Args:
+        function: From slices of `tensors` to a list of matrices `(block, n)`.
+        tensors: Tensors `(B, ...)`, at least one.
+        size: Integer, the largest block.
+        dtypes: The dtypes of the results.
+
+    Returns:
+        List of `(B, n)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> [sums] = map_blocks(lambda x: [x + len(x)], [np.float32([[1], [2], [3]])], 2, ["float32"])
+    >>> np.asarray(sums).tolist()
+    [[3.0], [4.0], [5.0]]
+    """
+    tensors = [ops.convert_to_tensor(x) for x in tensors]
+    batch_size = ops.shape(tensors[0])[0]
+    if isinstance(batch_size, int):
+        if batch_size <= size:
+            return function(*tensors)
+        num_blocks = -(-batch_size // size)
+        size = -(-batch_size // num_blocks)
+    else:
+        num_blocks = ops.maximum(-(-batch_size // size), 1)
+        size = -(-batch_size // num_blocks)
+    places = ops.arange(num_blocks * size, dtype="int32")
+    places = ops.reshape(ops.minimum(places, batch_size - 1), (num_blocks, size))
+
+    def run(places: Any) -> list[Any]:
+        return function(*(ops.take(x, places, axis=0) for x in tensors))
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf  # whose loop runs one block at a time, unlike that of Keras
+
+        shapes = [tf.TensorSpec(None, dtype) for dtype in dtypes]
+        results = tf.map_fn(run, places, fn_output_signature=shapes, parallel_iterations=1)
+    else:
+        results = ops.map(run, places)
+    return [ops.reshape(x, (-1, x.shape[-1]))[:batch_size] for x in results]

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.keras_internals import get_shared_objects
+from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared
 from keras_lightrnn._internal.typing import Shape, WordIds
 from keras_lightrnn.ops import cast_word_ids, invert_cells
 from keras_lightrnn.table.allocation import Allocation
@@ -188,30 +189,11 @@ class WordTable(keras.layers.Layer):
             cells = ops.convert_to_numpy(self.cells)
             if not np.array_equal(cells, np.arange(len(cells))):
                 allocation["cells"] = base64.b64encode(cells.astype("<i4").tobytes()).decode()
-        return {"name": self.name, "allocation": allocation, "shared_id": self._get_shared_id()}
-
-    def _get_shared_id(self) -> str:
-        """Return what identifies this table in all configs of one file.
-
-        The name and a number, which tells tables of the same name apart, so that equal models are
-        written as equal files.
-        """
-        number, objects = 0, get_shared_objects()
-        if objects is not None:
-            while objects.setdefault(("saved", self.name, number), self) is not self:
-                number += 1
-        return f"{self.name}/{number}"
+        return {"name": self.name, "allocation": allocation, "shared_id": get_shared_id(self)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> WordTable:
-        config = dict(config)
-        key = "loaded", config.pop("shared_id", None)
-        loaded = get_shared_objects()
-        if loaded is None or key[1] is None:  # configs of earlier versions have none
-            return cls(**config)
-        if key not in loaded:
-            loaded[key] = cls(**config)
-        return loaded[key]
+        return load_shared(config, lambda config: cls(**config))
 
     def load_own_variables(self, store: Any) -> None:
         if "0" not in store.keys():  # noqa: SIM118, not a dictionary

@@ -15,7 +15,12 @@ import numpy as np
 from filling import fill_sequentially
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
-from keras_lightrnn.layers import GatedRowReader, TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.layers import (
+    GatedRowReader,
+    TopWords,
+    TwoComponentEmbedding,
+    TwoComponentSoftmax,
+)
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import Perplexity
 from keras_lightrnn.recurrence import RecurrentStack
@@ -160,6 +165,20 @@ CASES: dict[str, Case] = {
             "a mixture": {"num_components": 3, "word_bias": "trainable", "word_dim": 2},
             "two tables": {"num_components": 2, "word_bias": "counts", "word_dim": 2},
         }.items()
+    },
+    **{
+        f"top words, {num_tables} table(s)": Case(
+            TopWords,
+            lambda num_tables=num_tables, **kw: TopWords(
+                TwoComponentSoftmax(
+                    make_tables()[:num_tables], row_reader="gated", mask_zero=True, **kw
+                ),
+                k=3,
+            ),
+            make_inputs=lambda: (make_half_steps(), make_windows()[:, :2]),
+            compute=lambda layer, *inputs: layer(*inputs)[1],
+        )
+        for num_tables in (1, 2)
     },
     "softmax with word vectors": Case(
         TwoComponentSoftmax,

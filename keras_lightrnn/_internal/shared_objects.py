@@ -1,0 +1,53 @@
+"""Objects that several configs of one `.keras` file hold, and that stay one object when loaded.
+
+Keras recognises such an object by its memory address, which makes files of equal models unequal,
+and fails for a layer in the config of another layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from keras_lightrnn._internal.keras_internals import get_shared_objects
+
+
+def get_shared_id(instance: Any) -> str:
+    """Return what identifies an object with a `name` in all configs of one file.
+
+    The name and a number, which tells objects of the same name apart, so that equal models are
+    written as equal files.
+
+    Example:
+
+    >>> import keras
+    >>> get_shared_id(keras.layers.Dense(3, name="dense"))
+    'dense/0'
+    """
+    number, objects = 0, get_shared_objects()
+    if objects is not None:
+        while objects.setdefault(("saved", instance.name, number), instance) is not instance:
+            number += 1
+    return f"{instance.name}/{number}"
+
+
+def load_shared(config: dict[str, Any], make: Callable[[dict[str, Any]], Any]) -> Any:
+    """Return the object of a config with a `shared_id`: the same one for all configs of a file.
+
+    Args:
+        config: A config, with `shared_id` or, from an earlier version, without.
+        make: Makes the object from the rest of the config.
+
+    Example:
+
+    >>> load_shared({"units": 3, "shared_id": "dense/0"}, lambda config: config)
+    {'units': 3}
+    """
+    config = dict(config)
+    key = "loaded", config.pop("shared_id", None)
+    loaded = get_shared_objects()
+    if loaded is None or key[1] is None:
+        return make(config)
+    if key not in loaded:
+        loaded[key] = make(config)
+    return loaded[key]

@@ -1,0 +1,154 @@
+"""The likeliest words of a softmax, inside a Keras model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lightrnn._internal.checks import check_k
+from keras_lightrnn._internal.keras_internals import get_mask
+from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
+from keras_lightrnn.ops import cast_word_ids
+from keras_lightrnn.search.graph_search import find_best_words
+
+
+@keras.saving.register_keras_serializable("keras_lightrnn")
+class TopWords(keras.layers.Layer):
+    """The `k` likeliest words of a softmax, exactly, as a layer of a Keras model.
+
+    It uses the weights of the softmax and has none besides. It runs on every backend, in compiled
+    code, and in a SavedModel that `model.export` writes, which TensorFlow loads without this
+    package. `TwoComponentSoftmax.next_words` answers the same outside of a graph.
+
+    Rows are expanded in falling order of probability, until no further row can hold a better word.
+    If that does not exclude most rows, all words are computed, as a softmax over the vocabulary
+    does.
+
+    Where a model that is saved as a `.keras` file also contains the softmax itself, the loaded
+    model has one softmax, too. `keras.models.clone_model` makes two, because Keras clones layer by
+    layer.
+
+    Args:
+        softmax: `TwoComponentSoftmax` with a row reader.
+        k: Integer in `[1, V]`, how many words to return; with `mask_zero`, below `V`.
+        **kwargs: `name` of the layer.
+
+    Call arguments:
+        states: `(B, H)`; or `(B, T, H)`, of which the last step is used, or the last step that is
+            not masked.
+        excluded: Integers `(B, E)`, words that take no place among the answers, such as items that
+            a user has seen; -1 for none. Default: `None`.
+        k: Integers, a scalar or `(B,)`: how many of the `k` words a text gets. Default: all.
+
+    Returns:
+        Word ids, int32, and their log-probabilities in nats, float32, `(B, k)` each, best first,
+        of equal words the lesser ids. Where a text has fewer words, or gets fewer by the call
+        argument `k`, the ids are -1 and the log-probabilities minus infinity. The
+        log-probabilities of a text are NaN if its state is NaN or an excluded id is outside of
+        `[-1, V)`. With `mask_zero`, word 0 is never an answer.
+
+    Raises:
+        TypeError: if `softmax` is no `TwoComponentSoftmax`.
+        ValueError: if it has no row reader, `k` is out of range, or a shape is another.
+
+    Example:
+
+    >>> from keras_lightrnn import WordTable
+    >>> from keras_lightrnn.layers import TwoComponentEmbedding
+    >>> table = WordTable(30)
+    >>> words = keras.Input((None,), dtype="int32")
+    >>> x = TwoComponentEmbedding(table, 4, combine="gate")(words)
+    >>> x = keras.layers.GRU(5, return_sequences=True)(x)
+    >>> softmax = TwoComponentSoftmax(table, row_reader="gated")
+    >>> training_model = keras.Model(words, softmax(x[:, :-1], words[:, 1:]))
+    >>> model = keras.Model(words, TopWords(softmax, k=3)(x, excluded=words))
+    >>> best, log_probs = model.predict(np.array([[3, 1], [4, 1]]), verbose=0)
+    >>> best.shape, bool(np.isin(best[0], [3, 1]).any())
+    ((2, 3), False)
+    """
+
+    def __init__(self, softmax: TwoComponentSoftmax, k: int = 10, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(softmax, TwoComponentSoftmax):
+            raise TypeError(
+                "`softmax` must be a `TwoComponentSoftmax`. Received: softmax="
+                f"{softmax!r} (of type {type(softmax).__name__}). Give the layer that the model "
+                "was trained with."
+            )
+        if softmax.row_reader is None:
+            raise ValueError(
+                "`softmax` must have a row reader. Received: row_reader=None. Give it "
+                'row_reader="gated"; half-steps are searched by `TwoComponentSoftmax.next_words`, '
+                "with a function by which the network reads rows."
+            )
+        check_k("k", k, softmax.word_table.vocabulary_size - softmax.mask_zero)
+        self.softmax = softmax
+        self.k = int(k)
+        self.supports_masking = True
+        self.autocast = False  # word ids must never be rounded to a float type
+
+    def build(self, states_shape: Any) -> None:
+        if not self.softmax.built:
+            self.softmax.build(states_shape)
+        self.built = True
+
+    def call(self, states: Any, excluded: Any = None, k: Any = None) -> tuple[Any, Any]:
+        self._check_shapes(states, excluded, k)
+        if len(states.shape) == 3:
+            states = _take_last(states, get_mask(states))
+        if excluded is not None:
+            excluded = cast_word_ids(excluded)
+        words, log_probs = find_best_words(self.softmax, states, self.k, excluded)
+        if k is None:
+            return words, log_probs
+        numbers = ops.reshape(ops.cast(k, "int32"), (-1, 1))
+        is_asked = ops.arange(self.k, dtype="int32") < numbers
+        return ops.where(is_asked, words, -1), ops.where(is_asked, log_probs, -np.inf)
+
+    def compute_mask(self, states: Any, previous_mask: Any = None) -> None:
+        return None
+
+    def _check_shapes(self, states: Any, excluded: Any, k: Any) -> None:
+        shapes = [
+            None if x is None else tuple(getattr(x, "shape", ())) for x in (states, excluded, k)
+        ]
+        received = f"Received: states.shape={shapes[0]}, excluded.shape={shapes[1]}, "
+        if len(states.shape) not in (2, 3):
+            raise ValueError(
+                f"`states` must be (B, H) or (B, T, H). {received}k.shape={shapes[2]}."
+            )
+        if excluded is not None and len(excluded.shape) != 2:
+            raise ValueError(
+                f"`excluded` must be (B, E). {received}k.shape={shapes[2]}. Fill up with -1."
+            )
+
+    def compute_output_spec(self, states: Any, excluded: Any = None, k: Any = None) -> Any:
+        self._check_shapes(states, excluded, k)
+        shape = states.shape[0], self.k
+        return keras.KerasTensor(shape, "int32"), keras.KerasTensor(shape, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        softmax = {
+            "module": type(self.softmax).__module__,
+            "class_name": type(self.softmax).__name__,
+            "config": self.softmax.get_config(),
+            "registered_name": keras.saving.get_registered_name(type(self.softmax)),
+        }
+        return {**super().get_config(), "softmax": softmax, "k": self.k}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TopWords:
+        softmax = keras.saving.deserialize_keras_object(config["softmax"])
+        return cls(**{**config, "softmax": softmax})
+
+
+def _take_last(states: Any, mask: Any) -> Any:
+    """Return the last step of each text that is not masked, `(B, T, H) -> (B, H)`."""
+    if mask is None:
+        return states[:, -1]
+    places = ops.arange(ops.shape(mask)[1], dtype="int32")
+    last = ops.max(ops.where(mask, places, 0), axis=1)
+    return ops.squeeze(ops.take_along_axis(states, last[:, None, None], axis=1), 1)

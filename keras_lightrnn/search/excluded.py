@@ -1,0 +1,70 @@
+"""Checks of the words that a search leaves out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def check_excluded(
+    excluded: Any, num_texts: int, vocabulary_size: int, k: int, has_padding: bool
+) -> np.ndarray:
+    """Return excluded words as an array `(B, E)`, or raise.
+
+    Args:
+        excluded: Word ids, -1 for none: `(B, E)`, or `(E,)` for all texts alike.
+        num_texts: Integer `B`.
+        vocabulary_size: Integer `V`.
+        k: Integer, how many words are to be found for each text.
+        has_padding: Boolean, whether word 0 is padding, which is never answered.
+
+    Raises:
+        TypeError: if the ids are not integers.
+        ValueError: if the shape is another, an id is outside of `[-1, V)`, or a text has fewer
+            than `k` words that are not excluded.
+
+    Example:
+
+    >>> check_excluded([[3, -1], [1, 2]], 2, vocabulary_size=4, k=2, has_padding=False).tolist()
+    [[3, -1], [1, 2]]
+    >>> check_excluded([[3, -1], [1, 2]], 2, vocabulary_size=4, k=3, has_padding=False)
+    Traceback (most recent call last):
+        ...
+    ValueError: `k` must be at most the number of words that are not excluded. Received: k=3, and \
+2 words that are not excluded of text 1. Lower `k`, or exclude fewer words.
+    """
+    words = np.asarray(excluded)
+    if words.size and not np.issubdtype(words.dtype, np.integer):
+        raise TypeError(
+            f"`excluded` must hold integer word ids. Received: excluded.dtype={words.dtype}. "
+            "Encode text with `Vocabulary.encode`, and fill up with -1."
+        )
+    if words.ndim == 1:
+        words = np.broadcast_to(words, (num_texts, len(words)))
+    if words.ndim != 2 or len(words) != num_texts:
+        raise ValueError(
+            f"`excluded` must have the shape ({num_texts}, E), or (E,) for all texts alike. "
+            f"Received: excluded.shape={np.shape(excluded)}. Fill up with -1."
+        )
+    words = words.astype(np.int64)
+    is_wrong = (words < -1) | (words >= vocabulary_size)
+    if is_wrong.any():
+        text, place = (int(x) for x in np.argwhere(is_wrong)[0])
+        raise ValueError(
+            f"Excluded words must lie in [0, {vocabulary_size}), or be -1 for none. Received: the "
+            f"id {words[text, place]} at position ({text}, {place}) ({int(is_wrong.sum())} of "
+            f"{words.size} ids lie outside). Leave out ids of other vocabularies."
+        )
+    falls = np.sort(words, axis=1)
+    is_counted = falls >= int(has_padding)  # padding counts once, below
+    is_counted[:, 1:] &= falls[:, 1:] != falls[:, :-1]
+    left = vocabulary_size - has_padding - is_counted.sum(axis=1)
+    if left.size and left.min() < k:
+        text = int(left.argmin())
+        raise ValueError(
+            f"`k` must be at most the number of words that are not excluded. Received: k={k}, and "
+            f"{left[text]} words that are not excluded of text {text}. Lower `k`, or exclude fewer "
+            "words."
+        )
+    return words

@@ -1,0 +1,164 @@
+"""The search inside a graph finds what the search outside finds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from keras_lightrnn import Allocation
+from keras_lightrnn.layers import TwoComponentSoftmax
+from keras_lightrnn.search.graph_search import GraphTable, find_best_cells, find_best_words
+from keras_lightrnn.search.layer_search import search_states
+
+V, H = 23, 5
+TABLES = [Allocation.random(V, 5, 6, seed=0), Allocation.random(V, 6, 4, seed=1)]
+
+
+def make_layer(rng, num_tables=1, scale=1.0, **kwargs):
+    layer = TwoComponentSoftmax(TABLES[:num_tables], row_reader="gated", **kwargs)
+    layer.build((None, H))
+    for weight in layer.trainable_weights:
+        weight.assign(scale * rng.normal(size=weight.shape))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("num_tables", "arguments"),
+    [
+        (1, {}),
+        (1, {"mask_zero": True, "word_bias": "trainable", "word_dim": 2}),
+        (1, {"num_components": 3, "word_bias": "counts"}),
+        (2, {"mask_zero": True, "word_dim": 2}),
+        (2, {"num_components": 2, "word_bias": "trainable"}),
+    ],
+    ids=["one", "with words' own weights", "mixture", "two tables", "two mixtures"],
+)
+def test_equals_the_search_outside(rng, num_tables, arguments):
+    layer = make_layer(rng, num_tables, **arguments)
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def find(states, excluded):
+        return [*find_best_words(layer, states, 4), *find_best_words(layer, states, 5, excluded)]
+
+    find = find.get_concrete_function(
+        tf.TensorSpec((None, H)), tf.TensorSpec((None, None), tf.int32)
+    )
+    for size in (1, 70):  # one block, and several
+        states = rng.normal(size=(size, H)).astype("float32")
+        excluded = rng.integers(-1, V, size=(size, 7)).astype("int32")
+        found = [x.numpy() for x in find(tf.constant(states), tf.constant(excluded))]
+        expected = [*search_states(layer, states).best_words(4)]
+        search = search_states(layer, states)
+        search.exclude(excluded)
+        expected += search.best_words(5)
+        for received, wanted in zip(found, expected, strict=True):
+            if wanted.dtype == np.int32:
+                assert received.tolist() == wanted.tolist()
+            else:
+                assert received == pytest.approx(wanted, abs=2e-5)
+
+
+@pytest.mark.parametrize("num_tables", [1, 2])
+def test_of_equal_words_the_lesser_ids(rng, num_tables):
+    layer = make_layer(rng, num_tables, scale=0.0, use_bias=False)
+    # Cells of one row have one probability.
+    states = np.zeros((2, H), "float32")
+    excluded = np.array([[-1, -1], [2, 5]], "int32")
+    words, log_probs = (np.asarray(x) for x in find_best_words(layer, states, 6, excluded))
+    every = np.exp(next(iter(all_words(layer, states[:1]))))
+    for text in range(2):
+        kept = np.setdiff1d(np.arange(V), excluded[text])
+        order = kept[np.lexsort((kept, -every[kept].round(6)))][:6]
+        assert words[text].tolist() == order.tolist()
+        assert np.exp(log_probs[text]) == pytest.approx(every[order], rel=1e-5)
+
+
+def all_words(layer, states):
+    search = search_states(layer, states)
+    words, log_probs = search.best_words(V)
+    for of_text, values in zip(words, log_probs, strict=True):
+        yield values[np.argsort(of_text)]
+
+
+@pytest.mark.parametrize("num_tables", [1, 2])
+def test_fewer_words_than_asked(rng, num_tables):
+    layer = make_layer(rng, num_tables, mask_zero=True)
+    states = rng.normal(size=(1, H)).astype("float32")
+    excluded = np.arange(V - 3, dtype="int32")[None]
+    words, log_probs = (np.asarray(x)[0] for x in find_best_words(layer, states, 5, excluded))
+    assert sorted(words[:3]) == [V - 3, V - 2, V - 1]
+    assert np.isfinite(log_probs[:3]).all()
+    assert words[3:].tolist() == [-1, -1]
+    assert np.isneginf(log_probs[3:]).all()
+
+
+@pytest.mark.parametrize("num_tables", [1, 2])
+def test_what_is_wrong_is_nan(rng, num_tables):
+    layer = make_layer(rng, num_tables)
+    states = rng.normal(size=(3, H)).astype("float32")
+    states[0] = np.nan
+    excluded = np.array([[-1], [V], [-2]], "int32")
+    _, log_probs = find_best_words(layer, states, 3)
+    assert np.isnan(log_probs).all(axis=1).tolist() == [True, False, False]
+    _, log_probs = find_best_words(layer, states, 3, excluded)
+    assert np.isnan(log_probs).all()
+
+
+def test_impossible_words_are_last(rng):
+    layer = make_layer(rng, word_bias="trainable")
+    bias = rng.normal(size=V).astype("float32")
+    bias[[3, 8]] = -np.inf
+    layer.word_bias_values.assign(bias)
+    words, log_probs = find_best_words(layer, rng.normal(size=(2, H)).astype("float32"), V)
+    assert np.asarray(words)[:, -2:].tolist() == [[3, 8]] * 2
+    assert np.isneginf(log_probs)[:, -2:].all()
+    assert np.isfinite(log_probs)[:, :-2].all()
+
+
+class CountedTable:
+    """A table of given log-probabilities that counts the rows that are expanded."""
+
+    def __init__(self, log_probs):
+        self.log_probs = log_probs  # (B, R, C)
+        self.num_sorted = self.num_alike = 0
+
+    def expand(self, rows):
+        self.num_sorted += rows.shape[1]
+        return ops.take_along_axis(self._columns, ops.expand_dims(rows, -1), axis=1)
+
+    def expand_alike(self, rows):
+        self.num_alike += rows.shape[0]
+        return ops.take(self._columns, rows, axis=1)
+
+    @property
+    def _columns(self):
+        return ops.convert_to_tensor(self.log_probs - self._rows[..., None])
+
+    @property
+    def _rows(self):
+        return np.logaddexp.reduce(self.log_probs, axis=2)
+
+    def find_best(self, k):
+        table = GraphTable(self._rows, self.log_probs.shape[2], self.expand, self.expand_alike)
+        cells, log_probs = find_best_cells(table, k)
+        expected = np.sort(self.log_probs.reshape(len(cells), -1))[:, ::-1][:, :k]
+        assert np.asarray(log_probs) == pytest.approx(expected, abs=1e-5)
+        flat = self.log_probs.reshape(len(cells), -1)
+        assert np.take_along_axis(flat, np.asarray(cells), 1) == pytest.approx(expected, abs=1e-5)
+
+
+def test_few_rows_are_expanded_if_the_bound_allows_it(rng):
+    logits = rng.normal(size=(2, 200, 9)) + 8 * rng.normal(size=(2, 200, 1))
+    table = CountedTable(logits.astype("float32") - 40)
+    table.find_best(k=5)
+    assert (table.num_sorted, table.num_alike) == (16, 0)
+
+
+def test_all_rows_are_expanded_in_order_if_it_does_not(rng):
+    logits = 0.1 * rng.normal(size=(2, 200, 9))
+    table = CountedTable((logits - np.log(1800)).astype("float32"))
+    table.find_best(k=5)
+    # An eighth of the rows, in steps of 16, and then all.
+    assert (table.num_sorted, table.num_alike) == (32, 200)
