@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_k
 from keras_lightrnn._internal.keras_internals import get_mask
+from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
 from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
 from keras_lightrnn.ops import cast_word_ids
 from keras_lightrnn.search.graph_search import find_best_words
@@ -90,12 +91,14 @@ class TopWords(keras.layers.Layer):
         self.supports_masking = True
         self.autocast = False  # word ids must never be rounded to a float type
 
-    def build(self, states_shape: Any) -> None:
+    def build(self, states_shape: Shape) -> None:
         if not self.softmax.built:
             self.softmax.build(states_shape)
         self.built = True
 
-    def call(self, states: Any, excluded: Any = None, k: Any = None) -> tuple[Any, Any]:
+    def call(
+        self, states: Tensor, excluded: WordIds | None = None, k: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         self._check_shapes(states, excluded, k)
         if len(states.shape) == 3:
             states = _take_last(states, get_mask(states))
@@ -125,7 +128,9 @@ class TopWords(keras.layers.Layer):
                 f"`excluded` must be (B, E). {received}k.shape={shapes[2]}. Fill up with -1."
             )
 
-    def compute_output_spec(self, states: Any, excluded: Any = None, k: Any = None) -> Any:
+    def compute_output_spec(
+        self, states: Tensor, excluded: WordIds | None = None, k: Tensor | None = None
+    ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         self._check_shapes(states, excluded, k)
         shape = states.shape[0], self.k
         return keras.KerasTensor(shape, "int32"), keras.KerasTensor(shape, "float32")
