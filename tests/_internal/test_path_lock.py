@@ -53,7 +53,8 @@ def test_one_process_at_a_time(tmp_path):
     assert f"process {os.getpid()} on" in message
     lock.release()
     assert os.listdir(path.parent) == []
-    assert start(path, "leave").wait(timeout=60) == 0
+    with start(path, "leave") as last:
+        assert last.wait(timeout=60) == 0
 
 
 def test_one_thread_at_a_time(tmp_path):
