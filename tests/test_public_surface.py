@@ -63,7 +63,7 @@ SURFACE = {
         "TwoComponentSoftmax",
     ],
     "keras_lightrnn.losses": ["NegativeLogLikelihood"],
-    "keras_lightrnn.metrics": ["Perplexity"],
+    "keras_lightrnn.metrics": ["NDCG", "MeanReciprocalRank", "Perplexity", "RecallAtK"],
     "keras_lightrnn.models": ["LightRNNModel", "MultiWorkerTraining", "check_causal"],
     "keras_lightrnn.ops": [
         "EMPTY_CELL_LOGIT",

@@ -12,6 +12,7 @@ from keras import ops
 from keras_lightrnn._internal.checks import check_k, check_size
 from keras_lightrnn._internal.keras_internals import get_mask, set_mask
 from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared
+from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.observed_layer import ObservedLayer
 from keras_lightrnn.layers.row_reader import GatedRowReader, get_row_reader, serialize_row_reader
@@ -27,6 +28,7 @@ from keras_lightrnn.ops import (
     split_half_steps,
 )
 from keras_lightrnn.search.excluded import check_excluded
+from keras_lightrnn.search.graph_search import find_word_ranks
 from keras_lightrnn.search.layer_search import HalfStepSearch, search_states
 from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
 
@@ -560,6 +562,55 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             size = self.word_table.vocabulary_size
             search.exclude(check_excluded(excluded, search.num_texts, size, k, self.mask_zero))
         return search.best_words(k)
+
+    def compute_ranks(self, states: Tensor, targets: WordIds, excluded: Any = None) -> Tensor:
+        """Return the rank of each target among all words, exactly.
+
+        It is 1 for the likeliest word. Only rows that may hold likelier words are computed. Metrics
+        such as `metrics.RecallAtK` take ranks as predictions.
+
+        Args:
+            states: As in a call, with a row reader: `(B, T, H)` or `(B, H)`.
+            targets: Word ids, `(B, T)` or `(B,)`.
+            excluded: Integers, words that do not count, such as items that a user has seen, -1 for
+                none: `(B, E)`. The target itself counts always. Default: `None`.
+
+        Returns:
+            Ranks, int32, of the shape of the targets: 1 and the number of words that are likelier,
+            or as likely with a lesser id. With `mask_zero`, padding does not count, and the rank of
+            the target 0 is 0. -1 where the model computes NaN or an id is out of range.
+
+        Raises:
+            ValueError: if the layer has no row reader, or the shapes disagree.
+
+        Example:
+
+        >>> layer = TwoComponentSoftmax(12, row_reader="gated")
+        >>> states = np.ones((2, 8), "float32")
+        >>> layer.build(states.shape)
+        >>> words, _ = layer.next_words(states, k=3)
+        >>> np.asarray(layer.compute_ranks(states, words[:, 2])).tolist()
+        [3, 3]
+        """
+        states, targets = ops.convert_to_tensor(states), cast_word_ids(targets)
+        if self.row_reader is None:
+            raise ValueError(
+                "Ranks need a softmax with a row reader. Received: row_reader=None. Give "
+                'row_reader="gated".'
+            )
+        self._check_shapes(states.shape, targets.shape)
+        flat_states = ops.reshape(states, (-1, states.shape[-1]))
+        if excluded is not None:
+            excluded = cast_word_ids(excluded)
+            if len(excluded.shape) != 2:
+                raise ValueError(
+                    "`excluded` must be (B, E). Received: excluded.shape="
+                    f"{tuple(excluded.shape)}. Fill up with -1."
+                )
+            if len(targets.shape) == 2:
+                excluded = ops.repeat(excluded, ops.shape(targets)[1], axis=0)
+        ranks = find_word_ranks(self, flat_states, ops.reshape(targets, (-1,)), excluded)
+        return ops.reshape(ranks, ops.shape(targets))
 
     # Keras conventions.
 

@@ -10,6 +10,7 @@ from keras import ops
 from keras_lightrnn._internal.dtypes import choose_sum_dtype
 from keras_lightrnn._internal.keras_internals import get_mask
 from keras_lightrnn._internal.typing import Tensor
+from keras_lightrnn.metrics.totals import add_compensated
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
 
@@ -62,20 +63,9 @@ class Perplexity(keras.metrics.Metric):
         weights = compute_word_weights(log_probs, sample_weight, mask, dtype=self.dtype)
         # Where the weight is 0 the log-probability may have any value, -inf and NaN included.
         nats = ops.sum(ops.where(weights > 0, -log_probs * weights, 0.0))
-        _add_compensated(self.nats, self.nats_rest, nats)
-        _add_compensated(self.words, self.words_rest, ops.sum(weights))
+        add_compensated(self.nats, self.nats_rest, nats)
+        add_compensated(self.words, self.words_rest, ops.sum(weights))
 
     def result(self) -> Any:
         words = self.words + self.words_rest
         return ops.exp((self.nats + self.nats_rest) / words)
-
-
-def _add_compensated(total: Tensor, rest: Tensor, value: Tensor) -> None:
-    """Add `value` to `total + rest`, where `rest` is the rounding error (Knuth's two-sum)."""
-    old = ops.convert_to_tensor(total)
-    new = old + value
-    added = new - old
-    # `rest` is assigned first: on TensorFlow `old` is the variable itself and changes with it.
-    lost = (old - (new - added)) + (value - added)
-    rest.assign(rest + ops.where(ops.isfinite(new), lost, 0.0))
-    total.assign(new)

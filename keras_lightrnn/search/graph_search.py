@@ -66,35 +66,96 @@ def find_best_words(softmax: Any, states: Any, k: int, excluded: Any = None) -> 
         words the lesser ids first. -1 and minus infinity where fewer than `k` words may be
         answered. The log-probabilities of a text are NaN if an id in `excluded` is out of range.
     """
+
+    def search(tables: Any, excluded: Any) -> list[Any]:
+        return list(find_best_of_tables(tables, word_tables, k, excluded))
+
+    word_tables = [layer.word_table for layer in softmax.list_tables()]
+    marks, excluded = _read_excluded(softmax, states, excluded)
+    words, log_probs = _map_texts(softmax, search, states, [], excluded, ["int32", "float32"])
+    return words, log_probs + marks
+
+
+def find_word_ranks(softmax: Any, states: Any, targets: Any, excluded: Any = None) -> Any:
+    """Return the rank of a word after each text among all words, exactly, as a tensor.
+
+    Args:
+        softmax: `TwoComponentSoftmax` with a row reader, built.
+        states: `(B, H)`.
+        targets: `(B,)` integers.
+        excluded: `(B, E)` integers, words that do not count, -1 for none; or `None`.
+
+    Returns:
+        `(B,)` int32, from 1: how many words are likelier, or as likely with a lesser id, and 1.
+        With `mask_zero`, word 0 does not count, and the rank of the target 0 is 0. -1 where the
+        log-probability is NaN or an id is out of range.
+    """
+
+    def search(tables: Any, targets: Any, excluded: Any) -> list[Any]:
+        ranks, log_probs = _find_ranks_of_tables(tables, word_tables, targets[:, 0], excluded)
+        return [ops.expand_dims(ops.where(ops.isnan(log_probs), -1, ranks), 1)]
+
+    word_tables = [layer.word_table for layer in softmax.list_tables()]
+    size = softmax.word_table.vocabulary_size
+    marks, excluded = _read_excluded(softmax, states, excluded)
+    is_valid = ops.logical_and(targets >= 0, targets < size)
+    words = ops.expand_dims(ops.cast(ops.clip(targets, 0, size - 1), "int32"), 1)
+    [ranks] = _map_texts(softmax, search, states, [words], excluded, ["int32"])
+    ranks = ops.where(ops.isnan(marks), -1, ranks)[:, 0]
+    if softmax.mask_zero:
+        ranks = ops.where(targets == 0, 0, ranks)
+    return ops.where(is_valid, ranks, -1)
+
+
+def _read_excluded(softmax: Any, states: Any, excluded: Any) -> tuple[Any, Any]:
+    """Return `(B, 1)` marks, NaN where an id is out of range, and the excluded words with padding.
+
+    The words are `(B, E)` int32, or `None`.
+    """
+    marks: Any = ops.zeros((ops.shape(states)[0], 1), "float32")
+    if excluded is not None:
+        size = softmax.word_table.vocabulary_size
+        marks = ops.sum(mark_invalid_ids(excluded + 1, size + 1), axis=1, keepdims=True)
+        excluded = ops.cast(ops.clip(excluded, -1, size - 1), "int32")
+    if softmax.mask_zero:
+        padding = ops.zeros_like(marks, "int32")
+        excluded = padding if excluded is None else ops.concatenate([excluded, padding], axis=1)
+    return marks, excluded
+
+
+def _map_texts(
+    softmax: Any,
+    search: Callable[..., list[Any]],
+    states: Any,
+    others: list[Any],
+    excluded: Any,
+    dtypes: list[str],
+) -> list[Any]:
+    """Run `search(tables, *others, excluded)` for blocks of texts and join its results.
+
+    Args:
+        softmax: `TwoComponentSoftmax` with a row reader, built.
+        search: From a `GraphTable` for each table, other tensors and excluded words to matrices.
+        states: `(B, H)`.
+        others: Tensors `(B, ...)`.
+        excluded: `(B, E)` int32, or `None`.
+        dtypes: The dtypes of the results.
+    """
     layers = softmax.list_tables()
     offsets = list_row_offsets(softmax)
-    size = min(
-        choose_block_size(layer.word_table.num_columns, softmax.num_components) for layer in layers
-    )
-    if len(layers) > 1:
+    if len(layers) == 1:
+        size = choose_block_size(softmax.word_table.num_columns, softmax.num_components)
+    else:  # which hold all words of all texts of a block
         floats = softmax.word_table.vocabulary_size * softmax.num_components
         size = max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats))
 
-    def search(states: Any, excluded: Any = None) -> list[Any]:
+    def run(states: Any, *rest: Any) -> list[Any]:
         predicted = predict_all_rows(softmax, states, offsets)
         tables = [_make_table(layer, *x) for layer, x in zip(layers, predicted, strict=True)]
-        return list(find_best_of_tables(tables, [x.word_table for x in layers], k, excluded))
+        return search(tables, *rest, *([None] if excluded is None else []))
 
-    tensors = [states]
-    dtypes = ["int32", "float32"]
-    marks = 0.0
-    if excluded is not None:
-        size_of_vocabulary = softmax.word_table.vocabulary_size
-        marks = mark_invalid_ids(excluded + 1, size_of_vocabulary + 1)
-        marks = ops.sum(marks, axis=1, keepdims=True)
-        excluded = ops.cast(ops.clip(excluded, -1, size_of_vocabulary - 1), "int32")
-    if softmax.mask_zero:
-        padding = ops.zeros((ops.shape(states)[0], 1), "int32")
-        excluded = padding if excluded is None else ops.concatenate([excluded, padding], axis=1)
-    if excluded is not None:
-        tensors.append(excluded)
-    words, log_probs = map_blocks(search, tensors, size, dtypes)
-    return words, log_probs + marks
+    tensors = [states, *others, *([] if excluded is None else [excluded])]
+    return map_blocks(run, tensors, size, dtypes)
 
 
 def _make_table(softmax: Any, row_log_probs: Any, context: list[Any]) -> GraphTable:
@@ -149,27 +210,52 @@ def find_best_of_tables(
     """
     if len(tables) == 1:
         [table], [word_table] = tables, word_tables
-        if excluded is not None:
-            cells = ops.take(word_table.cells, ops.maximum(excluded, 0), axis=0)
-            excluded = ops.where(excluded < 0, -1, cells)
+        excluded = _find_cells(word_table, excluded)
         words = ops.reshape(ops.convert_to_tensor(word_table.words), (-1,))
         cells, log_probs = find_best_cells(table, k, excluded, word_table.words)
         found = ops.take(words, ops.maximum(cells, 0), axis=0)
         return ops.where(cells < 0, -1, found), log_probs
-    total = None
-    for table, word_table in zip(tables, word_tables, strict=True):
-        log_probs = _predict_all_cells(table)
-        log_probs = ops.take(log_probs, word_table.cells, axis=1)  # (B, V)
-        total = log_probs if total is None else ops.logaddexp(total, log_probs)
-    total = ops.maximum(total, _LEAST)
-    size = total.shape[1]
+    total = _predict_all_words(tables, word_tables)
     if excluded is not None:
-        nothing = ops.full((ops.shape(total)[0], 1), -np.inf, "float32")
-        places = ops.where(excluded < 0, size, excluded)
-        total = _exclude(ops.concatenate([total, nothing], axis=1), places)
+        total = _exclude(total, excluded)
     words = ops.arange(total.shape[1], dtype="int32")
     best, found = select_best(total, k, lambda: ops.broadcast_to(words, ops.shape(total)))
     return _finish(found, best, words, tables[0].row_log_probs)
+
+
+def _find_ranks_of_tables(
+    tables: Sequence[GraphTable], word_tables: Sequence[Any], targets: Any, excluded: Any
+) -> tuple[Any, Any]:
+    """Return the ranks of words `(B,)` and their log-probabilities; see `find_best_of_tables`."""
+    if len(tables) == 1:
+        [table], [word_table] = tables, word_tables
+        cells = ops.take(word_table.cells, targets, axis=0)
+        return find_ranks(table, cells, _find_cells(word_table, excluded), word_table.words)
+    total = _predict_all_words(tables, word_tables)
+    targets = ops.expand_dims(targets, 1)
+    log_probs = ops.take_along_axis(total, targets, axis=1)
+    if excluded is not None:
+        total = _exclude(total, excluded)
+    words = ops.arange(total.shape[1], dtype="int32")
+    before = _count_before(total, log_probs, lambda: ops.expand_dims(words, 0) < targets)
+    return before + 1, log_probs[:, 0]
+
+
+def _find_cells(word_table: Any, words: Any) -> Any:
+    """Return the cells of words `(B, E)`, -1 for none; `None` for `None`."""
+    if words is None:
+        return None
+    cells = ops.take(word_table.cells, ops.maximum(words, 0), axis=0)
+    return ops.where(words < 0, -1, cells)
+
+
+def _predict_all_words(tables: Sequence[GraphTable], word_tables: Sequence[Any]) -> Any:
+    """Return the log-probabilities of all words, `(B, V)`, by the sum over tables."""
+    total = None
+    for table, word_table in zip(tables, word_tables, strict=True):
+        log_probs = ops.take(_predict_all_cells(table), word_table.cells, axis=1)
+        total = log_probs if total is None else ops.logaddexp(total, log_probs)
+    return ops.maximum(total, _LEAST)
 
 
 def _predict_all_cells(table: GraphTable) -> Any:
@@ -205,59 +291,159 @@ def find_best_cells(
         Cells `(B, k)` int32 and their log-probabilities `(B, k)` float32, best first. -1 and minus
         infinity where fewer than `k` cells may be answered.
     """
-    num_rows, num_columns = table.row_log_probs.shape[1], table.num_columns
+    candidates = _Candidates(table.num_columns, k, words)
+    start = candidates.start(table.row_log_probs)
+
+    def list_bounds(state: Any) -> Any:
+        return ops.min(state[1], axis=1)
+
+    cells, best = _go_through_rows(table, list_bounds, candidates.add, start, excluded)
+    return _finish(cells, best, candidates.words, table.row_log_probs)
+
+
+def _go_through_rows(
+    table: GraphTable,
+    list_bounds: Callable[[Any], Any],
+    add: Callable[..., Any],
+    start: tuple[Any, ...],
+    excluded: Any,
+) -> tuple[Any, ...]:
+    """Expand the likeliest rows of each text, or all rows, until none is left that counts.
+
+    Args:
+        table: As in `find_best_cells`.
+        list_bounds: `state -> (B,)`: rows whose log-probability is lower do not count.
+        add: `(state, rows (B, n), joint (B, n, C), exclusion) -> state`, adds the log-probabilities
+            of the cells of rows. See `_Exclusion`.
+        start: The first state, a tuple of tensors.
+        excluded: As in `find_best_cells`.
+
+    Returns:
+        The last state.
+    """
+    row_log_probs, num_columns = table.row_log_probs, table.num_columns
+    num_rows = row_log_probs.shape[1]
     at_once = min(_ROWS_AT_ONCE, num_rows)
-    falling, order = ops.top_k(table.row_log_probs, num_rows)
+    falling, order = ops.top_k(row_log_probs, num_rows)
     order = ops.cast(order, "int32")
-    candidates = _Candidates(num_columns, k, words)
-    columns = places = None
+    excluded_rows = places = columns = None
     if excluded is not None:
         columns = ops.where(excluded < 0, -1, excluded % num_columns)
         excluded_rows = ops.maximum(excluded, 0) // num_columns
         places = ops.take_along_axis(ops.argsort(order), excluded_rows, axis=1)
 
-    def count_needed(best: Any) -> Any:
-        """Return how many of the likeliest rows may hold one of the best cells of a text."""
-        kth = ops.min(best, axis=1, keepdims=True)
-        return ops.max(ops.sum(ops.cast(falling >= kth - _ROUNDING, "int32"), axis=1))
+    def count_needed(state: Any) -> Any:
+        """Return how many of the likeliest rows may count for a text."""
+        bounds = ops.expand_dims(list_bounds(state), 1) - _ROUNDING
+        return ops.max(ops.sum(ops.cast(falling >= bounds, "int32"), axis=1))
 
-    def is_sorted_search(start: Any, _: Any, best: Any) -> Any:
-        needed = count_needed(best)
+    def is_sorted_search(first: Any, *state: Any) -> Any:
+        needed = count_needed(state)
+        is_needed = first < needed
+        if table.expand_alike is None:
+            return is_needed
         is_cheap = ops.logical_or(
-            start < int(_LEAST_SHARE * num_rows), _COST_OF_ORDER * (needed - start) < num_rows
+            first < int(_LEAST_SHARE * num_rows), _COST_OF_ORDER * (needed - first) < num_rows
         )
-        is_needed = start < needed
-        return is_needed if table.expand_alike is None else ops.logical_and(is_needed, is_cheap)
+        return ops.logical_and(is_needed, is_cheap)
 
-    def expand(start: Any, cells: Any, best: Any) -> Any:
-        here, is_row = _make_range(start, at_once, num_rows)
+    def expand(first: Any, *state: Any) -> Any:
+        here, is_row = _make_range(first, at_once, num_rows)
         rows = ops.take(order, here, axis=1)  # (B, n)
         joint = _join(ops.take(falling, here, axis=1), table.expand(rows), is_row)
-        local = None if places is None else places - start
-        return (start + at_once, *candidates.add(rows, joint, local, columns, cells, best))
+        exclusion = None if places is None else _Exclusion(places - first, columns)
+        return (first + at_once, *add(state, rows, joint, exclusion))
 
-    start, cells, best = ops.while_loop(
-        is_sorted_search, expand, (ops.zeros((), "int32"), *candidates.start(table.row_log_probs))
+    zero = ops.zeros((), "int32")
+    first, *state = ops.while_loop(is_sorted_search, expand, (zero, *start))
+    if table.expand_alike is None:
+        return tuple(state)
+    is_open = first < count_needed(state)
+    block = min(max(_ROWS_AT_ONCE, _CELLS_AT_ONCE // num_columns), num_rows)
+
+    def expand_alike(first: Any, *state: Any) -> Any:
+        rows, is_row = _make_range(first, block, num_rows)
+        joint = _join(ops.take(row_log_probs, rows, axis=1), table.expand_alike(rows), is_row)
+        exclusion = None if columns is None else _Exclusion(excluded_rows - first, columns)
+        rows = ops.broadcast_to(rows, (ops.shape(joint)[0], block))
+        return (first + block, *add(state, rows, joint, exclusion))
+
+    restarted = [ops.where(is_open, x, y) for x, y in zip(start, state, strict=True)]
+    _, *state = ops.while_loop(
+        lambda first, *_: ops.logical_and(is_open, first < num_rows),
+        expand_alike,
+        (zero, *restarted),
     )
-    if table.expand_alike is not None:
-        is_open = start < count_needed(best)
-        block = min(max(_ROWS_AT_ONCE, _CELLS_AT_ONCE // num_columns), num_rows)
+    return tuple(state)
 
-        def expand_alike(start: Any, cells: Any, best: Any) -> Any:
-            rows, is_row = _make_range(start, block, num_rows)
-            joint = _join(
-                ops.take(table.row_log_probs, rows, axis=1), table.expand_alike(rows), is_row
-            )
-            local = None if excluded is None else excluded_rows - start
-            rows = ops.broadcast_to(rows, (ops.shape(joint)[0], block))
-            return (start + block, *candidates.add(rows, joint, local, columns, cells, best))
 
-        _, cells, best = ops.while_loop(
-            lambda start, *_: ops.logical_and(is_open, start < num_rows),
-            expand_alike,
-            (ops.zeros((), "int32"), cells, ops.where(is_open, -np.inf, best)),
+def find_ranks(
+    table: GraphTable, cells: Any, excluded: Any = None, words: Any = None
+) -> tuple[Any, Any]:
+    """Return the rank of one cell of each text among all cells, exactly, by one table.
+
+    Args:
+        table: As in `find_best_cells`.
+        cells: `(B,)` int32.
+        excluded: As in `find_best_cells`: these cells do not count.
+        words: As in `find_best_cells`: of equally likely cells those with lesser words come first.
+
+    Returns:
+        Ranks `(B,)` int32, from 1, and the log-probabilities of the cells, `(B,)` float32.
+    """
+    num_columns = table.num_columns
+    rows = ops.expand_dims(cells // num_columns, 1)  # (B, 1)
+    log_probs = ops.take_along_axis(
+        table.expand(rows)[:, 0], ops.expand_dims(cells % num_columns, 1), axis=1
+    )
+    log_probs += ops.take_along_axis(table.row_log_probs, rows, axis=1)  # (B, 1)
+    own_cells = ops.expand_dims(cells, 1)  # a cell does not count for itself, however it is rounded
+    excluded = own_cells if excluded is None else ops.concatenate([excluded, own_cells], axis=1)
+    own = ops.maximum(log_probs, _LEAST)
+    flat_words = None if words is None else ops.reshape(words, (-1,))
+    own_words = None if words is None else ops.take(flat_words, own_cells, axis=0)
+
+    def add(state: Any, rows: Any, joint: Any, exclusion: _Exclusion) -> Any:
+        joint = ops.reshape(joint, (-1, joint.shape[1] * num_columns))
+        joint = exclusion.apply(joint, rows.shape[1], num_columns)
+
+        def list_words() -> Any:
+            of_rows = ops.take(ops.reshape(flat_words, (-1, num_columns)), rows, axis=0)
+            return ops.reshape(of_rows, (-1, rows.shape[1] * num_columns))
+
+        before = _count_before(
+            joint, own, None if words is None else lambda: list_words() < own_words
         )
-    return _finish(cells, best, candidates.words, table.row_log_probs)
+        return (state[0] + before,)
+
+    start = (ops.zeros_like(cells),)
+    bounds = own[:, 0]
+    (before,) = _go_through_rows(table, lambda state: bounds, add, start, excluded)
+    return before + 1, log_probs[:, 0]
+
+
+def _count_before(values: Any, own: Any, list_is_lesser: Callable[[], Any] | None) -> Any:
+    """Return how many values of each text come before its own, `(B, N), (B, 1) -> (B,)`.
+
+    Args:
+        values: `(B, N)` float32.
+        own: `(B, 1)` float32.
+        list_is_lesser: Returns which of the values come before an equal one, `(B, N)`.
+    """
+    count = _count(values > own)
+    if list_is_lesser is None:
+        return count
+    is_equal = values == own
+    equal = ops.cond(
+        ops.any(is_equal),
+        lambda: _count(ops.logical_and(is_equal, list_is_lesser())),
+        lambda: ops.zeros_like(count),
+    )
+    return count + equal
+
+
+def _count(is_counted: Any) -> Any:
+    return ops.sum(ops.cast(is_counted, "int32"), axis=1)
 
 
 def _make_range(start: Any, size: int, num_rows: int) -> tuple[Any, Any]:
@@ -295,28 +481,21 @@ class _Candidates:
         shape = ops.shape(row_log_probs)[0], self.k
         return ops.zeros(shape, "int32"), ops.full(shape, -np.inf, "float32")
 
-    def add(
-        self, rows: Any, joint: Any, local: Any, columns: Any, cells: Any, best: Any
-    ) -> tuple[Any, Any]:
+    def add(self, state: Any, rows: Any, joint: Any, exclusion: _Exclusion | None) -> Any:
         """Return the best `k` cells, unordered, and their log-probabilities, `(B, k)` each.
 
         Args:
+            state: The best cells so far, `(B, k)` int32, and their log-probabilities, `(B, k)`.
             rows: `(B, n)` int32.
             joint: `(B, n, C)` float32.
-            local: `(B, E)` int32, places in `rows` of the rows of excluded cells; or `None`.
-            columns: `(B, E)` int32, their columns, -1 for no cell; or `None`.
-            cells: `(B, k)` int32, the best cells so far.
-            best: `(B, k)` float32.
+            exclusion: The excluded cells, or `None`.
         """
+        cells, best = state
         size, num_columns = rows.shape[1] * self.num_columns, self.num_columns
-        values = [best, ops.reshape(joint, (-1, size))]
-        if local is not None:
-            is_here = (local >= 0) & (local < rows.shape[1]) & (columns >= 0)
-            places = ops.where(is_here, self.k + local * num_columns + columns, self.k + size)
-            values.append(ops.full((ops.shape(rows)[0], 1), -np.inf, "float32"))
-            values = _exclude(ops.concatenate(values, axis=1), places)
-        else:
-            values = ops.concatenate(values, axis=1)
+        joint = ops.reshape(joint, (-1, size))
+        if exclusion is not None:
+            joint = exclusion.apply(joint, rows.shape[1], num_columns)
+        values = ops.concatenate([best, joint], axis=1)
 
         def list_words() -> Any:
             listed = [
@@ -325,7 +504,7 @@ class _Candidates:
                     ops.take(ops.reshape(self.words, (-1, num_columns)), rows, axis=0), (-1, size)
                 ),
             ]
-            return ops.concatenate(listed if local is None else [*listed, listed[0][:, :1]], axis=1)
+            return ops.concatenate(listed, axis=1)
 
         best, places = select_best(values, self.k, None if self.words is None else list_words)
         new = ops.clip(places - self.k, 0, size - 1)
@@ -336,13 +515,39 @@ class _Candidates:
         return ops.where(places < self.k, old, new), best
 
 
+class _Exclusion(NamedTuple):
+    """Cells that are not answered, among those of some rows.
+
+    Attributes:
+        places: `(B, E)` int32, places of their rows among the rows, outside if they are not there.
+        columns: `(B, E)` int32, their columns, -1 for no cell.
+    """
+
+    places: Any
+    columns: Any
+
+    def apply(self, joint: Any, num_rows: int, num_columns: int) -> Any:
+        """Return `joint`, `(B, n C)`, with minus infinity for these cells."""
+        is_here = (self.places >= 0) & (self.places < num_rows) & (self.columns >= 0)
+        cells = ops.where(is_here, self.places * num_columns + self.columns, -1)
+        return _exclude(joint, cells)
+
+
 def _exclude(values: Any, places: Any) -> Any:
-    """Return `values`, `(B, N)`, with minus infinity at some places of each text, `(B, E)`."""
+    """Return `values`, `(B, N)`, with minus infinity at some places of each text.
+
+    Args:
+        values: `(B, N)` float32.
+        places: `(B, E)` int32, -1 for none.
+    """
     num_texts, num_places = ops.shape(places)
+    size = values.shape[1]
+    padding = [[0, 0], [0, 1]]  # a place for none
     texts = ops.repeat(ops.arange(num_texts, dtype="int32"), num_places)
-    indices = ops.stack([texts, ops.reshape(places, (-1,))], axis=1)
+    flat = ops.reshape(ops.where(places < 0, size, places), (-1,))
     updates = ops.full((num_texts * num_places,), -np.inf, "float32")
-    return ops.scatter_update(values, indices, updates)
+    indices = ops.stack([texts, flat], axis=1)
+    return ops.scatter_update(ops.pad(values, padding), indices, updates)[:, :size]
 
 
 def select_best(values: Any, k: Any, list_words: Callable[[], Any] | None) -> tuple[Any, Any]:

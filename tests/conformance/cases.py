@@ -22,7 +22,7 @@ from keras_lightrnn.layers import (
     TwoComponentSoftmax,
 )
 from keras_lightrnn.losses import NegativeLogLikelihood
-from keras_lightrnn.metrics import Perplexity
+from keras_lightrnn.metrics import NDCG, MeanReciprocalRank, Perplexity, RecallAtK
 from keras_lightrnn.recurrence import RecurrentStack
 
 # V < R * C, R != C, and no size equal to another.
@@ -77,15 +77,20 @@ class Case:
         return instance
 
 
-def compute_perplexity(metric: Perplexity, log_probs: np.ndarray, weights: np.ndarray) -> Any:
+def compute_metric(metric: keras.Metric, values: np.ndarray, weights: np.ndarray) -> Any:
     metric.reset_state()
-    metric.update_state(log_probs, log_probs, weights)
+    metric.update_state(values, values, weights)
     return metric.result()
 
 
 def make_log_probs() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(2)
     return -rng.random((B, T)).astype("float32"), rng.random((B, T)).astype("float32")
+
+
+def make_ranks() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(2)
+    return rng.integers(1, V, size=(B, T)), rng.random((B, T)).astype("float32")
 
 
 CASES: dict[str, Case] = {
@@ -231,11 +236,21 @@ CASES: dict[str, Case] = {
             model(windows),
         )[1],
     ),
+    **{
+        f"metric {kind.__name__}": Case(
+            kind,
+            lambda kind=kind, **kw: kind(k=4, name="of_ranks"),
+            make_inputs=make_ranks,
+            compute=compute_metric,
+            is_layer=False,
+        )
+        for kind in (NDCG, MeanReciprocalRank, RecallAtK)
+    },
     "perplexity": Case(
         Perplexity,
         lambda **kw: Perplexity(name="word_perplexity"),
         make_inputs=make_log_probs,
-        compute=compute_perplexity,
+        compute=compute_metric,
         is_layer=False,
     ),
     "loss": Case(

@@ -9,7 +9,12 @@ from keras import ops
 
 from keras_lightrnn import Allocation
 from keras_lightrnn.layers import TwoComponentSoftmax
-from keras_lightrnn.search.graph_search import GraphTable, find_best_cells, find_best_words
+from keras_lightrnn.search.graph_search import (
+    GraphTable,
+    find_best_cells,
+    find_best_words,
+    find_ranks,
+)
 from keras_lightrnn.search.layer_search import search_states
 
 V, H = 23, 5
@@ -140,9 +145,11 @@ class CountedTable:
     def _rows(self):
         return np.logaddexp.reduce(self.log_probs, axis=2)
 
+    def make(self):
+        return GraphTable(self._rows, self.log_probs.shape[2], self.expand, self.expand_alike)
+
     def find_best(self, k):
-        table = GraphTable(self._rows, self.log_probs.shape[2], self.expand, self.expand_alike)
-        cells, log_probs = find_best_cells(table, k)
+        cells, log_probs = find_best_cells(self.make(), k)
         expected = np.sort(self.log_probs.reshape(len(cells), -1))[:, ::-1][:, :k]
         assert np.asarray(log_probs) == pytest.approx(expected, abs=1e-5)
         flat = self.log_probs.reshape(len(cells), -1)
@@ -162,3 +169,59 @@ def test_all_rows_are_expanded_in_order_if_it_does_not(rng):
     table.find_best(k=5)
     # An eighth of the rows, in steps of 16, and then all.
     assert (table.num_sorted, table.num_alike) == (32, 200)
+
+
+@pytest.mark.parametrize(
+    ("num_tables", "arguments"),
+    [(1, {"mask_zero": True, "word_bias": "trainable"}), (1, {"num_components": 2}), (2, {})],
+    ids=["one", "mixture", "two tables"],
+)
+def test_ranks_are_places_among_the_best(rng, num_tables, arguments):
+    layer = make_layer(rng, num_tables, **arguments)
+    most = V - layer.mask_zero
+    states = rng.normal(size=(3, H)).astype("float32")
+    words, _ = layer.next_words(states, k=most)
+    # Of each word after each text, of states (B, T, H).
+    repeated = np.repeat(states[:, None], most, axis=1)
+    ranks = np.asarray(tf.function(layer.compute_ranks)(repeated, words))
+    assert ranks.dtype == np.int32
+    assert ranks.tolist() == [list(range(1, most + 1))] * 3
+    # The first, third and fifth words do not count, and a target counts always.
+    ranks = layer.compute_ranks(repeated[:, :8], words[:, :8], words[:, [0, 2, 4]])
+    assert np.asarray(ranks).tolist() == [[1, 1, 2, 2, 3, 3, 4, 5]] * 3
+    if layer.mask_zero:
+        assert np.asarray(layer.compute_ranks(states, np.zeros(3, int))).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("num_tables", [1, 2])
+def test_ranks_of_equal_words_and_wrong_ids(rng, num_tables):
+    layer = make_layer(rng, num_tables, scale=0.0, use_bias=False)
+    words, _ = (np.asarray(x) for x in find_best_words(layer, np.zeros((1, H), "float32"), V))
+    states = np.zeros((V, H), "float32")
+    assert np.asarray(layer.compute_ranks(states, words[0])).tolist() == list(range(1, V + 1))
+    states[0] = np.nan
+    ranks = layer.compute_ranks(states[:4], [1, V, -1, 2], [[-1], [3], [3], [V]])
+    assert np.asarray(ranks).tolist() == [-1] * 4
+
+
+def test_ranks_of_flat_predictions(rng):
+    logits = 0.1 * rng.normal(size=(4, 200, 9))
+    table = CountedTable((logits - np.log(1800)).astype("float32"))
+    cells = np.array([0, 77, 900, 1799], "int32")
+    flat = table.log_probs.reshape(4, -1)
+    ranks, log_probs = find_ranks(table.make(), cells)
+    own = flat[np.arange(4), cells]
+    assert np.asarray(log_probs) == pytest.approx(own, abs=1e-5)
+    expected = 1 + (flat > own[:, None] + 1e-6).sum(axis=1)
+    assert np.abs(np.asarray(ranks) - expected).max() <= 1
+    assert table.num_alike == 200
+
+
+def test_errors_of_ranks(rng):
+    layer = make_layer(rng)
+    with pytest.raises(ValueError, match="Ranks need a softmax with a row reader"):
+        TwoComponentSoftmax(9).compute_ranks(np.zeros((2, H)), [1, 2])
+    with pytest.raises(ValueError, match=r"targets \(B,\) need states \(B, H\)"):
+        layer.compute_ranks(np.zeros((2, 3, H)), [1, 2])
+    with pytest.raises(ValueError, match=r"`excluded` must be \(B, E\)"):
+        layer.compute_ranks(np.zeros((2, H)), [1, 2], [1, 2])
