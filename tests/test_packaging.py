@@ -154,6 +154,7 @@ def test_extras_say_what_they_are_for():
         "serving",
         "test",
         "torch",
+        "translation",
     }
     assert all(comment for comment, _ in extras)
 
