@@ -15,6 +15,7 @@ import numpy as np
 from keras_lightrnn._internal.checks import check_k, check_not_negative, check_size
 from keras_lightrnn._internal.inference import run_without_gradients
 from keras_lightrnn._internal.typing import WordIds
+from keras_lightrnn.search.excluded import check_excluded
 from keras_lightrnn.search.layer_search import check_built
 from keras_lightrnn.search.predictor import (
     Predictor,
@@ -560,32 +561,17 @@ def _check_excluded(
     """Return the excluded words of each text as `(B, E)`, -1 for none, or raise."""
     if excluded is None:
         return None
-    excluded = np.asarray(excluded)
-    num_texts = len(prefixes.words)
-    is_shape_right = excluded.ndim == 1 or (excluded.ndim == 2 and len(excluded) == num_texts)
-    if not is_shape_right or not (excluded.size == 0 or np.issubdtype(excluded.dtype, np.integer)):
-        raise ValueError(
-            f"`excluded` must be word ids (E,), or (B, E) for each of {num_texts} prefixes. "
-            f"Received: excluded.shape={excluded.shape}, excluded.dtype={excluded.dtype}. Fill "
-            "rows of unequal lengths up with -1."
-        )
-    vocabulary_size = softmax.word_table.vocabulary_size
-    is_wrong = (excluded < -1) | (excluded >= vocabulary_size)
-    if is_wrong.any():
-        raise ValueError(
-            f"Excluded words must lie in [0, {vocabulary_size}), or be -1 for none. Received: the "
-            f"id {excluded[is_wrong][0]}."
-        )
+    vocabulary_size, has_padding = softmax.word_table.vocabulary_size, softmax.mask_zero
+    excluded = check_excluded(excluded, len(prefixes.words), vocabulary_size, 0, has_padding)
     if excluded.size == 0:
         return None
-    excluded = np.broadcast_to(excluded, (num_texts, excluded.shape[-1])).astype(np.int64)
     if end_word is not None and (excluded == end_word).any():
         raise ValueError(
             "A text cannot end with a word that is excluded. Received: end_word="
             f"{end_word}, which is in `excluded`. Leave one of them out."
         )
-    num_words = vocabulary_size - softmax.mask_zero
-    num_excluded = _count_excluded(excluded, softmax.mask_zero)
+    num_words = vocabulary_size - has_padding
+    num_excluded = _count_excluded(excluded, has_padding)
     if num_excluded.max() >= num_words:
         raise ValueError(
             f"At least one of the {num_words} words must be left. Received: `excluded` with "
