@@ -41,6 +41,7 @@ def cluster_words(
     num_rounds: int = 10,
     solver: Any = None,
     max_contexts: int = 8192,
+    mask_zero: bool = False,
     seed: int = 0,
     verbose: int = 0,
 ) -> Allocation: ...
@@ -59,6 +60,7 @@ def cluster_words(
     num_rounds: int = 10,
     solver: Any = None,
     max_contexts: int = 8192,
+    mask_zero: bool = False,
     seed: int = 0,
     verbose: int = 0,
 ) -> list[Allocation]: ...
@@ -76,6 +78,7 @@ def cluster_words(
     num_rounds: int = 10,
     solver: Any = None,
     max_contexts: int = 8192,
+    mask_zero: bool = False,
     seed: int = 0,
     verbose: int = 0,
 ) -> Allocation | list[Allocation]:
@@ -86,7 +89,8 @@ def cluster_words(
 
     Args:
         words: Word ids `(N,)`, `keras_lightrnn.data.TokenShards`, or an iterable of vectors of
-            word ids: one stream, read once. The ends of vectors are ignored.
+            word ids: one stream, read once. The ends of vectors are ignored: separate sessions or
+            documents by a word 0 and give `mask_zero=True`.
         vocabulary_size: Integer `V`.
         num_rows: Integer `R`, or `None`.
         num_columns: Integer `C`, or `None`.
@@ -100,6 +104,8 @@ def cluster_words(
             for the default of `cluster_features`.
         max_contexts: Integer, the number of words, the most frequent ones, that count as
             neighbours. Defaults to 8192.
+        mask_zero: Boolean, whether word 0 is padding. It has no features then, is a neighbour of
+            no word, and words on different sides of it are not neighbours. Defaults to False.
         seed: Integer. Equal seeds give equal allocations. Defaults to 0.
         verbose: Integer, 0 or 1. With 1, progress is shown on standard error.
 
@@ -128,6 +134,7 @@ def cluster_words(
         num_features=num_features,
         window=window,
         max_contexts=max_contexts,
+        mask_zero=mask_zero,
         seed=seed,
         verbose=verbose,
     )
@@ -143,6 +150,7 @@ def compute_word_features(
     window: int = 1,
     max_contexts: int = 8192,
     max_pairs: int = 1 << 26,
+    mask_zero: bool = False,
     seed: int = 0,
     verbose: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +174,8 @@ def compute_word_features(
 
     Args:
         words: Word ids `(N,)`, `keras_lightrnn.data.TokenShards`, or an iterable of vectors of
-            word ids: one stream, read once. The ends of vectors are ignored.
+            word ids: one stream, read once. The ends of vectors are ignored: separate sessions or
+            documents by a word 0 and give `mask_zero=True`.
         vocabulary_size: Integer `V`.
         num_features: Integer, the largest number of features of a word. Defaults to 64.
         window: Integer. The `d`-th word to either side counts `window + 1 - d` times. Defaults
@@ -174,6 +183,8 @@ def compute_word_features(
         max_contexts: Integer, the number of words, the most frequent ones, that count as
             neighbours. Defaults to 8192.
         max_pairs: Integer, the largest number of distinct pairs kept. Defaults to `2**26`.
+        mask_zero: Boolean, whether word 0 is padding. It has no features then, is a neighbour of
+            no word, and words on different sides of it are not neighbours. Defaults to False.
         seed: Integer, for the randomised decomposition. Defaults to 0.
         verbose: Integer, 0 or 1. With 1, progress is shown on standard error.
 
@@ -206,7 +217,7 @@ def compute_word_features(
     check_not_negative("seed", seed)
     progress = Progress(verbose)
     counts, first, second, times = _count_pairs(
-        words, vocabulary_size, window, max_contexts, max_pairs, progress
+        words, vocabulary_size, window, max_contexts, max_pairs, mask_zero, progress
     )
     progress.update("features", "decomposing")
     information = _compute_information(counts, first, second, times, window, max_contexts)
@@ -251,6 +262,7 @@ def _count_pairs(
     window: int,
     max_contexts: int,
     max_pairs: int,
+    mask_zero: bool,
     progress: Progress,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the counts of words, and of ordered pairs: first word, second word, times."""
@@ -261,10 +273,16 @@ def _count_pairs(
     for block in _read_blocks(words, vocabulary_size):
         counts += np.bincount(block, minlength=vocabulary_size)
         text = np.concatenate([before, block])
+        parts = np.cumsum(text == 0) if mask_zero else None
         for distance in range(1, window + 1):
             # Pairs within `before` were counted with the last block.
             begin = max(0, before.size - distance)
             firsts, seconds = text[begin:-distance], text[begin + distance :]
+            if parts is not None:
+                # A word 0 opens a part, so a pair with it or across it is in two parts, unless it
+                # is the first of the pair.
+                is_pair = (parts[begin:-distance] == parts[begin + distance :]) & (firsts != 0)
+                firsts, seconds = firsts[is_pair], seconds[is_pair]
             keys, times = np.unique(firsts * vocabulary_size + seconds, return_counts=True)
             runs.append((keys, times * (window + 1 - distance)))
             while len(runs) > 1 and runs[-2][0].size <= 2 * runs[-1][0].size:
@@ -273,6 +291,13 @@ def _count_pairs(
         if sum(keys.size for keys, _ in runs) > max_pairs:
             runs = [_prune_run(_merge_runs(runs), counts, max_contexts, max_pairs)]
         progress.update("features", f"{counts.sum()} words read")
+    if mask_zero:
+        counts[0] = 0
+        if not counts.any():
+            raise ValueError(
+                "`words` must hold at least one word that is not padding. Received: only words 0 "
+                "and mask_zero=True. Give mask_zero=False if 0 is a word."
+            )
     keys, times = _merge_runs(runs)
     first, second = np.divmod(keys, vocabulary_size)
     return counts, first, second, times

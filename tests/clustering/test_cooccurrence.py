@@ -41,8 +41,12 @@ def _compute_purity(rows: np.ndarray, class_of_word: np.ndarray) -> float:
     return sum(max(labels.values()) for labels in by_row.values()) / len(class_of_word)
 
 
-def _count_pairs(words: np.ndarray, size: int, window: int, max_contexts: int):
-    return cooccurrence._count_pairs(words, size, window, max_contexts, 1 << 20, Progress(0))
+def _count_pairs(
+    words: np.ndarray, size: int, window: int, max_contexts: int, mask_zero: bool = False
+):
+    return cooccurrence._count_pairs(
+        words, size, window, max_contexts, 1 << 20, mask_zero, Progress(0)
+    )
 
 
 class TestComputeWordFeatures:
@@ -58,6 +62,27 @@ class TestComputeWordFeatures:
         assert counts.tolist() == np.bincount(words, minlength=6).tolist()
         received = dict(zip(zip(first.tolist(), second.tolist(), strict=True), times, strict=True))
         assert received == dict(expected)
+
+    @pytest.mark.parametrize("window", [1, 3])
+    def test_padding_parts_the_stream(self, window, monkeypatch):
+        monkeypatch.setattr(cooccurrence, "_BLOCK_SIZE", 7)
+        words = np.random.default_rng(0).integers(5, size=200)
+        counts, *pairs = _count_pairs(words, 5, window, 5, mask_zero=True)
+        expected = collections.Counter()
+        for is_padding, part in itertools.groupby(words.tolist(), lambda word: word == 0):
+            part = [] if is_padding else list(part)
+            for distance in range(1, window + 1):
+                for pair in zip(part, part[distance:], strict=False):
+                    expected[pair] += window + 1 - distance
+        first, second, times = (x.tolist() for x in pairs)
+        assert dict(zip(zip(first, second, strict=True), times, strict=True)) == expected
+        assert counts.tolist() == [0, *np.bincount(words)[1:]]
+        features, _ = compute_word_features(words, 5, mask_zero=True)
+        assert features.any(axis=1).tolist() == [False, True, True, True, True]
+
+    def test_only_padding(self):
+        with pytest.raises(ValueError, match="not padding. Received: only words 0"):
+            cluster_words([0, 0], 5, mask_zero=True)
 
     def test_information_matches_the_formula(self):
         words = np.random.default_rng(1).integers(5, size=60)
