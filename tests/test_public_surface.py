@@ -61,6 +61,7 @@ SURFACE = {
         "TopWords",
         "TwoComponentEmbedding",
         "TwoComponentSoftmax",
+        "WordVectors",
     ],
     "keras_lightrnn.losses": ["NegativeLogLikelihood"],
     "keras_lightrnn.metrics": ["NDCG", "MeanReciprocalRank", "Perplexity", "RecallAtK"],

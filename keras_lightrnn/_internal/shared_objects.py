@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from keras_lightrnn._internal.keras_internals import get_shared_objects
 
 
@@ -20,7 +22,6 @@ def get_shared_id(instance: Any) -> str:
 
     Example:
 
-    >>> import keras
     >>> get_shared_id(keras.layers.Dense(3, name="dense"))
     'dense/0'
     """
@@ -51,3 +52,22 @@ def load_shared(config: dict[str, Any], make: Callable[[dict[str, Any]], Any]) -
     if key not in loaded:
         loaded[key] = make(config)
     return loaded[key]
+
+
+def serialize_shared(instance: Any) -> dict[str, Any]:
+    """Serialise an object with a `shared_id` in its config, for the config of another.
+
+    As `keras.saving.serialize_keras_object`, except that a file does not contain the memory
+    address by which Keras marks objects that it meets again.
+
+    Example:
+
+    >>> serialize_shared(keras.layers.Dense(3, name="dense"))["class_name"]
+    'Dense'
+    """
+    return {
+        "module": type(instance).__module__,
+        "class_name": type(instance).__name__,
+        "config": instance.get_config(),
+        "registered_name": keras.saving.get_registered_name(type(instance)),
+    }

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_k
 from keras_lightrnn._internal.keras_internals import get_mask
+from keras_lightrnn._internal.shared_objects import serialize_shared
 from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
 from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
 from keras_lightrnn.ops import cast_word_ids
@@ -136,13 +137,7 @@ class TopWords(keras.layers.Layer):
         return keras.KerasTensor(shape, "int32"), keras.KerasTensor(shape, "float32")
 
     def get_config(self) -> dict[str, Any]:
-        softmax = {
-            "module": type(self.softmax).__module__,
-            "class_name": type(self.softmax).__name__,
-            "config": self.softmax.get_config(),
-            "registered_name": keras.saving.get_registered_name(type(self.softmax)),
-        }
-        return {**super().get_config(), "softmax": softmax, "k": self.k}
+        return {**super().get_config(), "softmax": serialize_shared(self.softmax), "k": self.k}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TopWords:

@@ -13,7 +13,11 @@ from keras_lightrnn._internal.keras_internals import set_mask
 from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
 from keras_lightrnn.clustering.vectors import backfit, check_features
 from keras_lightrnn.layers.initializers import clone_initializer
-from keras_lightrnn.layers.word_vectors import count_word_vectors
+from keras_lightrnn.layers.word_vectors import (
+    count_word_vectors,
+    get_word_vectors,
+    serialize_word_vectors,
+)
 from keras_lightrnn.ops import (
     cast_word_ids,
     interleave_components,
@@ -65,6 +69,8 @@ class TwoComponentEmbedding(keras.layers.Layer):
         num_word_vectors: Integer, how many words have one: the words `0 .. num_word_vectors - 1`,
             which are the most frequent ones where ids go by falling frequency, as those of
             `keras_lightrnn.data.Vocabulary` do. `None` for all.
+        word_vectors: `WordVectors` to share with the softmax, in place of `word_dim`. Defaults to
+            `None`.
         **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
 
     Call arguments:
@@ -105,6 +111,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         word_dim: int = 0,
         num_word_vectors: int | None = None,
         gate_dim: int | None = None,
+        word_vectors: Any = None,
         **kwargs: Any,
     ) -> None:
         output_dim = check_size("output_dim", output_dim)
@@ -133,9 +140,11 @@ class TwoComponentEmbedding(keras.layers.Layer):
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
         self.embeddings_constraint = keras.constraints.get(embeddings_constraint)
         self.mask_zero = mask_zero
-        self._num_vectors = count_word_vectors(
-            word_dim, num_word_vectors, self.word_table.vocabulary_size
-        )
+        size = self.word_table.vocabulary_size
+        self.word_vectors = get_word_vectors(word_vectors, word_dim, num_word_vectors, size)
+        if self.word_vectors is not None:
+            word_dim, num_word_vectors = self.word_vectors.dim, self.word_vectors.num_words
+        self._num_vectors = count_word_vectors(word_dim, num_word_vectors, size)
         self.word_dim = word_dim
         self.num_word_vectors = num_word_vectors
         self.supports_masking = mask_zero
@@ -176,12 +185,15 @@ class TwoComponentEmbedding(keras.layers.Layer):
                 initializer=keras.initializers.RandomNormal(stddev=_GATED_STDDEV),
             )
             self.gate_projection = self.add_weight(name="gate_projection", shape=(gate_dim, dim))
-        self.word_embeddings: Any = None
+        self._word_embeddings: Any = None
         self.word_projection: Tensor = None
+        if self.word_vectors is not None and not self.word_vectors.built:
+            self.word_vectors.build()
         if self.word_dim:
-            self.word_embeddings = self._add_vectors(
-                "word_embeddings", 2, self._num_vectors, self.word_dim, autocast=False
-            )  # cast as they are looked up, and not all
+            if self.word_vectors is None:
+                self._word_embeddings = self._add_vectors(
+                    "word_embeddings", 2, self._num_vectors, self.word_dim, autocast=False
+                )  # cast as they are looked up, and not all
             self.word_projection = self.add_weight(
                 name="word_projection", shape=(self.word_dim, self.output_dim)
             )
@@ -189,6 +201,11 @@ class TwoComponentEmbedding(keras.layers.Layer):
             if not table.built:  # type: ignore[has-type]
                 table.build(input_shape)
         self.built = True
+
+    @property
+    def word_embeddings(self) -> Any:
+        """The vectors of words, `(N, K)`; `None` for none."""
+        return self._word_embeddings if self.word_vectors is None else self.word_vectors.vectors
 
     def _add_vectors(self, name: str, number: int, size: int, dim: int, **kwargs: Any) -> Any:
         return self.add_weight(
@@ -453,8 +470,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
             "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
             "embeddings_constraint": keras.constraints.serialize(self.embeddings_constraint),
             "mask_zero": self.mask_zero,
-            "word_dim": self.word_dim,
-            "num_word_vectors": self.num_word_vectors,
+            **serialize_word_vectors(self),
             "gate_dim": self.gate_dim,
         }
 

@@ -17,7 +17,11 @@ from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.observed_layer import ObservedLayer
 from keras_lightrnn.layers.row_reader import GatedRowReader, get_row_reader, serialize_row_reader
 from keras_lightrnn.layers.word_bias import WordBias
-from keras_lightrnn.layers.word_vectors import count_word_vectors
+from keras_lightrnn.layers.word_vectors import (
+    count_word_vectors,
+    get_word_vectors,
+    serialize_word_vectors,
+)
 from keras_lightrnn.ops import (
     LogitTerm,
     VectorTerm,
@@ -66,7 +70,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
     With `word_dim=K`, words have small vectors besides: `word_kernel[w] · (word_projection^T ·
     c)` is added to the column logit of word `w`, where `c` is the column query `c^k` or `h^r`.
-    The vectors start at zero. They cost `V * K` numbers, or fewer with `num_word_vectors`.
+    The vectors start at zero. They cost `V * K` numbers, or fewer with `num_word_vectors`, or
+    nothing where `word_vectors` are those of the embedding.
 
     Args:
         word_table: `WordTable` to share with the embedding, or what makes one: an
@@ -88,6 +93,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             one in all needs a row reader.
         mask_zero: Boolean, whether word 0 is padding. Targets 0 are masked then, whatever mask
             the states have, and searches never answer word 0.
+        word_vectors: `WordVectors` to share with the embedding, in place of `word_dim`. Defaults to
+            `None`.
         **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
 
     Call arguments:
@@ -154,6 +161,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         row_reader: Any = None,
         num_components: int = 1,
         mask_zero: bool = False,
+        word_vectors: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -166,9 +174,11 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        self._num_vectors = count_word_vectors(
-            word_dim, num_word_vectors, self.word_table.vocabulary_size
-        )
+        size = self.word_table.vocabulary_size
+        self.word_vectors = get_word_vectors(word_vectors, word_dim, num_word_vectors, size)
+        if self.word_vectors is not None:
+            word_dim, num_word_vectors = self.word_vectors.dim, self.word_vectors.num_words
+        self._num_vectors = count_word_vectors(word_dim, num_word_vectors, size)
         self.word_dim = word_dim
         self.num_word_vectors = num_word_vectors
         self.row_reader = get_row_reader(row_reader, self.word_table.num_rows, self.dtype_policy)
@@ -207,9 +217,11 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         self.column_kernel, self.column_bias = self._add_softmax(
             "column", 1, table.num_columns, units
         )
-        self.word_kernel = self.word_projection = None
-        if self.word_dim and self._get_owner() is None:
-            self.word_kernel = self.add_weight(
+        self._word_kernel = self.word_projection = None
+        if self.word_vectors is not None and not self.word_vectors.built:
+            self.word_vectors.build()
+        elif self.word_dim and self._get_owner() is None and self.word_vectors is None:
+            self._word_kernel = self.add_weight(
                 name="word_kernel",
                 shape=(self._num_vectors, self.word_dim),
                 initializer="zeros",  # as long as nothing is known of a word it adds nothing
@@ -234,6 +246,11 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             if not table.built:  # type: ignore[has-type]
                 table.build(states_shape, targets_shape)
         self.built = True
+
+    @property
+    def word_kernel(self) -> Any:
+        """The vectors of words, `(N, K)`; `None` for none, and for a further table."""
+        return self._word_kernel if self.word_vectors is None else self.word_vectors.vectors
 
     def build_from_config(self, config: dict[str, Any]) -> None:
         shapes = config.get("shapes_dict", {})
@@ -683,7 +700,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             for weight in ("kernel", "bias"):
                 name = f"{weight}_{kind}"
                 config[name] = module.serialize(getattr(self, name))
-        config |= {"word_dim": self.word_dim, "num_word_vectors": self.num_word_vectors}
+        config |= serialize_word_vectors(self)
         config["row_reader"] = serialize_row_reader(self.row_reader)
         config |= {"num_components": self.num_components, "mask_zero": self.mask_zero}
         return config | {"shared_id": get_shared_id(self)}

@@ -4,7 +4,138 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_lightrnn._internal.checks import is_size
+import keras
+
+from keras_lightrnn._internal.checks import check_size, is_size
+from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared, serialize_shared
+from keras_lightrnn.ops import cast_word_ids, look_up_word_vectors
+
+
+@keras.saving.register_keras_serializable("keras_lightrnn")
+class WordVectors(keras.layers.Layer):
+    """Small vectors of words that an embedding and a softmax share.
+
+    Given to both layers, each word has one vector of size `K` at the input and at the output, as
+    the tied embeddings of other models. This saves half of the numbers, and what is learned of a
+    word as a target is known when it is read. Each layer has a projection for itself. A model
+    that is saved and loaded still has one layer of vectors.
+
+    Args:
+        num_words: Integer `N`, how many words have a vector: the words `0 .. N - 1`.
+        dim: Integer `K`, the size of a vector.
+        initializer, regularizer, constraint: Those of the vectors. Default: `"uniform"`, `None`
+            and `None`.
+        **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
+
+    Call arguments:
+        words: Word ids `(...)`, integers.
+
+    Returns:
+        Vectors `(..., K)` of the compute dtype, zero for words without one.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+    >>> vectors = WordVectors(30, 4)
+    >>> embedding = TwoComponentEmbedding(30, 8, combine="gate", word_vectors=vectors)
+    >>> softmax = TwoComponentSoftmax(
+    ...     embedding.word_table, row_reader="gated", word_vectors=vectors
+    ... )
+    >>> words = np.array([[3, 1, 4]])
+    >>> log_probs = softmax(embedding(words[:, :-1]), words[:, 1:])
+    >>> softmax.word_kernel is embedding.word_embeddings
+    True
+    """
+
+    def __init__(
+        self,
+        num_words: int,
+        dim: int,
+        initializer: Any = "uniform",
+        regularizer: Any = None,
+        constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.autocast = False  # word ids must never be rounded to a float type
+        self.num_words = check_size("num_words", num_words)
+        self.dim = check_size("dim", dim)
+        self.initializer = keras.initializers.get(initializer)
+        self.regularizer = keras.regularizers.get(regularizer)
+        self.constraint = keras.constraints.get(constraint)
+
+    def build(self, input_shape: Any = None) -> None:
+        self.vectors = self.add_weight(
+            name="vectors",
+            shape=(self.num_words, self.dim),
+            initializer=self.initializer,
+            regularizer=self.regularizer,
+            constraint=self.constraint,
+            autocast=False,  # cast as they are looked up, and not all
+        )
+        self.built = True
+
+    def call(self, words: Any) -> Any:
+        vectors = keras.ops.convert_to_tensor(self.vectors)
+        return keras.ops.cast(
+            look_up_word_vectors(vectors, cast_word_ids(words)), self.compute_dtype
+        )
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (*input_shape, self.dim)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_words": self.num_words,
+            "dim": self.dim,
+            "initializer": keras.initializers.serialize(self.initializer),
+            "regularizer": keras.regularizers.serialize(self.regularizer),
+            "constraint": keras.constraints.serialize(self.constraint),
+            "shared_id": get_shared_id(self),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WordVectors:
+        return load_shared(config, lambda config: cls(**config))
+
+
+def get_word_vectors(
+    identifier: Any, word_dim: Any, num_word_vectors: Any, vocabulary_size: int
+) -> WordVectors | None:
+    """Return word vectors to share, from the layer or its configuration; `None` for none.
+
+    Raises:
+        TypeError: if it is neither.
+        ValueError: if there are vectors of more words than the vocabulary has, or `word_dim` or
+            `num_word_vectors` is given as well.
+    """
+    if identifier is None:
+        return None
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    if not isinstance(identifier, WordVectors):
+        raise TypeError(
+            "`word_vectors` must be a `WordVectors` layer or None. Received: word_vectors="
+            f"{identifier!r} (of type {type(identifier).__name__}). Give `word_dim` for vectors "
+            "that are not shared."
+        )
+    if word_dim != 0 or num_word_vectors is not None or identifier.num_words > vocabulary_size:
+        raise ValueError(
+            "`word_vectors` must be of at most as many words as the vocabulary has, and takes the "
+            f"place of `word_dim` and `num_word_vectors`. Received: {identifier.num_words} word "
+            f"vectors, vocabulary_size={vocabulary_size}, word_dim={word_dim!r}, "
+            f"num_word_vectors={num_word_vectors!r}. Give `WordVectors` alone."
+        )
+    return identifier
+
+
+def serialize_word_vectors(layer: Any) -> dict[str, Any]:
+    """Return what the config of an embedding or a softmax says of its word vectors."""
+    if layer.word_vectors is not None:
+        return {"word_vectors": serialize_shared(layer.word_vectors)}
+    return {"word_dim": layer.word_dim, "num_word_vectors": layer.num_word_vectors}
 
 
 def count_word_vectors(word_dim: Any, num_word_vectors: Any, vocabulary_size: int) -> int:

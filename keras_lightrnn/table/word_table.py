@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.keras_internals import get_shared_objects
-from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared
+from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared, serialize_shared
 from keras_lightrnn._internal.typing import Shape, WordIds
 from keras_lightrnn.ops import cast_word_ids, invert_cells
 from keras_lightrnn.table.allocation import Allocation
@@ -231,20 +231,6 @@ def get_word_table(word_table: Any) -> WordTable:
     return WordTable(word_table)
 
 
-def serialize_word_table(word_table: WordTable) -> dict[str, Any]:
-    """Serialise a table for the config of a layer.
-
-    As `keras.saving.serialize_keras_object`, except that a file does not contain the memory
-    address by which Keras marks objects that it meets again.
-    """
-    return {
-        "module": WordTable.__module__,
-        "class_name": WordTable.__name__,
-        "config": word_table.get_config(),
-        "registered_name": keras.saving.get_registered_name(WordTable),
-    }
-
-
 def _read_allocation(config: dict[str, Any]) -> Allocation:
     """Return the allocation that the config of a table describes."""
     config = dict(config)
@@ -285,6 +271,6 @@ def get_word_tables(word_tables: Any) -> list[WordTable]:
 
 
 def serialize_word_tables(word_tables: list[WordTable]) -> Any:
-    """Serialise the tables of a layer: one as `serialize_word_table` does, several as a list."""
-    configs = [serialize_word_table(table) for table in word_tables]
+    """Serialise the tables of a layer: one as `serialize_shared` does, several as a list."""
+    configs = [serialize_shared(table) for table in word_tables]
     return configs[0] if len(configs) == 1 else configs

@@ -81,7 +81,7 @@ class TestComputeWordFeatures:
         assert features.any(axis=1).tolist() == [False, True, True, True, True]
 
     def test_only_padding(self):
-        with pytest.raises(ValueError, match="not padding. Received: only words 0"):
+        with pytest.raises(ValueError, match="not padding"):
             cluster_words([0, 0], 5, mask_zero=True)
 
     def test_information_matches_the_formula(self):

@@ -20,6 +20,7 @@ from keras_lightrnn.layers import (
     TopWords,
     TwoComponentEmbedding,
     TwoComponentSoftmax,
+    WordVectors,
 )
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import NDCG, MeanReciprocalRank, Perplexity, RecallAtK
@@ -116,6 +117,25 @@ CASES: dict[str, Case] = {
         lambda **kw: TwoComponentEmbedding(
             make_tables(), D, "gate", mask_zero=True, word_dim=2, **kw
         ),
+    ),
+    "word vectors": Case(
+        WordVectors,
+        lambda **kw: WordVectors(
+            V - 4, 2, "glorot_uniform", regularizer="l1", constraint="max_norm", **kw
+        ),
+    ),
+    "embedding with shared word vectors": Case(
+        TwoComponentEmbedding,
+        lambda **kw: TwoComponentEmbedding(
+            make_table(), D, "sum", word_vectors=WordVectors(V - 4, 2), **kw
+        ),
+    ),
+    "softmax with shared word vectors": Case(
+        TwoComponentSoftmax,
+        lambda **kw: TwoComponentSoftmax(
+            make_tables(), row_reader="gated", word_vectors=WordVectors(V, 2), **kw
+        ),
+        make_inputs=lambda: (make_half_steps()[:, ::2], make_windows()[:, 1:]),
     ),
     "row reader": Case(
         GatedRowReader,

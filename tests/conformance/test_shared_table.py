@@ -12,9 +12,10 @@ import pytest
 from cases import V, make_table, make_windows
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
+from keras_lightrnn._internal.shared_objects import serialize_shared
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
-from keras_lightrnn.table.word_table import get_word_table, serialize_word_table
+from keras_lightrnn.table.word_table import get_word_table
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -176,7 +177,7 @@ def test_a_clone_computes_the_same():
     assert np.array_equal(clone(windows), model(windows))
 
 
-@pytest.mark.parametrize("serialize", [serialize_word_table, keras.saving.serialize_keras_object])
+@pytest.mark.parametrize("serialize", [serialize_shared, keras.saving.serialize_keras_object])
 def test_config_round_trip(serialize):
     table = make_table()
     config = json.loads(json.dumps(serialize(table)))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 from oracle import TwoStepSoftmax
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
-from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax, WordVectors
 from keras_lightrnn.layers.word_vectors import count_word_vectors
+from keras_lightrnn.losses import NegativeLogLikelihood
 
 V, R, C, D, H, K, N = 11, 3, 4, 5, 6, 2, 7
 
@@ -122,3 +124,71 @@ def test_count(word_dim, num_word_vectors, expected):
 def test_bad_arguments(make, arguments, message):
     with pytest.raises(ValueError, match=message):
         make(**arguments)
+
+
+def make_tied_model():
+    vectors = WordVectors(N, K, name="vectors")
+    embedding = TwoComponentEmbedding(make_table(), D, combine="gate", word_vectors=vectors)
+    softmax = TwoComponentSoftmax(
+        embedding.word_table, row_reader="gated", word_vectors=vectors, name="softmax"
+    )
+    words = keras.Input((None,), dtype="int32")
+    states = keras.layers.GRU(H, return_sequences=True, name="network")(embedding(words[:, :-1]))
+    return keras.Model(words, softmax(states, words[:, 1:])), embedding, softmax
+
+
+def test_shared_vectors_predict_as_equal_ones(rng):
+    model, embedding, softmax = make_tied_model()
+    windows = rng.integers(V, size=(3, 5))
+    inputs = keras.Input((None,), dtype="int32")
+    apart = TwoComponentEmbedding(
+        embedding.word_table, D, combine="gate", word_dim=K, num_word_vectors=N
+    )
+    apart_softmax = TwoComponentSoftmax(
+        embedding.word_table, row_reader="gated", word_dim=K, num_word_vectors=N
+    )
+    network = model.get_layer("network")
+    states = network(apart(inputs[:, :-1]))
+    untied = keras.Model(inputs, apart_softmax(states, inputs[:, 1:]))
+    apart.word_embeddings.assign(embedding.word_embeddings)
+    apart_softmax.word_kernel.assign(embedding.word_embeddings)
+    names = ("row_embeddings", "column_embeddings", "word_projection")
+    for name in names:
+        getattr(apart, name).assign(getattr(embedding, name))
+    names = ("row_kernel", "column_kernel", "word_projection", "query_kernel")
+    for name in names:
+        getattr(apart_softmax, name).assign(getattr(softmax, name))
+    assert np.asarray(model(windows)) == pytest.approx(np.asarray(untied(windows)), abs=1e-6)
+
+
+def test_shared_vectors_are_trained_and_saved_once(rng, tmp_path):
+    model, embedding, _ = make_tied_model()
+    assert sum(x is embedding.word_embeddings for x in model.trainable_weights) == 1
+    windows = rng.integers(V, size=(8, 5))
+    before = np.array(embedding.word_embeddings)
+    model.compile("adam", loss=NegativeLogLikelihood())
+    model.fit(windows, verbose=0)
+    assert not np.array_equal(before, embedding.word_embeddings)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    layers = [x for x in loaded.layers if hasattr(x, "word_vectors")]
+    assert len(layers) == 2
+    assert layers[0].word_vectors is layers[1].word_vectors
+    assert len(loaded.trainable_weights) == len(model.trainable_weights)
+    assert np.array_equal(loaded(windows), model(windows))
+
+
+@pytest.mark.parametrize("layer", [TwoComponentEmbedding, TwoComponentSoftmax])
+@pytest.mark.parametrize(
+    ("vectors", "arguments", "error", "message"),
+    [
+        (WordVectors(V + 1, K), {}, ValueError, f"Received: {V + 1} word vectors"),
+        (WordVectors(V, K), {"word_dim": 2}, ValueError, "word_dim=2"),
+        (WordVectors(V, K), {"num_word_vectors": 2}, ValueError, "num_word_vectors=2"),
+        (4, {}, TypeError, "word_vectors=4"),
+    ],
+)
+def test_shared_vectors_that_do_not_fit(layer, vectors, arguments, error, message):
+    sizes = (D,) if layer is TwoComponentEmbedding else ()
+    with pytest.raises(error, match=message):
+        layer(make_table(), *sizes, word_vectors=vectors, **arguments)
