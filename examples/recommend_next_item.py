@@ -12,6 +12,10 @@ MRR@20, the mean of one over their rank there, over all test lines and with exac
 `--features FILE.npy` puts items with similar features into shared rows and columns. An item that
 is in no training session, but has features, can then be recommended from its first day on.
 Without files, `--features` takes the features of the made catalogue.
+
+For the public sessions of Diginetica (43,097 items) use `--batch-size 1024 --epochs 8`, and for
+those of Nowplaying (60,416 items) also `--item-dim 14`: a quarter of the numbers that one vector of
+100 an item needs.
 """
 
 from __future__ import annotations
@@ -115,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=12,
         help="size of the small vector that each item has (default: %(default)s)",
     )
-    model.add_argument("--dropout", type=float, default=0.3, help="default: %(default)s")
+    model.add_argument("--dropout", type=float, default=0.25, help="default: %(default)s")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=parse_size, default=5, help="default: %(default)s")
     training.add_argument(
@@ -479,7 +483,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     print("\nThree sessions, and the best items that are not in them:")
     shown = [session[:-1] for session in sessions.test[:: max(1, len(sessions.test) // 3)][:3]]
     served = make_search(recommender, leave_out_seen=True)
-    best, _ = served.predict(pad_left(shown), verbose=0)
+    requests = keras.utils.pad_sequences(shown)  # whole sessions: all their items are left out
+    best, _ = served.predict(requests, verbose=0)
     for session, items in zip(shown, best, strict=True):
         print(f"  {' '.join(map(str, session))} | {' '.join(map(str, items[:10]))}")
 
@@ -488,13 +493,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     # TensorFlow loads what this writes without Keras and without this package.
     served.export(args.output / "saved_model", verbose=False)
     exported = tf.saved_model.load(args.output / "saved_model")
-    best_of_exported, _ = exported.serve(tf.constant(pad_left(shown)))
+    best_of_exported, _ = exported.serve(tf.constant(requests))
     if not np.array_equal(best_of_exported, best):
         raise RuntimeError("The exported model recommends other items.")
     print("The exported model recommends the same.")
     start = time.perf_counter()
     for _ in range(NUM_REQUESTS):
-        exported.serve(tf.constant(pad_left(shown[:1])))
+        exported.serve(tf.constant(requests[:1]))
     milliseconds = 1_000 * (time.perf_counter() - start) / NUM_REQUESTS
     print(f"One request takes {milliseconds:.1f} ms.")
     result |= {"best": best, "milliseconds": milliseconds}
