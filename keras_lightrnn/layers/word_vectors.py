@@ -133,9 +133,14 @@ def get_word_vectors(
 
 def serialize_word_vectors(layer: Any) -> dict[str, Any]:
     """Return what the config of an embedding or a softmax says of its word vectors."""
-    if layer.word_vectors is not None:
-        return {"word_vectors": serialize_shared(layer.word_vectors)}
-    return {"word_dim": layer.word_dim, "num_word_vectors": layer.num_word_vectors}
+    vectors = layer.word_vectors
+    if vectors is not None:  # they say what the other arguments would
+        return {"word_dim": 0, "num_word_vectors": None, "word_vectors": serialize_shared(vectors)}
+    return {
+        "word_dim": layer.word_dim,
+        "num_word_vectors": layer.num_word_vectors,
+        "word_vectors": None,
+    }
 
 
 def count_word_vectors(word_dim: Any, num_word_vectors: Any, vocabulary_size: int) -> int:
