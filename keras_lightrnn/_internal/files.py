@@ -40,7 +40,8 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[str]:
     ...     path = os.path.join(directory, "a.txt")
     ...     with replace_file(path) as temporary, open(temporary, "w") as file:
     ...         _ = file.write("whole")
-    ...     print(os.listdir(directory), open(path).read())
+    ...     with open(path) as file:
+    ...         print(os.listdir(directory), file.read())
     ['a.txt'] whole
     """
     path = os.path.realpath(path)

@@ -24,6 +24,7 @@ from keras_lightrnn.ops import (
     look_up_word_vectors,
     mark_invalid_ids,
 )
+from keras_lightrnn.ops.products import project
 from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
 
 _COMBINE = ("interleave", "sum", "concat", "gate")
@@ -284,7 +285,9 @@ class TwoComponentEmbedding(keras.layers.Layer):
 
     def call(self, words: WordIds) -> Tensor:
         words = cast_word_ids(words)
-        self._check_dense(words)
+        if type(words).__name__ == "RaggedTensor":  # TensorFlow's, which may be absent
+            self._refuse_half_steps()
+            return words.with_flat_values(self.call(words.flat_values))
         self.compute_output_shape(words.shape)  # checks it
         vectors = [table._combine(words) for table in self.list_tables()]
         return vectors[0] if len(vectors) == 1 else sum(vectors[1:], vectors[0])
@@ -293,7 +296,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         """Return the vectors by this table."""
         rows, columns = self.embed_components(words)
         if self.combine == "gate":
-            gated = ops.matmul(
+            gated = project(
                 self._gate_columns(words), ops.cast(self.gate_projection, self.compute_dtype)
             )
             return rows + columns + gated
@@ -303,9 +306,8 @@ class TwoComponentEmbedding(keras.layers.Layer):
             return rows + columns
         return ops.concatenate([rows, columns], axis=-1)
 
-    def _check_dense(self, words: WordIds) -> None:
-        # By name: it is TensorFlow's, which may be absent.
-        if self.combine == "interleave" and type(words).__name__ == "RaggedTensor":
+    def _refuse_half_steps(self) -> None:
+        if self.combine == "interleave":
             raise TypeError(
                 'With combine="interleave" the words must be windows (B, T + 1) of one length. '
                 "Received: a RaggedTensor. Cut text into windows with `token_windows`, or use "
@@ -337,7 +339,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         return cells // self.word_table.num_columns, cells % self.word_table.num_columns
 
     def _embed_word_vectors(self, words: WordIds) -> Tensor:
-        return ops.matmul(
+        return project(
             self._look_up_word_vectors(words), ops.cast(self.word_projection, self.compute_dtype)
         )
 

@@ -31,6 +31,7 @@ from keras_lightrnn.ops import (
     mark_invalid_ids,
     split_half_steps,
 )
+from keras_lightrnn.ops.products import project
 from keras_lightrnn.search.excluded import check_excluded
 from keras_lightrnn.search.graph_search import find_word_ranks
 from keras_lightrnn.search.layer_search import HalfStepSearch, search_states
@@ -499,7 +500,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     def _project(self, states: Any, kernel: Any, bias: Any) -> Any:
         states = ops.cast(states, self.compute_dtype)
         kernel = ops.cast(kernel, self.compute_dtype)
-        logits = ops.cast(ops.matmul(states, ops.transpose(kernel)), "float32")
+        logits = ops.cast(project(states, ops.transpose(kernel)), "float32")
         return logits if bias is None else logits + ops.cast(bias, "float32")
 
     def next_words(

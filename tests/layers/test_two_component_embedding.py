@@ -197,6 +197,15 @@ def test_an_initializer_of_the_users_own_is_taken_as_it_is():
     assert (np.asarray(layer.column_embeddings) == 5).all()
 
 
+@pytest.mark.parametrize("combine", ["sum", "concat", "gate"])
+def test_ragged_words_have_one_vector_each(combine):
+    layer = TwoComponentEmbedding(V, 4, combine, word_dim=2)
+    words = tf.ragged.constant([[1, 2, 3], [4]])
+    vectors = layer(words)
+    for row, expected in zip(vectors, words, strict=True):
+        assert np.array_equal(row, layer(expected))
+
+
 def test_ragged_words():
     words = tf.ragged.constant([[1, 2, 3], [4, 5]])
     with pytest.raises(TypeError, match=r"of one length. Received: a RaggedTensor.*token_windows"):
