@@ -14,7 +14,7 @@ from keras_lightrnn._internal.keras_internals import get_replica_resource
 from keras_lightrnn._internal.run_state import RunState
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
-_SUMS = ("column_sums", "row_sums", "following_sums")
+_SUMS = ("column_sums", "row_sums", "following_sums", "occurrences")
 # A float32 sum of ones stops growing here, and a sum of states soon loses what is added.
 _MOST_OCCURRENCES = 2.0**24
 
@@ -27,10 +27,14 @@ class HalfStepStatistics(RunState):
     - `column_sums`: the states that predicted the word's row (column half-steps);
     - `row_sums`: the states that predicted its column (row half-steps);
     - `following_sums`: the column half-steps after the word was read. The last word of a window
-      has none in that window.
+      has none in that window;
+    - `occurrences`: without states, how often the word occurred.
 
-    They add up over batches, replicas and hosts. Each costs a step one scatter-add of states that
-    the step has computed anyway. Accumulation stops after `2**24` occurrences of a word on a
+    With several tables, a word counts for the table that is observed by the share of the table in
+    its prediction, except in `occurrences`.
+
+    The sums add up over batches, replicas and hosts. Each costs a step one scatter-add of states
+    that the step has computed already. Accumulation stops after `2**24` occurrences of a word on a
     replica (the limit of float32 counts); its mean state stays valid.
 
     The sums are not saved with the weights of a model.
@@ -45,6 +49,7 @@ class HalfStepStatistics(RunState):
         row_half_steps: `(B, T, H)`.
         targets: Word ids `(B, T)`.
         weights: `(B, T)`, how often each target counts, 0 for padding. `None` for 1.
+        shares: `(B, T)`, the share of the observed table in each target. `None` for 1.
 
     Example:
 
@@ -73,6 +78,8 @@ class HalfStepStatistics(RunState):
                 f"`sums` must be among {list(_SUMS)}. Received: unknown sums {unknown}."
             )
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(self.sums, (vocabulary_size, units))
+        if "occurrences" in self.sums:
+            shapes["occurrences"] = (vocabulary_size,)
         shapes["counts"] = (vocabulary_size,)
         if "following_sums" in self.sums:
             shapes["following_counts"] = (vocabulary_size,)
@@ -84,9 +91,18 @@ class HalfStepStatistics(RunState):
         self.built = True
 
     def call(
-        self, column_half_steps: Any, row_half_steps: Any, targets: Any, weights: Any = None
+        self,
+        column_half_steps: Any,
+        row_half_steps: Any,
+        targets: Any,
+        weights: Any = None,
+        shares: Any = None,
     ) -> None:
         weights = compute_word_weights(targets, weights)
+        if "occurrences" in self.sums:
+            self._count("occurrences", targets, weights)
+        if shares is not None:
+            weights = weights * ops.cast(shares, "float32")
         factors = self._count("counts", targets, weights)
         if "column_sums" in self.sums:
             self._add_states("column_sums", targets, column_half_steps, factors)
@@ -116,7 +132,8 @@ class HalfStepStatistics(RunState):
     def read(self) -> dict[str, np.ndarray]:
         """Return the sums `(V, H)`, `counts` and, with `following_sums`, `following_counts` `(V,)`.
 
-        `counts` are the occurrences of words, `following_counts` those not at the end of a window.
+        `counts` are the occurrences of words, weighted by the shares of the observed table if
+        there are several; `following_counts` are those not at the end of a window.
         """
         return {
             name: ops.convert_to_numpy(variable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn import reallocation
+from keras_lightrnn._internal.checks import check_not_negative
 from keras_lightrnn._internal.distribution import is_chief, run_on_chief, strategy_scope
 from keras_lightrnn._internal.keras_internals import (
     call_takes_training,
@@ -37,20 +39,26 @@ class ReallocationCallback(keras.callbacks.Callback):
     """Reallocates words during training, from what the network has learnt about them.
 
     The hidden states around each word are summed (see `HalfStepStatistics`). In a reallocation
-    round an objective proposes an allocation from the sums, which is installed in the one
-    `WordTable` of the model. Words that move take their vectors along: a shared input vector
-    becomes the mean, weighted by counts, of the vectors that its new words had. The same happens
-    to the optimizer's slots of that shape (not to the factored ones of Adafactor) and, if the
-    objective says so, to the output vectors. Weights that are not trainable are included.
+    round an objective proposes an allocation from the sums, which is installed in the `WordTable`
+    of the model. Words that move take their vectors along: a shared input vector becomes the mean,
+    weighted by counts, of the vectors that its new words had. The same happens to the optimizer's
+    slots of that shape (not to the factored ones of Adafactor) and, if the objective says so, to
+    the output vectors. Weights that are not trainable are included.
+
+    With several tables a round moves words in one table, given the others, and the tables take
+    turns. The states are those by which the table predicts, and a word counts for the table by the
+    share of the table in its prediction. Sums are kept for one table at a time. `every=[1, 2]`
+    gives each of two tables one round.
 
     Everything that can fail is done before the first change. When a round raises, table, weights
     and optimizer are unchanged.
 
-    The callback works with any model that has one `TwoComponentSoftmax` and one `WordTable`. A
-    layer declares the weights that follow words by two properties, `row_weights` and
-    `column_weights`: lists of weights whose first axis is the rows, or the columns, of the table.
-    `TwoComponentEmbedding` has them. A custom layer that is indexed by rows or columns must have
-    them too:
+    The callback works with any model that has one `TwoComponentSoftmax`, whose word tables all
+    layers share. A layer declares the weights that follow words by two properties, `row_weights`
+    and `column_weights`: lists of weights whose first axis is the rows, or the columns, of the
+    table. `TwoComponentEmbedding` has them. A custom layer that is indexed by rows or columns must
+    have them too. In a model with several tables, its attribute `word_table` must say which table
+    it follows:
 
     ```python
     class RowEmbedding(keras.layers.Embedding):
@@ -72,9 +80,10 @@ class ReallocationCallback(keras.callbacks.Callback):
     not belong to their metric, `fit` raises an error.
 
     TensorFlow does not release the memory of compiled step functions. With sums in train steps,
-    every `fit` compiles one function with them (10 MB measured for a small model on a CPU). The
-    function without sums is compiled once for a model and reused. With `data`, train steps do not
-    sum, and every `fit` compiles one evaluation function (5 MB).
+    every `fit` compiles one function with them for each table that has a round (10 MB measured for
+    a small model on a CPU). The function without sums is compiled once for a model and reused. With
+    `data`, train steps do not sum, and every `fit` compiles one evaluation function (5 MB) for each
+    table that has a round.
 
     Args:
         objective: `"similarity"` (default), `"likelihood"`, or a
@@ -100,11 +109,15 @@ class ReallocationCallback(keras.callbacks.Callback):
             after its last epoch, or when training is being stopped. Use it only if another `fit`
             continues the training, because a round alone makes the model worse. (In a single epoch
             of data of unknown length no callback knows the last step.) Defaults to `False`.
+        tables: Index of a table, or a list of indices in the order of their turns: the tables in
+            which rounds move words. After the last one the first follows again. `None` (default)
+            for all tables in their order.
 
     Attributes:
-        history: A dictionary for each round, with the values of the printed line.
+        history: A dictionary for each round, with the values of the printed line and, in a model
+            with several tables, the index `table` as a float.
         prices: `(R, C)`, the prices of the last solution, from which the next solver starts, or
-            `None`.
+            `None`. For a model with several tables, a list of these, one for each table.
         num_epochs: Epochs whose round, if one was due, is done; `None` before the first.
         num_steps: Train steps of the model with this callback, in all epochs and calls of `fit`. Of
             data of unknown length the last of several `steps_per_execution` counts in full.
@@ -117,14 +130,15 @@ class ReallocationCallback(keras.callbacks.Callback):
 
     The `logs` of an epoch with a round receive `reallocation_cost` (in the unit of the objective:
     nats per word, up to a constant, or the share of variance), `reallocation_cost_before`,
-    `reallocation_gap` (if it is certified), `reallocation_moved` (words) and
-    `reallocation_seconds`, so that later callbacks can log them. Other epochs lack them, as they
-    lack `val_loss` where `validation_freq` skips it: a `CSVLogger` writes them only if the first
-    epoch has a round. `history` has them all.
+    `reallocation_gap` (if it is certified), `reallocation_moved` (words), `reallocation_seconds`
+    and, with several tables, `reallocation_table`, so that later callbacks can log them. Other
+    epochs lack them, as they lack `val_loss` where `validation_freq` skips it: a `CSVLogger` writes
+    them only if the first epoch has a round. `history` has them all.
 
     Raises:
-        ValueError: in `fit`, if the model is not built or not compiled, has no or several word
-            tables, no layer that declares `row_weights` or `column_weights`, or a `call` without
+        ValueError: in `fit`, if the model is not built or not compiled, has no
+            `TwoComponentSoftmax` or several, other word tables than that, no table of an index in
+            `tables`, no layer that declares `row_weights` or `column_weights`, or a `call` without
             `training`; if the order of callbacks is wrong; or if the sums are not finite.
         KeyboardInterrupt: if a round is interrupted; weights and table are unchanged.
 
@@ -154,6 +168,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         data: Any = None,
         verbose: int = 1,
         at_end: bool = False,
+        tables: int | Iterable[int] | None = None,
     ) -> None:
         super().__init__()
         if not np.isfinite(minimum_gain) or minimum_gain < 0:
@@ -179,10 +194,13 @@ class ReallocationCallback(keras.callbacks.Callback):
         self.data = data
         self.verbose = verbose
         self.at_end = at_end
+        self.tables = None if tables is None else _read_indices(tables)
         self._rounds = Rounds()
         self._state: RoundState | None = None
         self._softmax: TwoComponentSoftmax | None = None
-        self._inputs: list[keras.layers.Layer] = []
+        self._inputs: list[list[keras.layers.Layer]] = []  # those of each table
+        self._num_tables = 1
+        self._table = 0  # the index of the table whose turn it is
         self._is_training = False
         self._num_steps_of_epoch = 0  # of the last one
         self._first_step = 0  # of the current execution
@@ -193,8 +211,9 @@ class ReallocationCallback(keras.callbacks.Callback):
         return self._rounds.history
 
     @property
-    def prices(self) -> np.ndarray | None:
-        return self._rounds.prices
+    def prices(self) -> Any:
+        prices = [self._rounds.prices.get(table) for table in range(self._num_tables)]
+        return prices if self._num_tables > 1 else prices[0]
 
     @property
     def num_epochs(self) -> int | None:
@@ -218,11 +237,11 @@ class ReallocationCallback(keras.callbacks.Callback):
     def _attach(self) -> None:
         end_broken_runs(self.model)
         layers = list_layers(self.model)
-        softmax, table = _find_softmax_and_table(layers)
+        softmax = _find_softmax(layers)
         check_ready(self.model, "Reallocation", softmax)
-        inside = {id(layer) for layer in list_layers(softmax)}
-        inputs = [layer for layer in layers if id(layer) not in inside]
-        _check_declared(inputs)
+        self._num_tables = len(softmax.list_tables())
+        self._check_tables()
+        inputs = _group_inputs(layers, softmax)
         if self.data is None and not call_takes_training(self.model):
             raise ValueError(
                 "Reallocation sums states in train steps, which layers recognize by `training`. "
@@ -231,17 +250,48 @@ class ReallocationCallback(keras.callbacks.Callback):
                 "`data` to sum over."
             )
         self._check_order(find_callback_list(self))
-        self.objective.check(table.vocabulary_size)
+        vocabulary_size = softmax.word_table.vocabulary_size
+        self.objective.check(vocabulary_size)
         units = softmax.row_kernel.shape[-1]
+        sums = list(self.objective.sums)
+        if self._num_tables > 1:
+            sums.append("occurrences")  # words weigh by these at the input
         with strategy_scope(self.model):
-            statistics = HalfStepStatistics(table.vocabulary_size, units, self.objective.sums)
+            statistics = HalfStepStatistics(vocabulary_size, units, sums)
         statistics.is_within_epoch = not self.schedule.counts_steps
         self._softmax = softmax
         self._inputs = inputs
         self._state = RoundState(self._rounds, statistics, self._end_broken_fit)
-        softmax.observe(self._state)
+        self._table = self._find_turn()
+        softmax.observe(self._state, table=self._table)
         self._shown_step = ShownStep.use(self.model, "train_step")
         self._set_summing(self.data is None)
+
+    def _check_tables(self) -> None:
+        """Raise `ValueError` unless the model has the tables that the argument `tables` names."""
+        if self.tables is not None and max(self.tables) >= self._num_tables:
+            raise ValueError(
+                f"`tables` must be indices of the {self._num_tables} word table(s) of the model. "
+                f"Received: tables={self.tables}. They count from 0."
+            )
+
+    def _find_turn(self) -> int:
+        """Return the index of the table that the next round moves."""
+        tables = list(range(self._num_tables)) if self.tables is None else self.tables
+        return tables[len(self._rounds.history) % len(tables)]
+
+    def _take_turn(self) -> None:
+        """Let the sums be those of the table that the next round moves."""
+        state, softmax, turn = self._state, self._softmax, self._find_turn()
+        if state is None or softmax is None or turn == self._table:
+            return
+        is_summing = state.is_summing
+        self._set_summing(False)
+        self._table = turn
+        softmax.observe(state, table=turn)
+        if is_summing:
+            self._set_summing(True)
+            self.model.make_train_function()
 
     def _check_order(self, callbacks: list[keras.callbacks.Callback]) -> None:
         """Raise `ValueError` if a callback would pair a metric with the weights after a round."""
@@ -268,7 +318,8 @@ class ReallocationCallback(keras.callbacks.Callback):
         """Let train steps sum or not, with the compiled function for it."""
         state = self._state
         if state is not None and state.is_summing != is_summing:
-            StepFunctions.of(self.model, "train_function").switch(self.model, state, is_summing)
+            functions = StepFunctions.of(self.model, "train_function")
+            functions.switch(self.model, state, is_summing, self._table)
             state.is_summing = is_summing
 
     def _detach(self) -> None:
@@ -288,6 +339,7 @@ class ReallocationCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         self._is_training = True
         # A backup before this callback has restored the rounds, and may replace the function later.
+        self._take_turn()
         self._stop_summing_if_over()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -311,6 +363,7 @@ class ReallocationCallback(keras.callbacks.Callback):
             )
         self._num_rounds_before = len(rounds.history)
         rounds.num_epochs = epoch
+        self._take_turn()
         self._stop_summing_if_over()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -402,16 +455,18 @@ class ReallocationCallback(keras.callbacks.Callback):
         model = self.model  # on JAX, this copies its state back from the device
         if self.data is not None:
             self._sum_over_data(self._softmax, self._state)
-        table = self._softmax.word_table
+        index = self._table
+        softmax, *others = _begin_with(self._softmax.list_tables(), index)
+        table = softmax.word_table
         old = table.allocation
         # All processes take part in summing over replicas; one of them solves.
         sums = self._state.statistics.read()
-        weights = _read_output_weights(self._softmax)
-        prices = self._rounds.prices
+        occurrences = sums.pop("occurrences", sums["counts"])
+        arguments: list[Any] = [sums, _read_output_weights(softmax), old]
+        arguments.append(self._rounds.prices.get(index))
+        options = {"others": [x.word_table.allocation for x in others]} if others else {}
         proposal = Proposal.from_dict(
-            run_on_chief(
-                model, lambda: self.objective.propose(sums, weights, old, prices).to_dict()
-            )
+            run_on_chief(model, lambda: self.objective.propose(*arguments, **options).to_dict())
         )
         if proposal.status is ProposalStatus.INTERRUPTED:  # solvers return their best so far
             raise KeyboardInterrupt("in a reallocation round; nothing was changed")
@@ -419,9 +474,11 @@ class ReallocationCallback(keras.callbacks.Callback):
         new = proposal.allocation if is_gain else old
         moved = old.count_moved(new)
         if moved:
-            self._install(self._softmax, old, new, sums["counts"])
+            self._install(softmax, self._inputs[index], new, occurrences, sums["counts"])
             self._rounds.best = math.inf
-        self._rounds.prices = proposal.prices
+        self._rounds.prices.pop(index, None)
+        if proposal.prices is not None:
+            self._rounds.prices[index] = proposal.prices
         self._state.statistics.reset()
         record = {
             "cost_before": proposal.cost_before,
@@ -431,12 +488,17 @@ class ReallocationCallback(keras.callbacks.Callback):
         }
         if proposal.gap is not None:
             record["gap"] = proposal.gap
+        if others:
+            record["table"] = float(index)
         self._rounds.history.append(record)
+        self._take_turn()
         if self.verbose and is_chief(model):
             gap = "" if proposal.gap is None else f" (gap {proposal.gap:.1e})"
+            where = f", table {index}" if others else ""
             print(
-                f"\nreallocation round {len(self.history)}: cost {record['cost_before']:.4f} -> "
-                f"{record['cost']:.4f} {self.objective.unit}{gap}, {moved:,} of "
+                f"\nreallocation round {len(self.history)}{where}: cost "
+                f"{record['cost_before']:.4f} -> {record['cost']:.4f} {self.objective.unit}{gap}, "
+                f"{moved:,} of "
                 f"{table.vocabulary_size:,} words moved, {record['seconds']:.1f} s"
                 f" [{proposal.status.value}]"
             )
@@ -445,10 +507,10 @@ class ReallocationCallback(keras.callbacks.Callback):
     def _sum_over_data(self, softmax: TwoComponentSoftmax, state: RoundState) -> None:
         """Sum in a pass over `data` with the network as it is."""
         state.statistics.reset()
-        softmax.stop_observing(state)
-        softmax.observe(state, in_training=False)
+        table = self._table
+        softmax.observe(state, in_training=False, table=table)
         functions = StepFunctions.of(self.model, "test_function")
-        functions.switch(self.model, state, True)
+        functions.switch(self.model, state, True, table)
         state.is_summing = True
         shown_step = ShownStep.use(self.model, "test_step")
         try:
@@ -457,46 +519,90 @@ class ReallocationCallback(keras.callbacks.Callback):
             self.model.evaluate(x, y, sample_weight=sample_weight, verbose=0)
         finally:
             shown_step.undo()
-            functions.switch(self.model, state, False)
+            functions.switch(self.model, state, False, table)
             state.is_summing = False
-            softmax.stop_observing(state)
-            softmax.observe(state)
+            softmax.observe(state, table=table)
 
     def _install(
-        self, softmax: TwoComponentSoftmax, old: Allocation, new: Allocation, counts: np.ndarray
+        self,
+        softmax: TwoComponentSoftmax,
+        inputs: list[keras.layers.Layer],
+        new: Allocation,
+        occurrences: np.ndarray,
+        counts: np.ndarray,
     ) -> None:
-        layers = list(self._inputs)
+        """Move words in the table of a softmax, and their vectors with them.
+
+        Args:
+            softmax: The softmax of that table.
+            inputs: The input layers that follow the table.
+            new: The new allocation.
+            occurrences: `(V,)`, by which words weigh in input vectors.
+            counts: `(V,)`, by which words weigh in output vectors.
+        """
+        old, optimizer = softmax.word_table.allocation, self.model.optimizer
+        outputs = []
         if self.objective.carries_output:
-            layers += list_layers(softmax)
-        by_row, by_column = list_indexed_weights(layers, old.shape)
-        optimizer = self.model.optimizer
-        changes = [
-            *compute_changes(by_row, optimizer, old.rows, new.rows, counts),
-            *compute_changes(by_column, optimizer, old.columns, new.columns, counts),
-        ]
+            inside = list_layers(softmax)
+            further = {id(x) for table in softmax.further_tables for x in list_layers(table)}
+            outputs = [layer for layer in inside if id(layer) not in further]
+        changes = []
+        for layers, weights in ((inputs, occurrences), (outputs, counts)):
+            by_row, by_column = list_indexed_weights(layers, old.shape)
+            changes += compute_changes(by_row, optimizer, old.rows, new.rows, weights)
+            changes += compute_changes(by_column, optimizer, old.columns, new.columns, weights)
         for weight, values in changes:
             weight.assign(values)
         softmax.word_table.assign(new)
 
 
-def _find_softmax_and_table(
-    layers: list[keras.layers.Layer],
-) -> tuple[TwoComponentSoftmax, WordTable]:
-    softmaxes = [layer for layer in layers if isinstance(layer, TwoComponentSoftmax)]
-    tables = {id(layer): layer for layer in layers if isinstance(layer, WordTable)}
-    if len(softmaxes) != 1 or len(tables) != 1:
+def _read_indices(tables: Any) -> list[int]:
+    """Return the argument `tables` as a list, or raise `ValueError`."""
+    indices = list(tables) if isinstance(tables, Iterable) else [tables]
+    if not indices:
         raise ValueError(
-            "Reallocation needs a model with one `TwoComponentSoftmax` and one `WordTable` that "
-            f"all layers share. Received: a model with {len(softmaxes)} of the first and "
-            f"{len(tables)} of the second. Give every layer the same `WordTable`; "
+            "`tables` must name at least one word table. Received: tables=[]. Leave it at `None` "
+            "for all tables."
+        )
+    return [check_not_negative("tables", index) for index in indices]
+
+
+def _begin_with(values: list[Any], index: int) -> list[Any]:
+    """Return the values with that of an index first."""
+    return [values[index], *values[:index], *values[index + 1 :]]
+
+
+def _find_softmax(layers: list[keras.layers.Layer]) -> TwoComponentSoftmax:
+    """Return the softmax of a model whose tables all layers share, or raise `ValueError`."""
+    found = [layer for layer in layers if isinstance(layer, TwoComponentSoftmax)]
+    further = {id(table) for layer in found for table in layer.further_tables}
+    softmaxes = [layer for layer in found if id(layer) not in further]
+    tables = {id(layer) for layer in layers if isinstance(layer, WordTable)}
+    own = [table.word_table for table in softmaxes[0].list_tables()] if softmaxes else []
+    if len(softmaxes) != 1 or tables != {id(table) for table in own}:
+        raise ValueError(
+            "Reallocation needs a model with one `TwoComponentSoftmax`, and no `WordTable` but its "
+            f"own: all layers must share them. Received: a model with {len(softmaxes)} of the "
+            f"first and {len(tables)} of the second. Give every layer the same `WordTable`; "
             "`keras.models.clone_model` gives each copied layer another table."
         )
-    return softmaxes[0], next(iter(tables.values()))
+    if len(tables) < len(own):
+        raise ValueError(
+            "A round moves words in one table and in no other. Received: a softmax of "
+            f"{len(own)} tables that uses {len(tables)} `WordTable` object(s). Give it a "
+            "`WordTable` for each table."
+        )
+    return softmaxes[0]
 
 
-def _check_declared(layers: list[keras.layers.Layer]) -> None:
-    """Raise `ValueError` unless a layer says which input weights follow words."""
-    if not any(hasattr(x, "row_weights") or hasattr(x, "column_weights") for x in layers):
+def _group_inputs(
+    layers: list[keras.layers.Layer], softmax: TwoComponentSoftmax
+) -> list[list[keras.layers.Layer]]:
+    """Return the input layers of each table of a softmax, or raise `ValueError`."""
+    inside = {id(layer) for layer in list_layers(softmax)}
+    inputs = [layer for layer in layers if id(layer) not in inside]
+    declared = [x for x in inputs if hasattr(x, "row_weights") or hasattr(x, "column_weights")]
+    if not declared:
         raise ValueError(
             "Reallocation needs an input layer whose vectors follow the words that move: one with "
             "the properties `row_weights` and `column_weights`, such as `TwoComponentEmbedding`. "
@@ -504,6 +610,18 @@ def _check_declared(layers: list[keras.layers.Layer]) -> None:
             "of rows or columns: lists of its weights whose first axis is the rows, or the "
             "columns. If no input depends on cells, let one layer have them as empty lists."
         )
+    tables = [table.word_table for table in softmax.list_tables()]
+    if len(tables) == 1:
+        return [declared]
+    for layer in declared:
+        if not any(getattr(layer, "word_table", None) is table for table in tables):
+            raise ValueError(
+                "In a model with several word tables, an input layer with `row_weights` or "
+                "`column_weights` must say which table it follows, by its attribute `word_table`. "
+                f"Received: the layer {layer.name!r} (of type {type(layer).__name__}), with "
+                f"word_table={getattr(layer, 'word_table', None)!r}."
+            )
+    return [[layer for layer in declared if layer.word_table is table] for table in tables]
 
 
 def _read_output_weights(softmax: TwoComponentSoftmax) -> OutputWeights:

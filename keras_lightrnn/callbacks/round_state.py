@@ -46,11 +46,18 @@ class RoundState(RunState):
         self.is_summing = False
         self.built = True
 
-    def call(self, row_states: Any, column_states: Any, targets: Any, weights: Any = None) -> None:
+    def call(
+        self,
+        row_states: Any,
+        column_states: Any,
+        targets: Any,
+        weights: Any = None,
+        shares: Any = None,
+    ) -> None:
         if not self.is_summing:
             return
         weights = compute_word_weights(targets, get_shown_weight(), weights)  # (B, T)
-        self.statistics(row_states, column_states, targets, weights)
+        self.statistics(row_states, column_states, targets, weights, shares)
 
     def read_run_state(self) -> dict[str, np.ndarray]:
         return self.rounds.to_arrays()

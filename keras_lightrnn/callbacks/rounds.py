@@ -15,8 +15,8 @@ class Rounds:
 
     Attributes:
         history: A dictionary of floats for each round.
-        prices: `(R, C)`, the prices of the last solution, from which the next solver starts, or
-            `None`.
+        prices: By index of a table, `(R, C)`: the prices of its last solution, from which its next
+            solver starts.
         num_epochs: Integer, epochs whose round, if one was due, is done; `None` before the first.
         num_steps: Integer, train steps in all epochs and calls of `fit`.
         num_steps_before: Integer, `num_steps` at the start of the current epoch.
@@ -30,7 +30,7 @@ class Rounds:
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
-    prices: np.ndarray | None = None
+    prices: dict[int, np.ndarray] = field(default_factory=dict)
     num_epochs: int | None = None
     num_steps: int = 0
     num_steps_before: int = 0
@@ -40,9 +40,7 @@ class Rounds:
         """Return the rounds as arrays by name, for a file."""
         values = {x.name: getattr(self, x.name) for x in fields(self) if x.name != "prices"}
         arrays = {"rounds": np.frombuffer(json.dumps(values).encode(), np.uint8)}
-        if self.prices is not None:
-            arrays["prices"] = self.prices
-        return arrays
+        return arrays | {_name_prices(table): prices for table, prices in self.prices.items()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Rounds:
@@ -53,7 +51,11 @@ class Rounds:
         """
         try:
             values = json.loads(np.asarray(arrays["rounds"]).tobytes())
-            prices = np.asarray(arrays["prices"]) if "prices" in arrays else None
+            prices = {
+                int(name.removeprefix("prices").removeprefix("_") or 0): np.asarray(array)
+                for name, array in arrays.items()
+                if name.startswith("prices")
+            }
             rounds = cls(prices=prices, **values)
             rounds._check()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -70,7 +72,7 @@ class Rounds:
         are_right = (
             all(isinstance(number, float) for number in [*values, self.best])
             and all(type(count) is int and count >= 0 for count in counts)
-            and (self.prices is None or (self.prices.ndim == 2 and self.prices.dtype.kind == "f"))
+            and all(x.ndim == 2 and x.dtype.kind == "f" for x in self.prices.values())
         )
         if not are_right:
             raise ValueError(f"wrong types or values in {self}")
@@ -79,3 +81,8 @@ class Rounds:
         """Take the values of other rounds, in place."""
         for x in fields(self):
             setattr(self, x.name, getattr(other, x.name))
+
+
+def _name_prices(table: int) -> str:
+    """Return the name of the prices of a table in a file; the first has that of one table."""
+    return f"prices_{table}" if table else "prices"

@@ -79,8 +79,9 @@ class StepFunctions:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.functions: dict[frozenset[int], Callable[..., Any]] = {}
-        self.summing: frozenset[int] = frozenset()
+        # By pairs of an observer and the index of the table that it observes.
+        self.functions: dict[frozenset[tuple[int, int]], Callable[..., Any]] = {}
+        self.summing: frozenset[tuple[int, int]] = frozenset()
 
     @classmethod
     def of(cls, model: keras.Model, name: str) -> StepFunctions:
@@ -88,8 +89,8 @@ class StepFunctions:
         # Not by `setattr`, which Keras tracks, nor in a table, which would keep the model alive.
         return model.__dict__.setdefault(f"_keras_lightrnn_{name}s", cls(name))
 
-    def switch(self, model: keras.Model, observer: Any, is_summing: bool) -> None:
-        """Select the function in which an observer sums, or does not.
+    def switch(self, model: keras.Model, observer: Any, is_summing: bool, table: int = 0) -> None:
+        """Select the function in which an observer of a table sums, or does not.
 
         The model is left without a function if none was kept; Keras makes it.
         """
@@ -98,11 +99,12 @@ class StepFunctions:
             self.functions.clear()  # the model has been compiled again
         if current is not None:
             self.functions[self.summing] = current
-        change = {id(observer)}
+        change = {(id(observer), table)}
         self.summing = self.summing | change if is_summing else self.summing - change
         setattr(model, self.name, self.functions.get(self.summing))
 
     def forget(self, observer: Any) -> None:
         """Drop the functions in which an observer sums."""
-        for key in [key for key in self.functions if id(observer) in key]:
-            del self.functions[key]
+        for key in list(self.functions):
+            if any(number == id(observer) for number, _ in key):
+                del self.functions[key]

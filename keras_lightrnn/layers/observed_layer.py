@@ -12,8 +12,8 @@ import keras
 class ObservedLayer(keras.layers.Layer):
     """Layer whose `call` shows tensors to observers.
 
-    The layer does not know what observers do with them, such as sums for reallocation. Observers
-    can be added and removed after the layer is built.
+    The layer does not know what observers do with the tensors, such as sums for reallocation.
+    Observers can be added and removed after the layer is built.
 
     Args:
         **kwargs: As in every Keras layer.
@@ -21,42 +21,48 @@ class ObservedLayer(keras.layers.Layer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._training_observers: list[Any] = []
-        self._evaluation_observers: list[Any] = []
+        self._observers: list[Any] = []
+        # Of each observer: whether it observes training or evaluation, and which table.
+        self._observed: list[tuple[bool, int]] = []
 
     @property
     def observers(self) -> list[Any]:
         """The observers that were added and not removed."""
-        return [*self._training_observers, *self._evaluation_observers]
+        return list(self._observers)
 
-    def observe(self, observer: Any, in_training: bool = True) -> None:
-        """Add an observer.
+    def observe(self, observer: Any, in_training: bool = True, table: int = 0) -> None:
+        """Add an observer, or change what an observer observes.
 
         The model's train function, or test function, must be rebuilt afterwards.
 
         Args:
             observer: A `keras.layers.Layer` whose variables are to be part of the training state.
             in_training: Boolean, whether it is called in training or in evaluation.
+            table: Integer, the index of the word table whose tensors it is shown.
         """
         with self._open_tracker():
-            observers = self._training_observers if in_training else self._evaluation_observers
-            observers.append(observer)
+            # An observer keeps its place, because backups number what belongs to a run.
+            if observer not in self._observers:
+                self._observers.append(observer)
+                self._observed.append((in_training, table))
+            self._observed[self._observers.index(observer)] = in_training, table
 
     def stop_observing(self, observer: Any) -> None:
         """Undo `observe`."""
         with self._open_tracker():
-            for observers in (self._training_observers, self._evaluation_observers):
-                if observer in observers:
-                    observers.remove(observer)
+            if observer in self._observers:
+                del self._observed[self._observers.index(observer)]
+                self._observers.remove(observer)
 
-    def is_observed(self, training: bool | None) -> bool:
+    def is_observed(self, training: bool | None, table: int = 0) -> bool:
         """Return whether `show` would call an observer."""
-        return bool(self._training_observers if training else self._evaluation_observers)
+        return (bool(training), table) in list(self._observed)
 
-    def show(self, *tensors: Any, training: bool | None) -> None:
-        """Call the observers of training, or the others."""
-        for observer in self._training_observers if training else self._evaluation_observers:
-            observer(*tensors)
+    def show(self, *tensors: Any, training: bool | None, table: int = 0) -> None:
+        """Call the observers of a table, in training or in evaluation."""
+        for observer, observed in zip(self._observers, self._observed, strict=True):
+            if tuple(observed) == (bool(training), table):
+                observer(*tensors)
 
     @contextlib.contextmanager
     def _open_tracker(self) -> Iterator[None]:

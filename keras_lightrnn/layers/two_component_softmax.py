@@ -333,14 +333,12 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             joint = self.compute_component_log_probs(states) + joint  # (B, T, tables M)
             log_probs = ops.logsumexp(joint, axis=-1)
         mask = self._mask_targets(states, targets)
-        shares = None
-        for index, (table, part) in enumerate(zip(self.list_tables(), parts, strict=True)):
-            if table.is_observed(training):
+        for index, (_, *queries) in enumerate(parts):
+            if self.is_observed(training, index):
+                shares = None
                 if self.component_kernel is not None:
-                    start = index * self.num_components
                     shares = ops.exp(joint - ops.expand_dims(log_probs, -1))
-                    shares = shares[..., start : start + self.num_components]
-                table.show_states(part[1:], targets, shares, mask, training)
+                self._show_states(index, queries, targets, shares, mask, training)
         log_probs += mark_invalid_ids(targets, self.word_table.vocabulary_size)
         if mask is not None:
             set_mask(log_probs, mask)
@@ -375,40 +373,64 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             )
         return log_probs, row_queries, column_queries
 
-    def show_states(
-        self, queries: Any, targets: Any, shares: Any, mask: Any, training: bool | None
-    ) -> None:
-        """Show observers the states that predicted the rows and the columns of targets.
+    def observe(self, observer: Any, in_training: bool = True, table: int = 0) -> None:
+        """Show an observer the states that predict the rows and the columns of targets.
 
-        Of a mixture, these are means over the components by the share that each has in its
-        word: the negative log-likelihood of a word is at most the mean, by these shares, of that
-        of the components (the bound of expectation maximisation), and sums of averaged states
-        give it. With several tables a word counts for each by the share of that table.
+        The observer is called with row states and column states `(B, T, H)`, targets `(B, T)` and
+        their mask `(B, T)` or `None`. Of a mixture, the states are means over the components of
+        the table, weighted by their shares in the word: the negative log-likelihood of a word is
+        at most the mean, by these shares, of that of the components (the bound of expectation
+        maximisation), and sums of averaged states give it. With several tables, a fifth argument
+        is the share of the table in each word, `(B, T)`.
+
+        The model's train function, or test function, must be rebuilt afterwards.
 
         Args:
+            observer: A `keras.layers.Layer` whose variables are to be part of the training state.
+                One that observes already gets the other arguments.
+            in_training: Boolean, whether it is called in training or in evaluation.
+            table: Integer, the index of the word table whose states it is shown.
+
+        Raises:
+            ValueError: if there is no such table.
+        """
+        if not 0 <= table < len(self.list_tables()):
+            raise ValueError(
+                f"`table` must be an index of the {len(self.list_tables())} word table(s). "
+                f"Received: table={table}."
+            )
+        super().observe(observer, in_training, table)
+
+    def _show_states(
+        self, table: int, queries: Any, targets: Any, shares: Any, mask: Any, training: bool | None
+    ) -> None:
+        """Show the observers of a table what `observe` says.
+
+        Args:
+            table: Index of the table.
             queries: Row queries and column queries, `(..., M, H)` each.
             targets: `(...)`.
-            shares: `(..., M)` float32, or `None` for one component.
+            shares: Shares of the components of all tables in the words, `(..., tables M)`
+                float32, or `None` for one component.
             mask: `(...)`, or `None`.
             training: Boolean, whether this is a training step.
         """
         if shares is None:
-            shown = [ops.squeeze(x, -2) for x in queries]
+            shown = [*(ops.squeeze(x, -2) for x in queries), targets, mask]
         else:
-            shares = ops.stop_gradient(shares)
+            start = table * self.num_components
+            shares = ops.stop_gradient(shares[..., start : start + self.num_components])
             total = ops.sum(shares, axis=-1)  # (...)
-            if self.further_tables or self._get_owner() is not None:
-                mask = total if mask is None else total * ops.cast(mask, "float32")
             shares = shares / ops.maximum(ops.expand_dims(total, -1), 1e-30)
             shown = [
                 ops.sum(x * ops.cast(ops.expand_dims(shares, -1), x.dtype), axis=-2)
                 for x in queries
             ]
-        shown += [targets, mask]
+            shown += [targets, mask, *([total] if self.further_tables else [])]
         # Observers see windows; of single states, each is a window of one word.
         if len(targets.shape) == 1:
             shown = [None if x is None else ops.expand_dims(x, 1) for x in shown]
-        self.show(*shown, training=training)
+        self.show(*shown, training=training, table=table)
 
     def _compute_fused_log_probs(self, row_queries: Any, column_queries: Any, cells: Any) -> Any:
         row_bias, column_bias = (

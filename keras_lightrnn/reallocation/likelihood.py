@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,10 @@ class LikelihoodObjective(ReallocationObjective):
     `-(H_w · row_kernel_i + n_w row_bias_i)`, up to a constant of the word, and likewise
     in each column. Minimizing the total is an assignment problem. Word biases and word vectors move
     with their word and add the same to every cell.
+
+    Of a mixture, the sums are those of expectation maximisation: states are weighted by the
+    shares of the components in each word, so that the total bounds the loss of the mixture. With
+    several tables, the shares are those of the table whose words move, and the others are fixed.
 
     The objective ignores that a word that moves reads other input vectors, which changes every
     later state. On Penn Treebank, rounds by this objective improve a random table and make a good
@@ -62,6 +67,7 @@ class LikelihoodObjective(ReallocationObjective):
         weights: OutputWeights,
         allocation: Allocation,
         prices: np.ndarray | None = None,
+        others: Sequence[Allocation] = (),
     ) -> Proposal:
         check_sums(sums)
         counts = sums["counts"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,7 +99,8 @@ class ReallocationObjective(abc.ABC):
     """Proposes an allocation from sums over a training run.
 
     An objective only reads arrays and returns a `Proposal`. `ReallocationCallback` decides when,
-    collects the sums and installs the proposal.
+    collects the sums and installs the proposal. In a model with several tables it calls `propose`
+    for one table at a time, with sums and weights of that table and the argument `others`.
 
     Attributes:
         unit: String, the unit of the costs.
@@ -110,7 +112,7 @@ class ReallocationObjective(abc.ABC):
 
     >>> class Frequency(ReallocationObjective):
     ...     unit, sums, carries_output = "words", (), True
-    ...     def propose(self, sums, weights, allocation, prices=None):
+    ...     def propose(self, sums, weights, allocation, prices=None, others=()):
     ...         order = np.argsort(-sums["counts"], kind="stable")
     ...         new = Allocation(np.argsort(order), allocation.num_rows, allocation.num_columns)
     ...         moved = float(new.count_moved(allocation))
@@ -136,14 +138,18 @@ class ReallocationObjective(abc.ABC):
         weights: OutputWeights,
         allocation: Allocation,
         prices: np.ndarray | None = None,
+        others: Sequence[Allocation] = (),
     ) -> Proposal:
         """Return the best allocation found.
 
         Args:
             sums: By name, the sums that the attribute `sums` lists, `(V, H)`, and `counts`, `(V,)`.
+                With several tables, a word counts by the share of this table in its prediction.
             weights: The output weights.
             allocation: The allocation under which the sums were collected.
             prices: The `prices` of the last proposal, or `None`.
+            others: The allocations of the other tables of the model, which stay. Given only if the
+                model has several tables.
 
         Raises:
             ValueError: if a sum is not finite or nothing was counted.

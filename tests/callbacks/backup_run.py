@@ -63,9 +63,11 @@ def train(kind: str, folder: Path, crash: Crash) -> dict[str, np.ndarray]:
     counts_steps = kind in ("accumulated", "executions")
     # Keras's backups leave the seeds of dropout out.
     dropout = 0.0 if kind == "keras" else 0.3
-    allocation = Allocation.random(V, 5, 5, seed=1)
+    tables: Any = Allocation.random(V, 5, 5, seed=1)
+    if kind == "tables":
+        tables = [tables, Allocation.random(V, 4, 6, seed=2)]
     dtype = "mixed_bfloat16" if kind == "bfloat16" else None
-    model = LightRNNModel(allocation, 6, 6, stateful=is_stateful, dropout=dropout, dtype=dtype)
+    model = LightRNNModel(tables, 6, 6, stateful=is_stateful, dropout=dropout, dtype=dtype)
     schedule = keras.optimizers.schedules.CosineDecay(0.05, EPOCHS * STEPS)
     accumulation = 3 if kind == "accumulated" else None
     model.compile(
@@ -98,7 +100,8 @@ def train(kind: str, folder: Path, crash: Crash) -> dict[str, np.ndarray]:
     }
     for name in ("cost", "moved"):
         results[name] = np.array([record[name] for record in reallocation.history])
-    return {**results, "prices": reallocation.prices}
+    prices = reallocation.prices if kind == "tables" else [reallocation.prices]
+    return results | {f"prices_{table}": x for table, x in enumerate(prices)}
 
 
 def kill() -> None:

@@ -53,6 +53,19 @@ def test_sums_in_any_order_and_any_of_them(sums):
         np.testing.assert_allclose(values, expected[name], atol=1e-5)
 
 
+def test_words_count_by_the_share_of_the_table():
+    rng = np.random.default_rng(0)
+    column, row, targets = draw(rng, 5)
+    weights, shares = rng.integers(3, size=targets.shape), rng.random(targets.shape)
+    statistics = HalfStepStatistics(6, 3, [*ALL_SUMS, "occurrences"])
+    statistics(column, row, targets, weights, shares)
+    got, expected = statistics.read(), sum_slowly(column, row, targets, 6, weights * shares)
+    expected["occurrences"] = np.bincount(targets.ravel(), weights.ravel(), minlength=6)
+    assert got.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(got[name], values, atol=1e-5)
+
+
 def test_refuses_sums_that_there_are_not():
     with pytest.raises(ValueError, match=r"unknown sums \['gate_sums'\]"):
         HalfStepStatistics(6, 3, sums=["gate_sums"])

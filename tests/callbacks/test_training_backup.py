@@ -79,6 +79,8 @@ BREAKS = [[("step", 1), ("step", 8)], [("round", 2)], [("epoch", 1), ("step", 5)
         ("accumulated", [("step", 3), ("step", 4), ("step", 4)]),
         ("executions", [("step", 1), ("epoch", 1), ("step", 3)]),
         ("bfloat16", BREAKS[0]),
+        # Before and after the first round, where the next table is summed.
+        ("tables", [("step", 3), ("step", 6), ("step", 3)]),
         *(
             pytest.param(kind, places, marks=pytest.mark.slow)
             for kind, places in [
