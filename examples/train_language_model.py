@@ -308,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         print(f"  {decode_row(vocabulary, in_row[np.argsort(-counts[in_row])])}")
     model.save(args.output / "model.keras")
     table.save(args.output / "allocation.npz")
-    export_table_page(table, args.output / "table.html", vocabulary, counts, history)
+    export_table_page(model.word_tables, args.output / "table.html", vocabulary, counts, history)
     print(f"\nSaved to {args.output}/")
     return {"test_perplexity": result["perplexity"], "unigram_perplexity": unigram}
 

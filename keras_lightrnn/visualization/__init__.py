@@ -1,4 +1,4 @@
-"""Pictures of a word table: an image, and a page to look around in."""
+"""Views of word tables: a PNG image, and an interactive HTML page."""
 
 from keras_lightrnn.visualization.table_image import export_table_image
 from keras_lightrnn.visualization.table_page import export_table_page

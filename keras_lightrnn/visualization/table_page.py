@@ -1,4 +1,4 @@
-"""A word table as a page to look around in."""
+"""Word tables as an interactive HTML page."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from typing import Any
 
 from keras_lightrnn._internal.checks import check_counts
 from keras_lightrnn._internal.files import write_file
-from keras_lightrnn.visualization.table_contents import (
-    COLOR_RAMP,
-    get_allocation,
-)
+from keras_lightrnn.visualization.table_contents import COLOR_RAMP, get_allocations
 from keras_lightrnn.visualization.training_charts import make_training_charts
 
 
@@ -29,27 +26,32 @@ def export_table_page(
 ) -> None:
     """Write an HTML page that shows which words share rows and columns.
 
-    The page has a map of the table, coloured by frequency, the rows and the columns as lists of
-    words, and a search. Hovering over a word, or moving over the map with the arrow keys, tells
-    word, count, row and column. With `history` there are charts of the training. The page is
-    one file, which asks for nothing from the network, and suits vocabularies up to some
-    hundred thousand words, at about twenty bytes a word.
+    The page has a map of the table, colored by frequency, lists of the words of each row and each
+    column, and a search. The page shows word, count, row and column of the word under the pointer,
+    or of the word that was reached on the map with the arrow keys. Several tables have a tab each;
+    the word that is selected stays selected from tab to tab. With `history` the page has charts of
+    the training.
+
+    The page is one file that requests nothing from the network. It suits vocabularies of up to a
+    few hundred thousand words; a word takes about twenty bytes, and eight more for each further
+    table.
 
     Args:
-        table: `Allocation` or `WordTable`.
+        table: `Allocation` or `WordTable`, or a list of these for several tables, such as
+            `model.word_tables`.
         path: Path of the file to write.
         vocabulary: `keras_lightrnn.data.Vocabulary`, or a sequence of `V` strings.
-        counts: `(V,)` occurrences of each word. `None` takes those of the vocabulary; where it
-            has none, word ids are taken to be in falling order of frequency.
-        history: What `fit` returned, for perplexity by epoch and, if a `ReallocationCallback`
-            took part, cost of the table by round; or such a callback; or the `history` of one
-            of them.
-        title: String, the heading.
+        counts: `(V,)` occurrences of each word. Defaults to `None`: the counts of the vocabulary
+            or, if it has none, word ids in decreasing order of frequency.
+        history: The `History` that `fit` returned, a `ReallocationCallback`, or the attribute
+            `history` of one of them. The charts show perplexity by epoch and, if a
+            `ReallocationCallback` took part, the cost of the table by round. Defaults to `None`.
+        title: String, the heading. Defaults to `"Word table"`.
 
     Raises:
-        TypeError: if `table`, the words or `history` are of another type.
-        ValueError: if vocabulary or counts do not fit the table, or `history` has nothing to
-            show.
+        TypeError: if `table`, the words or `history` have another type.
+        ValueError: if the vocabulary or the counts do not fit the table, the tables hold different
+            numbers of words, or `history` has nothing to show.
 
     Example:
 
@@ -63,27 +65,29 @@ def export_table_page(
     ...         file.readline().strip()
     '<!doctype html>'
     """
-    allocation = get_allocation(table)
-    words = _get_words(vocabulary, allocation.vocabulary_size)
+    allocations = get_allocations(table)
+    vocabulary_size = allocations[0].vocabulary_size
+    words = _get_words(vocabulary, vocabulary_size)
     if counts is None:
         counts = getattr(vocabulary, "counts", None)
     if counts is not None:
-        counts = check_counts(counts, allocation.vocabulary_size).tolist()
+        counts = check_counts(counts, vocabulary_size).tolist()
     contents = {
-        "rows": allocation.num_rows,
-        "columns": allocation.num_columns,
-        "cells": allocation.cells.tolist(),
+        "tables": [
+            {"rows": x.num_rows, "columns": x.num_columns, "cells": x.cells.tolist()}
+            for x in allocations
+        ],
         "words": words,
         "counts": counts,
         "ramp": COLOR_RAMP,
     }
-    # Inside of a script element only "<" could end the data, as in "</script>".
+    # Inside a script element only "<" could end the data, as in "</script>".
     data = json.dumps(contents, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     charts = "" if history is None else make_training_charts(history)
     parts = {"title": escape(title), "charts": charts, "data": data}
     template = resources.files(__package__).joinpath("table_page.html").read_text("utf-8")
     page = re.sub(r"\{\{(title|charts|data)\}\}", lambda match: parts[match[1]], template)
-    # What UTF-8 has no code for, a lone half of a pair, becomes a JSON escape.
+    # A lone surrogate, which UTF-8 cannot encode, becomes a JSON escape.
     write_file(path, page.encode("utf-8", "backslashreplace"))
 
 
@@ -96,7 +100,7 @@ def _get_words(vocabulary: Any, vocabulary_size: int) -> list[str]:
         )
     if len(words) != vocabulary_size:
         raise ValueError(
-            "The vocabulary must be that of the table. Received: "
+            "`vocabulary` must have a word for each word id of the table. Received: "
             f"{len(words)} words, for a table of {vocabulary_size} words."
         )
     for word, text in enumerate(words):

@@ -1,4 +1,4 @@
-"""Charts of a training run, as HTML with inline SVG."""
+"""Charts of a training run as HTML with inline SVG."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-# Title, what is counted along the horizontal axis, and the series: key and label.
+# Title, unit of the horizontal axis, and the series: key and label.
 _CHARTS = (
     (
         "Perplexity",
@@ -31,15 +31,15 @@ _NUM_TICKS = 4
 
 
 def make_training_charts(history: Any) -> str:
-    """Return HTML with charts of perplexity by epoch and of the table's cost by round.
+    """Return HTML with charts of perplexity by epoch and of the cost of the table by round.
 
     Args:
-        history: What `fit` returned, its `history`, or a `ReallocationCallback` or its
-            `history`.
+        history: The `History` that `fit` returned, a `ReallocationCallback`, or the attribute
+            `history` of one of them.
 
     Raises:
-        TypeError: if it is none of these.
-        ValueError: if it holds nothing of what the charts show.
+        TypeError: if `history` has another type.
+        ValueError: if it has none of the values that the charts show.
 
     Example:
 
@@ -47,7 +47,7 @@ def make_training_charts(history: Any) -> str:
     1
     """
     records = _read_history(history)
-    shown = {key for _, _, labels in _CHARTS for key in labels}  # others may be no numbers
+    shown = {key for _, _, labels in _CHARTS for key in labels}  # other values need not be numbers
     values = {name: list(map(float, records[name])) for name in shown & records.keys()}
     charts = []
     for title, unit, labels in _CHARTS:
@@ -56,8 +56,8 @@ def make_training_charts(history: Any) -> str:
             charts.append(_make_figure(title, unit, series))
     if not charts:
         raise ValueError(
-            f"`history` must hold some of {sorted(shown)}. Received: one with {sorted(records)}. "
-            "Give what `fit` returned, or a `ReallocationCallback` after at least one round."
+            f"`history` must have some of {sorted(shown)}. Received: one with {sorted(records)}. "
+            "Give the history that `fit` returned, or a `ReallocationCallback` after a round."
         )
     return "\n".join(charts)
 
@@ -73,8 +73,8 @@ def _read_history(history: Any) -> dict[str, Sequence[Any]]:
             for name in names
         }
     raise TypeError(
-        "`history` must be what `fit` returned, a `ReallocationCallback`, or the `history` of one "
-        f"of them. Received: {history!r} (of type {type(history).__name__})."
+        "`history` must be the `History` that `fit` returned, a `ReallocationCallback`, or the "
+        f"`history` of one of them. Received: {history!r} (of type {type(history).__name__})."
     )
 
 
@@ -103,7 +103,7 @@ def _make_figure(title: str, unit: str, series: Mapping[str, Sequence[float]]) -
 
 
 def _draw(title: str, unit: str, series: Mapping[str, Sequence[float]]) -> str:
-    """Return the SVG of the lines, with axes; values that are not finite leave a gap."""
+    """Return the SVG of the lines, with axes. Values that are not finite leave a gap."""
     finite = [value for values in series.values() for value in values if math.isfinite(value)]
     ticks, decimals = _choose_ticks(min(finite, default=0.0), max(finite, default=1.0))
     last = max(map(len, series.values()))
@@ -151,10 +151,10 @@ def _draw(title: str, unit: str, series: Mapping[str, Sequence[float]]) -> str:
 
 
 def _choose_ticks(least: float, greatest: float) -> tuple[list[float], int]:
-    """Return round numbers at equal distances that enclose both, and the decimals to tell them."""
+    """Return equidistant round numbers that enclose both values, and the decimals they need."""
     size = max(abs(least), abs(greatest))
     spread = greatest - least
-    if spread <= 1e-9 * size or size < 1e-300:  # no more than rounding
+    if spread <= 1e-9 * size or size < 1e-300:  # only rounding
         spread = size if size >= 1e-300 else 1.0
     power = 10.0 ** math.floor(math.log10(spread / _NUM_TICKS))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m * _NUM_TICKS >= spread)

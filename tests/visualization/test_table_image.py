@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from keras_lightrnn import Allocation, WordTable
 from keras_lightrnn.visualization import export_table_image
-from keras_lightrnn.visualization.table_image import encode_png
 
 # 2 x 3 cells, the last one of the first row empty.
 ALLOCATION = Allocation([4, 0, 3, 1, 5], num_rows=2, num_columns=3)
@@ -14,13 +13,6 @@ ALLOCATION = Allocation([4, 0, 3, 1, 5], num_rows=2, num_columns=3)
 
 def read(path):
     return tf.io.decode_png(path.read_bytes()).numpy()
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (7, 5), (64, 64)])
-def test_any_decoder_reads_the_image(rng, shape):
-    palette = rng.integers(256, size=(256, 3), dtype=np.uint8)
-    pixels = rng.integers(256, size=shape, dtype=np.uint8)
-    assert np.array_equal(tf.io.decode_png(encode_png(pixels, palette)), palette[pixels])
 
 
 def test_a_square_for_each_cell(tmp_path):

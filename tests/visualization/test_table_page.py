@@ -56,8 +56,8 @@ def test_contents_are_the_allocation(tmp_path, size):
     words = [f"w{word}" for word in range(size)]
     counts = np.arange(size)[::-1]
     contents = read_contents(export(tmp_path, allocation, words, counts))
-    shape = contents["rows"], contents["columns"]
-    assert Allocation(contents["cells"], *shape) == allocation
+    [table] = contents["tables"]
+    assert Allocation(table["cells"], table["rows"], table["columns"]) == allocation
     assert contents["words"] == words
     assert contents["counts"] == counts.tolist()
 
@@ -111,6 +111,14 @@ def test_word_table(tmp_path):
     assert export(tmp_path, WordTable(ALLOCATION), WORDS) == export(tmp_path, ALLOCATION, WORDS)
 
 
+def test_several_tables(tmp_path):
+    other = Allocation([0, 1, 2, 3, 4], num_rows=5, num_columns=1)
+    contents = read_contents(export(tmp_path, [WordTable(ALLOCATION), other], WORDS))
+    tables = [Allocation(x["cells"], x["rows"], x["columns"]) for x in contents["tables"]]
+    assert tables == [ALLOCATION, other]
+    assert contents["words"] == WORDS
+
+
 def test_bytes_a_word(tmp_path):
     size = 250_000
     words = [f"word{word:06}" for word in range(size)]
@@ -123,6 +131,9 @@ def test_bytes_a_word(tmp_path):
     ("args", "options", "kind", "message"),
     [
         ((np.arange(5), WORDS), {}, TypeError, "of type ndarray"),
+        (([], WORDS), {}, ValueError, "0 tables"),
+        (([ALLOCATION, Allocation([0])], WORDS), {}, ValueError, r"2 tables, of \[5, 1\] words"),
+        (([ALLOCATION, 5], WORDS), {}, TypeError, "of type int"),
         ((ALLOCATION, WORDS[:4]), {}, ValueError, "4 words, for a table of 5 words"),
         ((ALLOCATION, "abcde"), {}, TypeError, "of type str"),
         ((ALLOCATION, 5), {}, TypeError, "of type int"),
@@ -137,11 +148,8 @@ def test_bad_input(tmp_path, args, options, kind, message):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
-def test_a_browser_shows_rows_of_words(tmp_path):
-    counts = [1, 0, 3, 2, 5_000]
-    words = [*ODD_WORDS[:4], "<b>bold</b>"]
-    export(tmp_path, ALLOCATION, words, counts, history={"perplexity": [9.0, 8.0]})
+def show(tmp_path):
+    """Return the page in a browser, after its scripts."""
     process = subprocess.run(
         [
             *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
@@ -154,7 +162,15 @@ def test_a_browser_shows_rows_of_words(tmp_path):
         timeout=120,
         check=True,
     )
-    shown = process.stdout
+    return process.stdout
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
+def test_a_browser_shows_rows_of_words(tmp_path):
+    counts = [1, 0, 3, 2, 5_000]
+    words = [*ODD_WORDS[:4], "<b>bold</b>"]
+    export(tmp_path, ALLOCATION, words, counts, history={"perplexity": [9.0, 8.0]})
+    shown = show(tmp_path)
     assert "5 words in a table of 2 rows and 3 columns, 1 cell empty; 5,006 words of text" in shown
     for part in ("Row 0", "Row 1", "99.96 %", "5,000", 'href="#training"'):
         assert part in shown
@@ -164,3 +180,18 @@ def test_a_browser_shows_rows_of_words(tmp_path):
     order = [lists.index(f'data-word="{word}"') for word in (4, 2, 0)]
     assert order == sorted(order)
     assert "&lt;b&gt;bold&lt;/b&gt;" in lists
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
+def test_a_browser_shows_a_tab_for_each_table(tmp_path):
+    other = Allocation([0, 1, 2, 3, 4], num_rows=5, num_columns=1)
+    page = export(tmp_path, [ALLOCATION, other], WORDS, [5, 4, 3, 2, 1])
+    assert "Row 4" not in show(tmp_path)
+    # A word is selected in the first table, then the tab of the second.
+    clicks = 'choose(cells[4]); document.querySelectorAll("[name=table]")[1].click();'
+    page = page.replace("</script>\n</body>", f"{clicks}</script></body>")
+    (tmp_path / "table.html").write_text(page, "utf-8")
+    shown = show(tmp_path)
+    assert "Table 0</label>" in shown
+    assert "5 words in a table of 5 rows and 1 column; 15 words of text" in shown
+    assert "row 4, column 0" in shown.partition('id="place"')[2].partition("</output>")[0]
