@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from keras_lightrnn.layers import TwoComponentSoftmax
 from keras_lightrnn.layers.row_reader import GatedRowReader
-from keras_lightrnn.serving.network import Network, Tensors, pick
-from keras_lightrnn.serving.softmax import ServedReaderSoftmax
+from keras_lightrnn.serving.network import Network, Tensors
+from keras_lightrnn.serving.softmax import ServedReaderSoftmax, make_reader_softmax
 from keras_lightrnn.serving.weights import make_variable
 
 # Word positions that are computed together: attention and activations grow with them.
@@ -35,7 +35,7 @@ class ComposedNetwork(Network):
         softmax = find_softmax(model)
         allocation = softmax.word_table.allocation
         padding_cell = int(allocation.cells[0]) if softmax.mask_zero else None
-        super().__init__(ServedReaderSoftmax(softmax), padding_cell)
+        super().__init__(make_reader_softmax(softmax), padding_cell)
         self.softmax: ServedReaderSoftmax
         encoder = make_encoder(model, softmax)
         # TensorFlow's own variables: sessions, which servers use, do not restore those of Keras.
@@ -57,15 +57,11 @@ class ComposedNetwork(Network):
         return [self._read(words, lengths), words, lengths]
 
     def score_texts(self, cells: Any) -> Any:
-        rows, columns = self.split_cells(cells)
         states = self._encode(self._get_words(cells)[:, :-1])  # (n, N - 1, H)
         length = tf.shape(states)[1]
 
         def score_one(t: Any, log_probs: Any) -> Any:
-            row_log_probs, context = self.softmax.predict_rows(states[:, t])
-            row = rows[:, t + 1]
-            column_log_probs = self.softmax.expand_rows(None, row, context)
-            picked = pick(row_log_probs, row) + pick(column_log_probs, columns[:, t + 1])
+            picked = self.softmax.score_cells(states[:, t], cells[:, t + 1])
             return t + 1, log_probs.write(t, picked)
 
         log_probs = tf.TensorArray(tf.float32, length, element_shape=[None])
@@ -82,6 +78,9 @@ class ComposedNetwork(Network):
         places = tf.stack([tf.range(tf.shape(lengths)[0]), lengths], axis=1)
         words = tf.tensor_scatter_nd_update(words, places, self._get_words(cells))
         return [self._read(words, lengths + 1), words, lengths + 1]
+
+    def get_hidden(self, states: Tensors) -> Any:
+        return states[0]
 
     def predict_rows(self, states: Tensors) -> tuple[Any, Tensors]:
         return self.softmax.predict_rows(states[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import tempfile
@@ -17,7 +18,7 @@ from keras_lightrnn.models import LightRNNModel
 from keras_lightrnn.serving.network import make_network
 from keras_lightrnn.serving.served_vocabulary import check_vocabulary, iter_words_by_cell
 from keras_lightrnn.serving.versions import check_readable
-from keras_lightrnn.serving.weights import check_light_rnn_model, check_one_table, check_weights
+from keras_lightrnn.serving.weights import check_light_rnn_model, check_weights
 from keras_lightrnn.table.allocation import Allocation
 
 _QUANTIZE = (None, "float16", "int8")
@@ -53,10 +54,27 @@ def export_litert(
     last word wanted. The log-probability of an empty cell or row is at most -65,504, so that its
     probability is 0. A row or a cell outside the table is an error of the interpreter.
 
+    A file of several word tables has more outputs and signatures; `t` is the index of a further
+    table, from 1, and cells are those of the first table unless it says otherwise:
+
+    | signature | inputs | outputs |
+    |---|---|---|
+    | `column_half_step` | as above | `row_log_probs_t` (n, R_t) as well |
+    | `row_half_step_t` | as `row_half_step`, rows of table `t` | `column_log_probs` (n, C_t), \
+`states` |
+    | `further_cells` | `cells` (n,) int32 | `cells_t` (n,) int32, the cells of the same words in \
+table `t` |
+
+    Over all tables, the probabilities of rows add up to 1. The probability of a word is the sum,
+    over the tables, of the probability of its row times that of its column. A word that was found
+    in a row of one table gets its other shares from its rows in the others: the search may stop
+    when the sum of the next row of each table is less probable than the last word wanted.
+
     With a vocabulary, the file also contains the words, as a ZIP archive behind the model (the
     format of associated files in TensorFlow Lite metadata; interpreters ignore the archive, and
-    ZIP readers ignore the model). Line `k` (from 0) of its only member, `words.txt`, is the word
-    in cell `k`; the line of an empty cell starts with a space. The model and its words are
+    ZIP readers ignore the model). Line `k` (from 0) of its member `words.txt` is the word in cell
+    `k`; the line of an empty cell starts with a space. Members `words_t.txt` are those of further
+    tables. The model and its words are
     one file, so that a crash cannot leave a model with the words of another one. Earlier
     versions of this function wrote the words to a second file with the suffix `.txt`.
 
@@ -74,10 +92,10 @@ def export_litert(
 
     Raises:
         TypeError: if the model is not a `LightRNNModel` or the vocabulary not a `Vocabulary`.
-        ValueError: if the model has several word tables or is not built, its weights are not
-            finite or above 1e12, the vocabulary is not that of the model, `quantize` is unknown,
-            or the path of the directory for temporary files contains one of the characters
-            `*?[\\`, which TensorFlow reads as patterns.
+        ValueError: if the model is not built, its weights are not finite or above 1e12, the
+            vocabulary is not that of the model, `quantize` is unknown, or the path of the
+            directory for temporary files contains one of the characters `*?[\\`, which
+            TensorFlow reads as patterns.
 
     Example:
 
@@ -93,22 +111,22 @@ def export_litert(
     'cat'
     """
     check_light_rnn_model(model)
-    check_one_table(model.softmax)
     check_weights(model)
     if quantize not in _QUANTIZE:
         raise ValueError(f"`quantize` must be one of {_QUANTIZE}. Received: quantize={quantize!r}.")
     path = Path(path)
-    allocation = model.word_table.allocation
+    allocations = [table.allocation for table in model.word_tables]
     if vocabulary is not None:
-        check_vocabulary(vocabulary, allocation)
+        check_vocabulary(vocabulary, allocations[0])
     with tempfile.TemporaryDirectory() as directory:
         check_readable(directory)
         half_steps = _HalfSteps(model)
-        names = ["column_half_step", "row_half_step"]
-        signatures = {name: getattr(half_steps, name) for name in names}
+        signatures = half_steps.signatures
         # The converter sees signatures and all weights only in a SavedModel.
         tf.saved_model.save(half_steps, directory, signatures)
-        converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=names)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            directory, signature_keys=list(signatures)
+        )
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if quantize is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -118,40 +136,77 @@ def export_litert(
     with replace_file(path) as temporary:
         Path(temporary).write_bytes(content)
         if vocabulary is not None:
-            _append_words(vocabulary, allocation, temporary)
+            _append_words(vocabulary, allocations, temporary)
     return path
 
 
-def _append_words(vocabulary: Vocabulary, allocation: Allocation, path: str) -> None:
-    """Append a ZIP archive of the words by cell to a file."""
-    member = zipfile.ZipInfo("words.txt")  # dated 1980, so that equal exports are equal files
-    member.compress_type = zipfile.ZIP_DEFLATED
-    lines = iter_words_by_cell(vocabulary, allocation)
-    with zipfile.ZipFile(path, "a") as archive, archive.open(member, "w") as file:
-        while chunk := "".join(itertools.islice(lines, _LINES_AT_ONCE)):
-            file.write(chunk.encode())
+def _append_words(vocabulary: Vocabulary, allocations: list[Allocation], path: str) -> None:
+    """Append a ZIP archive of the words by cell, of each table, to a file."""
+    with zipfile.ZipFile(path, "a") as archive:
+        for index, allocation in enumerate(allocations):
+            # Dated 1980, so that equal exports are equal files.
+            member = zipfile.ZipInfo(f"words_{index}.txt" if index else "words.txt")
+            member.compress_type = zipfile.ZIP_DEFLATED
+            lines = iter_words_by_cell(vocabulary, allocation)
+            with archive.open(member, "w") as file:
+                while chunk := "".join(itertools.islice(lines, _LINES_AT_ONCE)):
+                    file.write(chunk.encode())
 
 
 class _HalfSteps(tf.Module):
-    """The exported signatures; their states are one tensor `(n, S, H)`."""
+    """The exported signatures; their states are one tensor `(n, S, H)`.
+
+    Attributes:
+        signatures: Dictionary of concrete functions by name.
+    """
 
     def __init__(self, model: LightRNNModel) -> None:
         super().__init__()
         self._network = make_network(model)
+        self._num_tables = len(model.word_tables)
         states = tf.TensorSpec((None, self._network.num_states, model.units), tf.float32, "states")
-        for name, component in ("column_half_step", "cells"), ("row_half_step", "rows"):
-            specs = [tf.TensorSpec((None,), tf.int32, component), states]
-            function = getattr(self, f"_{name}")
-            setattr(self, name, tf.function(function, input_signature=specs, autograph=False))
+        cells = tf.TensorSpec((None,), tf.int32, "cells")
+        rows = tf.TensorSpec((None,), tf.int32, "rows")
+        functions: dict[str, Any] = {"column_half_step": (self._column_half_step, cells, states)}
+        for table in range(self._num_tables):
+            read_rows = functools.partial(self._row_half_step, table)
+            functions[_name("row_half_step", table)] = read_rows, rows, states
+        if self._num_tables > 1:
+            functions["further_cells"] = self._further_cells, cells
+        self.signatures = {
+            name: tf.function(function, input_signature=specs, autograph=False)
+            for name, (function, *specs) in functions.items()
+        }
 
     def _column_half_step(self, cells: Any, states: Any) -> dict[str, Any]:
         new = self._network.read_columns(cells, tf.unstack(states, axis=1))
-        log_probs, _ = self._network.predict_rows(new)
-        return {"row_log_probs": log_probs, "states": tf.stack(new, axis=1)}
+        log_probs = {
+            _name("row_log_probs", table): of_table
+            for table, (of_table, _) in enumerate(self._predict_tables(new))
+        }
+        return {**log_probs, "states": tf.stack(new, axis=1)}
 
-    def _row_half_step(self, rows: Any, states: Any) -> dict[str, Any]:
-        _, context = self._network.predict_rows(tf.unstack(states, axis=1))
-        log_probs, new = self._network.expand_rows(None, rows, context)
+    def _row_half_step(self, table: int, rows: Any, states: Any) -> dict[str, Any]:
+        _, context = self._predict_tables(tf.unstack(states, axis=1))[table]
+        new: list[Any] = []
+        if self._num_tables > 1:
+            log_probs = self._network.softmax.tables[table].expand_rows(None, rows, context)
+        else:
+            log_probs, new = self._network.expand_rows(None, rows, context)
         # With a row reader, the network does not read rows.
         states = tf.stack(new, axis=1) if new else tf.identity(states)
         return {"column_log_probs": log_probs, "states": states}
+
+    def _further_cells(self, cells: Any) -> dict[str, Any]:
+        tables = self._network.softmax.cells
+        return {f"cells_{t}": tf.gather(tables[t], cells) for t in range(1, self._num_tables)}
+
+    def _predict_tables(self, states: list[Any]) -> list[tuple[Any, list[Any]]]:
+        if self._num_tables > 1:
+            return self._network.predict_tables(states)
+        return [self._network.predict_rows(states)]
+
+
+def _name(name: str, table: int) -> str:
+    """Return the name of a signature or an output for a table; that of the first has no number."""
+    return f"{name}_{table}" if table else name

@@ -13,6 +13,8 @@ from keras_lightrnn.serving.softmax import (
     ServedReaderSoftmax,
     ServedSoftmax,
     append_zeros,
+    make_reader_softmax,
+    pick,
 )
 from keras_lightrnn.serving.weights import make_variable
 
@@ -25,10 +27,10 @@ _TEXTS_AT_ONCE = 64
 class Network(tf.Module, abc.ABC):
     """Reads texts into states, and predicts the next word from states.
 
-    It knows cells and no words. Texts are `n` rows of a batch; a state is a tensor with one entry
-    for each text. `read_texts` and `read_words` read words into states; `predict_rows`
-    predicts the next row, and returns a context for `expand_rows`, which predicts the columns of
-    some rows.
+    It knows cells, those of the first word table, and no words. Texts are `n` rows of a batch; a
+    state is a tensor with one entry for each text. `read_texts` and `read_words` read words into
+    states; `predict_rows` predicts the next row, and returns a context for `expand_rows`, which
+    predicts the columns of some rows.
 
     Args:
         softmax: `ServedSoftmax`.
@@ -37,7 +39,7 @@ class Network(tf.Module, abc.ABC):
     Attributes:
         softmax: The softmax.
         padding_cell: The cell.
-        num_rows, num_columns: Integers `R` and `C`.
+        num_rows, num_columns: Integers `R` and `C`, of the first table.
         state_kinds: List of the dtypes of the states and their shapes without the batch axis.
     """
 
@@ -83,6 +85,14 @@ class Network(tf.Module, abc.ABC):
         The context is a list of tensors, each with one entry for a text.
         """
 
+    def predict_tables(self, states: Tensors) -> list[tuple[Any, Tensors]]:
+        """Return what `predict_rows` does, of each of several tables, for `ServedTables`."""
+        return self.softmax.predict_tables(self.get_hidden(states))
+
+    @abc.abstractmethod
+    def get_hidden(self, states: Tensors) -> Any:
+        """Return what the softmax predicts from, `(n, H)`."""
+
     @abc.abstractmethod
     def expand_rows(self, texts: Any, rows: Any, context: Tensors) -> tuple[Any, Tensors]:
         """Return the log-probabilities of columns given rows, `(m, C)`, and the row states.
@@ -122,8 +132,6 @@ class RecurrentNetwork(Network):
         self._layers = [_Layer(stack.kind, layer.cell) for layer in stack.recurrent_layers]
         self.num_states = len(self._layers) * stack.kind.num_states
         self.state_kinds = [(tf.float32, [self.units])] * self.num_states
-        self.row_embeddings = make_variable(embedding.row_embeddings)
-        self.column_embeddings = make_variable(embedding.column_embeddings)
         self._word_embeddings: Any = None
         if model.word_dim:
             self._word_embeddings = make_variable(append_zeros(embedding.word_embeddings))
@@ -145,23 +153,18 @@ class RecurrentNetwork(Network):
         return states
 
     def score_texts(self, cells: Any) -> Any:
-        rows, columns = self.split_cells(cells)
         batch_size, length = tf.unstack(tf.shape(cells))
         start = self._make_states(batch_size)
 
-        def score_one(t: Any, log_probs: Any, states: Any, row_states: Any) -> Any:
-            states = self._finish_words(cells[:, t], states, row_states)
-            row_log_probs, context = self.predict_rows(states)
-            row = rows[:, t + 1]
-            column_log_probs, row_states = self.expand_rows(None, row, context)
-            picked = pick(row_log_probs, row) + pick(column_log_probs, columns[:, t + 1])
-            return t + 1, log_probs.write(t, picked), states, row_states
+        def score_one(t: Any, log_probs: Any, *carried: Any) -> Any:
+            picked, *new = self._score_word(cells[:, t], cells[:, t + 1], *carried)
+            return (t + 1, log_probs.write(t, picked), *new)
 
         log_probs = tf.TensorArray(tf.float32, tf.maximum(length - 1, 0), element_shape=[None])
         _, log_probs, *_ = tf.while_loop(
             lambda t, *_: t < length - 1,
             score_one,
-            (tf.constant(0), log_probs, start, self._make_row_states(start)),
+            (tf.constant(0), log_probs, *self._carry(start)),
         )
         return tf.transpose(log_probs.stack())
 
@@ -170,19 +173,21 @@ class RecurrentNetwork(Network):
         """Return the states after words whose rows have been read, or that begin a text."""
 
     @abc.abstractmethod
-    def _finish_words(self, cells: Any, states: Tensors, row_states: Tensors) -> Tensors:
-        """Return what `read_words` does, of words whose rows have been expanded.
-
-        Args:
-            cells: `(n,)` int32.
-            states: Before the word.
-            row_states: What `expand_rows` returned of the rows of `cells`; at the start of texts,
-                what `_make_row_states` returned.
-        """
+    def _carry(self, states: Tensors) -> list[Tensors]:
+        """Return what `_score_word` takes at the start of texts."""
 
     @abc.abstractmethod
-    def _make_row_states(self, states: Tensors) -> Tensors:
-        """Return row states for texts that have read no row."""
+    def _score_word(self, cells: Any, next_cells: Any, *carried: Tensors) -> list[Any]:
+        """Read a word of each text and score the next one.
+
+        Args:
+            cells: `(n,)` int32, the words to read.
+            next_cells: `(n,)` int32, the words to score.
+            *carried: What this method returned of the word before, behind the log-probabilities.
+
+        Returns:
+            The log-probabilities `(n,)`, and what the next call takes.
+        """
 
     def _make_states(self, size: Any) -> Tensors:
         return [tf.zeros([size, self.units])] * self.num_states
@@ -207,7 +212,7 @@ class RecurrentNetwork(Network):
             new_states += new
         return new_states
 
-    def _get_hidden(self, states: Tensors) -> Any:
+    def get_hidden(self, states: Tensors) -> Any:
         """Return the hidden state of the last layer, `(n, H)`: the first of its states."""
         return states[-self._layers[-1].num_states]
 
@@ -220,6 +225,8 @@ class HalfStepNetwork(RecurrentNetwork):
 
     def __init__(self, model: LightRNNModel) -> None:
         super().__init__(model, ServedSoftmax(model.softmax))
+        self.row_embeddings = make_variable(model.embedding.row_embeddings)
+        self.column_embeddings = make_variable(model.embedding.column_embeddings)
 
     def read_words(self, cells: Any, states: Tensors) -> Tensors:
         rows, _ = self.split_cells(cells)
@@ -231,23 +238,32 @@ class HalfStepNetwork(RecurrentNetwork):
         return self._run_layers(self._add_word_vectors(inputs, cells), states)
 
     def predict_rows(self, states: Tensors) -> tuple[Any, Tensors]:
-        hidden = self._get_hidden(states)
+        hidden = self.get_hidden(states)
         return self.softmax.compute_row_log_probs(hidden[:, None])[:, 0], states
 
     def expand_rows(self, texts: Any, rows: Any, context: Tensors) -> tuple[Any, Tensors]:
         states = self._read_rows(rows, _pick_texts(context, texts))
-        queries = self._get_hidden(states)[:, None]
+        queries = self.get_hidden(states)[:, None]
         return self.softmax.compute_column_log_probs(queries, rows)[:, 0], states
 
     def _finish_words(self, cells: Any, states: Tensors, row_states: Tensors) -> Tensors:
+        """Return what `read_words` does, of words whose rows have been read."""
         if self.padding_cell is not None:
             # The row of the first word after padding is not read, like that of any first word.
-            has_begun = tf.reduce_any(self._get_hidden(states) != 0, axis=1)
+            has_begun = tf.reduce_any(self.get_hidden(states) != 0, axis=1)
             row_states = _keep(has_begun, row_states, states)
         return self._keep_read(cells, self.read_columns(cells, row_states), states)
 
-    def _make_row_states(self, states: Tensors) -> Tensors:
-        return states
+    def _carry(self, states: Tensors) -> list[Tensors]:
+        return [states, states]  # and those after the row of a word, of which none has been read
+
+    def _score_word(self, cells: Any, next_cells: Any, *carried: Tensors) -> list[Any]:
+        states, row_states = carried
+        states = self._finish_words(cells, states, row_states)
+        row_log_probs, context = self.predict_rows(states)
+        rows, columns = self.split_cells(next_cells)
+        column_log_probs, row_states = self.expand_rows(None, rows, context)
+        return [pick(row_log_probs, rows) + pick(column_log_probs, columns), states, row_states]
 
     def _read_rows(self, rows: Any, states: Tensors) -> Tensors:
         return self._run_layers(tf.gather(self.row_embeddings, rows), states)
@@ -256,40 +272,58 @@ class HalfStepNetwork(RecurrentNetwork):
 class WordStepNetwork(RecurrentNetwork):
     """Reads a word in one step, and predicts its column by a gated row reader.
 
-    The context is that of `ServedReaderSoftmax`. There are no row states.
+    The model has one word table or several. The context is that of `ServedReaderSoftmax`. There
+    are no row states.
     """
 
     softmax: ServedReaderSoftmax
 
     def __init__(self, model: LightRNNModel) -> None:
-        super().__init__(model, ServedReaderSoftmax(model.softmax))
-        embedding = model.embedding
-        self.input_gate = make_variable(embedding.input_gate)
-        self.gated_embeddings = make_variable(embedding.gated_embeddings)
-        self.gate_projection = make_variable(embedding.gate_projection)
+        super().__init__(model, make_reader_softmax(model.softmax))
+        self._embeddings = [_GatedEmbedding(table) for table in model.embedding.list_tables()]
 
     def read_words(self, cells: Any, states: Tensors) -> Tensors:
         return self._keep_read(cells, self.read_columns(cells, states), states)
 
     def read_columns(self, cells: Any, states: Tensors) -> Tensors:
-        rows, columns = self.split_cells(cells)
-        gated = tf.gather(self.gated_embeddings, columns) * tf.gather(self.input_gate, rows)
-        inputs = tf.matmul(gated, self.gate_projection)
-        inputs += tf.gather(self.column_embeddings, columns)
-        inputs += tf.gather(self.row_embeddings, rows)
+        first, *further = self._embeddings
+        inputs = first(*self.split_cells(cells))
+        for table, embedding in enumerate(further, 1):
+            of_table = tf.gather(self.softmax.cells[table], cells)
+            num_columns = self.softmax.tables[table].num_columns
+            inputs += embedding(of_table // num_columns, of_table % num_columns)
         return self._run_layers(self._add_word_vectors(inputs, cells), states)
 
     def predict_rows(self, states: Tensors) -> tuple[Any, Tensors]:
-        return self.softmax.predict_rows(self._get_hidden(states))
+        return self.softmax.predict_rows(self.get_hidden(states))
 
     def expand_rows(self, texts: Any, rows: Any, context: Tensors) -> tuple[Any, Tensors]:
         return self.softmax.expand_rows(texts, rows, context), []
 
-    def _finish_words(self, cells: Any, states: Tensors, row_states: Tensors) -> Tensors:
-        return self.read_words(cells, states)
+    def _carry(self, states: Tensors) -> list[Tensors]:
+        return [states]
 
-    def _make_row_states(self, states: Tensors) -> Tensors:
-        return []
+    def _score_word(self, cells: Any, next_cells: Any, *carried: Tensors) -> list[Any]:
+        states = self.read_words(cells, *carried)
+        return [self.softmax.score_cells(self.get_hidden(states), next_cells), states]
+
+
+class _GatedEmbedding(tf.Module):
+    """The input vectors of one table."""
+
+    def __init__(self, embedding: Any) -> None:
+        super().__init__()
+        self.row_embeddings = make_variable(embedding.row_embeddings)
+        self.column_embeddings = make_variable(embedding.column_embeddings)
+        self.input_gate = make_variable(embedding.input_gate)
+        self.gated_embeddings = make_variable(embedding.gated_embeddings)
+        self.gate_projection = make_variable(embedding.gate_projection)
+
+    def __call__(self, rows: Any, columns: Any) -> Any:
+        gated = tf.gather(self.gated_embeddings, columns) * tf.gather(self.input_gate, rows)
+        vectors = tf.matmul(gated, self.gate_projection)
+        vectors += tf.gather(self.column_embeddings, columns)
+        return vectors + tf.gather(self.row_embeddings, rows)
 
 
 def make_network(model: LightRNNModel) -> RecurrentNetwork:
@@ -320,11 +354,6 @@ class _Layer(tf.Module):
 def _keep(condition: Any, new: Tensors, old: Tensors) -> Tensors:
     """Return the `new` states of the texts for which `condition`, `(n,)`, holds."""
     return [tf.where(condition[:, None], n, o) for n, o in zip(new, old, strict=True)]
-
-
-def pick(values: Any, indices: Any) -> Any:
-    """Return one entry of each row, `(n, N), (n,) -> (n,)`."""
-    return tf.gather(values, indices, batch_dims=1)
 
 
 def _pick_texts(context: Tensors, texts: Any) -> Tensors:

@@ -30,7 +30,7 @@ from keras_lightrnn.serving.served_vocabulary import (
 )
 from keras_lightrnn.serving.versions import check_readable, claim_version
 from keras_lightrnn.serving.warm_up import write_warm_up_requests
-from keras_lightrnn.serving.weights import check_one_table, check_weights, make_variable
+from keras_lightrnn.serving.weights import check_weights, make_variable
 from keras_lightrnn.table.allocation import Allocation
 
 
@@ -68,6 +68,8 @@ def export_saved_model(
     `score` scores the end word of a text as well, and pads shorter texts with `""` and 0.0.
     `generate` draws other random numbers than `model.generate`. A seed gives the same words
     again for a text at the same place of its batch; temperature 0 takes the best word at each step.
+    Of a model with several word tables, a temperature other than 0 and 1 computes the probabilities
+    of all words for each word that is drawn.
 
     A request that cannot be answered is an `INVALID_ARGUMENT` error: an input of another rank, a
     request above the limits, `k` outside `[1, V]`, `length` below 1, a temperature that is
@@ -94,10 +96,9 @@ def export_saved_model(
     Raises:
         TypeError: if the model is of another kind, or the limits are not `ServingLimits`.
         RuntimeError: for a functional model on another backend than TensorFlow.
-        ValueError: if the model has several word tables or is not built, its weights are not
-            finite or above 1e12, the vocabulary is not that of the model, the version is
-            negative, or the absolute path contains one of the characters `*?[\\`, which
-            TensorFlow reads as patterns.
+        ValueError: if the model is not built, its weights are not finite or above 1e12, the
+            vocabulary is not that of the model, the version is negative, or the absolute path
+            contains one of the characters `*?[\\`, which TensorFlow reads as patterns.
         FileExistsError: if the version exists, or another export is writing it.
 
     Example:
@@ -121,7 +122,6 @@ def export_saved_model(
             f"Received: backend {keras.backend.backend()!r}. Save the model, and load and export "
             "it with KERAS_BACKEND=tensorflow."
         )
-    check_one_table(softmax)
     check_weights(model)
     allocation = softmax.word_table.allocation
     check_vocabulary(vocabulary, allocation)

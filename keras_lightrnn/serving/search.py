@@ -1,15 +1,17 @@
-"""Scoring, exact search and sampling of cells with a `Network`, inside the graph."""
+"""Scoring, exact search and generation of cells with a `Network`, inside the graph."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_lightrnn.serving.network import Network, pick
+from keras_lightrnn.serving.network import Network
+from keras_lightrnn.serving.sampling import sample_cells
+from keras_lightrnn.serving.softmax import ServedTables
+from keras_lightrnn.serving.table_search import find_best_in_tables
 
 # Rows of each text that the search expands in one step.
 _ROWS_AT_ONCE = 16
@@ -87,6 +89,8 @@ def find_best_cells(network: Network, states: list[Any], k: Any) -> tuple[Any, A
 
 
 def _find_best_in_block(network: Network, states: list[Any], k: Any) -> tuple[Any, Any]:
+    if isinstance(network.softmax, ServedTables):
+        return find_best_in_tables(network, states, k)
     batch_size = tf.shape(states[0])[0]
     num_columns = network.num_columns
     at_once = min(_ROWS_AT_ONCE, network.num_rows)
@@ -140,64 +144,6 @@ def _find_best_in_block(network: Network, states: list[Any], k: Any) -> tuple[An
     return best_cells, tf.where(best <= _LEAST, float("-inf"), best)
 
 
-def sample_cells(
-    network: Network, states: list[Any], temperature: Any, seed: Any, step: Any
-) -> Any:
-    """Draw one cell for each text with probability proportional to `P(cell) ** (1 / temperature)`.
-
-    Rejection sampling by rows, exact: a row is drawn by an upper bound of its total weight, then
-    expanded, which makes its weight known. It is accepted with probability weight / bound, and
-    drawn by its weight from then on. At temperature 1 the first row is always accepted.
-
-    Args:
-        network: `Network`.
-        states: States of the texts.
-        temperature: Positive float64 scalar.
-        seed: `(2,)` int64.
-        step: int64 scalar; every step has different random numbers.
-
-    Returns:
-        `(B,)` int32.
-    """
-    row_log_probs, context = network.predict_rows(states)
-    row_logits = _temper(row_log_probs, temperature)
-    # sum_c P(c)^(1/t) is at most 1 for t <= 1, and at most C^(1 - 1/t) above.
-    bound = tf.maximum(1 - 1 / temperature, 0) * math.log(network.num_columns)
-    batch_size = tf.shape(row_logits)[0]
-
-    def draw(attempt: Any, is_drawn: Any, cells: Any, weights: Any) -> Any:
-        def make_seed(purpose: int) -> Any:
-            return tf.stack([seed[0], seed[1] + step * (1 << 32) + 3 * attempt + purpose])
-
-        rows = _sample(weights, make_seed(0))
-        column_log_probs, _ = network.expand_rows(None, rows, context)
-        if network.padding_cell is not None:
-            cells_of_rows = rows[:, None] * network.num_columns + tf.range(network.num_columns)
-            is_padding = cells_of_rows == network.padding_cell
-            column_log_probs = tf.where(is_padding, float("-inf"), column_log_probs)
-        column_logits = _temper(column_log_probs, temperature)
-        columns = _sample(column_logits, make_seed(1))
-        weight = pick(row_logits, rows) + tf.reduce_logsumexp(column_logits, axis=1)
-        uniform = tf.random.stateless_uniform([batch_size], make_seed(2), dtype=tf.float64)
-        is_accepted = tf.math.log(uniform) < weight - pick(weights, rows)
-        cells = tf.where(is_drawn, cells, rows * network.num_columns + columns)
-        places = tf.stack([tf.range(batch_size), rows], axis=1)
-        weights = tf.tensor_scatter_nd_update(weights, places, weight)
-        return attempt + 1, is_drawn | is_accepted, cells, weights
-
-    _, _, cells, _ = tf.while_loop(
-        lambda attempt, is_drawn, *_: ~tf.reduce_all(is_drawn) & (attempt <= network.num_rows),
-        draw,
-        (
-            tf.constant(0, tf.int64),
-            tf.zeros([batch_size], tf.bool),
-            tf.zeros([batch_size], tf.int32),
-            row_logits + bound,
-        ),
-    )
-    return cells
-
-
 def generate_cells(
     network: Network, states: list[Any], length: Any, temperature: Any, seed: Any
 ) -> Any:
@@ -233,6 +179,10 @@ def generate_cells(
 
 def _choose_block_size(network: Network) -> int:
     """Return how many texts the search expands together, by the memory that their rows take."""
+    tables = network.softmax.tables
+    if len(tables) > 1:  # of which all rows may be expanded
+        floats_per_text = sum(table.num_rows * table.num_columns for table in tables)
+        return max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats_per_text))
     floats_per_cell = max(network.softmax.word_dim, network.softmax.num_components)
     floats_per_text = _ROWS_AT_ONCE * network.num_columns * floats_per_cell
     return max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats_per_text))
@@ -286,14 +236,3 @@ def _map_blocks(
         parallel_iterations=1,  # blocks bound the memory
     )
     return [array.concat() for array in arrays]
-
-
-def _temper(log_probs: Any, temperature: Any) -> Any:
-    """Divide log-probabilities by a temperature; impossible events stay impossible."""
-    logits = tf.cast(log_probs, tf.float64) / temperature
-    return tf.where(tf.math.is_inf(log_probs), tf.constant(-math.inf, tf.float64), logits)
-
-
-def _sample(logits: Any, seed: Any) -> Any:
-    samples = tf.random.stateless_categorical(logits, 1, seed, dtype=tf.int32)
-    return samples[:, 0]

@@ -20,18 +20,20 @@ class ServedSoftmax(tf.Module):
     Empty cells, and words whose bias is minus infinity, have the log-probability minus infinity.
 
     Args:
-        softmax: `TwoComponentSoftmax`, built.
+        softmax: `TwoComponentSoftmax`, built, or that of a further table.
+        owner: For a further table, the `ServedSoftmax` of the first, whose word vectors it shares.
 
     Attributes:
         num_rows, num_columns: Integers `R` and `C`.
         num_components: Integer `M`, the components of the prediction.
         word_dim: Integer, the size of word vectors, or 0.
+        tables: The softmax of each word table: this one.
         empty_cells: `(R, ceil(C / 8))` uint8, one bit for each cell without a word; `None` for a
             full table.
         has_impossible_words: Boolean, whether a word has the probability 0 by its biases.
     """
 
-    def __init__(self, softmax: Any) -> None:
+    def __init__(self, softmax: Any, owner: ServedSoftmax | None = None) -> None:
         super().__init__()
         allocation = softmax.word_table.allocation
         self.num_rows, self.num_columns = allocation.shape
@@ -45,11 +47,18 @@ class ServedSoftmax(tf.Module):
         )
         self._copy_biases(softmax, allocation)
         if self.word_dim:
-            self.word_kernel = make_variable(append_zeros(softmax.word_kernel))
+            self.word_kernel = (
+                make_variable(append_zeros(softmax.word_kernel))
+                if owner is None
+                else owner.word_kernel
+            )  # (N + 1, K)
             self.word_projection = make_variable(softmax.word_projection)  # (H, K)
-            num_vectors = softmax.word_kernel.shape[0]
-            indices = _find_vectors(allocation, num_vectors)
+            indices = _find_vectors(allocation, self.word_kernel.shape[0] - 1)
             self.vector_indices = make_variable(indices, tf.int32)  # (R, C)
+
+    @property
+    def tables(self) -> list[Any]:
+        return [self]
 
     def _copy_biases(self, softmax: Any, allocation: Allocation) -> None:
         is_impossible = is_empty = allocation.words < 0  # (R, C)
@@ -112,33 +121,46 @@ class ServedReaderSoftmax(ServedSoftmax):
     """A softmax with a gated row reader: predicts words from states `(n, H)` of any network.
 
     Args:
-        softmax: `TwoComponentSoftmax` with a `GatedRowReader`, built.
+        softmax: `TwoComponentSoftmax` with a `GatedRowReader`, built, or that of a further table.
+        owner: See `ServedSoftmax`.
     """
 
-    def __init__(self, softmax: Any) -> None:
-        super().__init__(softmax)
+    def __init__(self, softmax: Any, owner: ServedReaderSoftmax | None = None) -> None:
+        super().__init__(softmax, owner)
         reader = softmax.row_reader
         self.query_kernel = make_variable(softmax.query_kernel)  # (H, M H)
         self.query_bias = make_variable(softmax.query_bias)
         self.row_gate = make_variable(reader.row_gate)
         self.row_shift = None if reader.row_shift is None else make_variable(reader.row_shift)
-        if self.num_components > 1:
-            self.component_kernel = make_variable(softmax.component_kernel)  # (H, M)
+        self.component_kernel = None
+        if softmax.component_kernel is not None:
+            self.component_kernel = make_variable(softmax.component_kernel)  # (H, tables M)
             self.component_bias = make_variable(softmax.component_bias)
 
-    def predict_rows(self, states: Any) -> tuple[Any, list[Any]]:
+    def compute_component_log_probs(self, states: Any) -> Any:
+        """Return the log-weights of the components of all tables, `(n, H) -> (n, tables M)`."""
+        weights = tf.matmul(states, self.component_kernel) + self.component_bias
+        return tf.nn.log_softmax(weights)
+
+    def predict_rows(self, states: Any, log_weights: Any = None) -> tuple[Any, list[Any]]:
         """Return the log-probabilities of the next rows, `(n, R)`, and a context.
 
         The context is the queries `(n, M, H)` and, for a mixture, the log of the share that each
         component has in each row, `(n, R, M)`.
+
+        Args:
+            states: `(n, H)`.
+            log_weights: `(n, M)`, the log-weights of the components of this table; `None` if there
+                is no other table.
         """
         queries = tf.tanh(tf.matmul(states, self.query_kernel) + self.query_bias)
         queries = tf.reshape(queries, [-1, self.num_components, self.row_kernel.shape[1]])
         log_probs = self.compute_row_log_probs(queries)  # (n, M, R)
+        if log_weights is None and self.component_kernel is not None:
+            log_weights = self.compute_component_log_probs(states)
+        joint = log_probs if log_weights is None else log_weights[:, :, None] + log_probs
         if self.num_components == 1:
-            return log_probs[:, 0], [queries]
-        weights = tf.matmul(states, self.component_kernel) + self.component_bias
-        joint = tf.nn.log_softmax(weights)[:, :, None] + log_probs
+            return joint[:, 0], [queries]
         row_log_probs = _log_sum_exp(joint)  # (n, R)
         # An impossible row has no shares, and not NaN.
         shares = joint - tf.maximum(row_log_probs, _LEAST)[:, None]
@@ -164,6 +186,78 @@ class ServedReaderSoftmax(ServedSoftmax):
         texts = tf.range(tf.shape(rows)[0]) if texts is None else texts
         of_rows = tf.gather_nd(shares[0], tf.stack([texts, rows], axis=1))  # (m, M)
         return _log_sum_exp(of_rows[:, :, None] + log_probs)
+
+    def score_cells(self, states: Any, cells: Any) -> Any:
+        """Return the log-probability of one cell after each state, `(n, H), (n,) -> (n,)`."""
+        row_log_probs, context = self.predict_rows(states)
+        return self._score_cells(row_log_probs, context, cells)
+
+    def _score_cells(self, row_log_probs: Any, context: list[Any], cells: Any) -> Any:
+        rows, columns = cells // self.num_columns, cells % self.num_columns
+        column_log_probs = self.expand_rows(None, rows, context)
+        return pick(row_log_probs, rows) + pick(column_log_probs, columns)
+
+
+class ServedTables(ServedReaderSoftmax):
+    """A softmax of several word tables. It knows words by their cells in the first table.
+
+    This object is the softmax of the first table as well; what it predicts of rows is about rows
+    of that table.
+
+    Args:
+        softmax: `TwoComponentSoftmax` with gated row readers and further tables, built.
+
+    Attributes:
+        cells: By table, the cell of each cell of the first table, `(R C,)` int32; 0 for empty
+            cells.
+        first_cells: By table, the cell in the first table of each of its cells, int32; -1 for
+            empty cells.
+    """
+
+    def __init__(self, softmax: Any) -> None:
+        super().__init__(softmax)
+        self._further = [ServedReaderSoftmax(table, owner=self) for table in softmax.further_tables]
+        allocations = [table.word_table.allocation for table in softmax.list_tables()]
+        words = allocations[0].words.ravel()
+        self.cells, self.first_cells = [], []
+        for allocation in allocations:
+            cells = np.where(words >= 0, allocation.cells[words], 0)
+            self.cells.append(make_variable(cells, tf.int32))
+            first = np.where(
+                allocation.words >= 0, allocations[0].cells[allocation.words], -1
+            ).ravel()
+            self.first_cells.append(make_variable(first, tf.int32))
+
+    @property
+    def tables(self) -> list[Any]:
+        return [self, *self._further]
+
+    def predict_tables(self, states: Any) -> list[tuple[Any, list[Any]]]:
+        """Return what `predict_rows` does, of each table; over all tables, rows sum to 1."""
+        log_weights = tf.split(self.compute_component_log_probs(states), len(self.tables), axis=1)
+        return [
+            table.predict_rows(states, of_table)
+            for table, of_table in zip(self.tables, log_weights, strict=True)
+        ]
+
+    def score_cells(self, states: Any, cells: Any) -> Any:
+        log_probs = [
+            table._score_cells(*predicted, tf.gather(table_cells, cells))
+            for table, predicted, table_cells in zip(
+                self.tables, self.predict_tables(states), self.cells, strict=True
+            )
+        ]
+        return _log_sum_exp(tf.stack(log_probs, axis=1))
+
+
+def make_reader_softmax(softmax: Any) -> ServedReaderSoftmax:
+    """Return the served softmax of one table or of several."""
+    return ServedTables(softmax) if softmax.further_tables else ServedReaderSoftmax(softmax)
+
+
+def pick(values: Any, indices: Any) -> Any:
+    """Return one entry of each row, `(n, N), (n,) -> (n,)`."""
+    return tf.gather(values, indices, batch_dims=1)
 
 
 def _project(x: Any, kernel: Any, bias: Any) -> Any:

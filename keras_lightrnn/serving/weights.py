@@ -31,17 +31,6 @@ def check_light_rnn_model(model: Any) -> None:
         )
 
 
-def check_one_table(softmax: Any) -> None:
-    """Raise unless a softmax predicts from one word table."""
-    num_tables = 1 + len(softmax.further_tables)
-    if num_tables > 1:
-        raise ValueError(
-            "Exports serve models with one word table, whose search goes row by row. Received: a "
-            f"model with {num_tables} word tables. Export a model with one table and more "
-            "components."
-        )
-
-
 def check_weights(model: keras.Model) -> None:
     """Raise unless the model is built and float32 can compute with its weights."""
     if not model.built:

@@ -57,8 +57,72 @@ class Phone:
         return [int(cell) for _, cell in best], [log_prob for log_prob, _ in best]
 
 
+class TablesPhone(Phone):
+    """Decodes a model of several word tables. Words are cells of the first table."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        names = sorted(x for x in self.interpreter.get_signature_list() if "row_half" in x)
+        self.suffixes = [name.removeprefix("row_half_step") for name in names]
+        self.readers = [self.interpreter.get_signature_runner(name) for name in names]
+        self.find_cells = self.interpreter.get_signature_runner("further_cells")
+        shapes = [x.get_output_details()["column_log_probs"]["shape"] for x in self.readers]
+        self.widths = [shape[1] for shape in shapes]
+
+    def locate(self, cells):
+        """Return the row and the column of words in each table."""
+        found = self.find_cells(cells=np.int32(cells))
+        of_tables = [np.asarray(cells), *(found[f"cells{x}"] for x in self.suffixes[1:])]
+        return [np.divmod(x, size) for x, size in zip(of_tables, self.widths, strict=True)]
+
+    def score_next(self, read, cells):
+        """Return the log-probabilities of one word after each text."""
+        texts, shares = np.arange(len(cells)), []
+        for suffix, reader, (rows, columns) in zip(
+            self.suffixes, self.readers, self.locate(cells), strict=True
+        ):
+            of_columns = reader(rows=np.int32(rows), states=read["states"])["column_log_probs"]
+            row_log_probs = read[f"row_log_probs{suffix}"][texts, rows]
+            shares.append(row_log_probs + of_columns[texts, columns])
+        return np.logaddexp.reduce(shares)
+
+    def score(self, cells):
+        cells = np.asarray(cells, np.int32)
+        states = np.zeros((len(cells), *self.state_shape), np.float32)
+        log_probs = []
+        for t in range(cells.shape[1] - 1):
+            read = self.read_column(cells=cells[:, t].copy(), states=states)
+            log_probs.append(self.score_next(read, cells[:, t + 1]))
+            states = read["states"]
+        return np.stack(log_probs, axis=1)
+
+    def next_cells(self, cells, k):
+        states = np.zeros((1, *self.state_shape), np.float32)
+        for cell in cells:
+            read = self.read_column(cells=np.int32([cell]), states=states)
+            states = read["states"]
+        # Rows of the first table hold all words: as many of them are read as may have one.
+        of_others = [np.exp(read[f"row_log_probs{x}"][0]).max() for x in self.suffixes[1:]]
+        found = {}
+        for row in np.argsort(-read["row_log_probs"][0]):
+            bound = np.exp(read["row_log_probs"][0, row]) + sum(of_others)
+            if len(found) >= k and sorted(found.values())[-k] >= np.log(bound):
+                break
+            columns = self.readers[0](rows=np.int32([row]), states=states)["column_log_probs"][0]
+            new = row * self.widths[0] + np.flatnonzero(columns > -65_504)
+            for cell in new:
+                found[int(cell)] = float(self.score_next(read, np.int32([cell]))[0])
+        best = sorted(found, key=lambda cell: -found[cell])[:k]
+        return best, [found[cell] for cell in best]
+
+
+def make_phone(path):
+    names = Interpreter(str(path)).get_signature_list()
+    return TablesPhone(path) if "further_cells" in names else Phone(path)
+
+
 def main():
-    phone = Phone(sys.argv[1])
+    phone = make_phone(sys.argv[1])
     with open(sys.argv[2], encoding="utf-8") as file:
         texts = json.load(file)
     answers = [[phone.score([text])[0].tolist(), *phone.next_cells(text, 10)] for text in texts]

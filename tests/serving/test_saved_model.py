@@ -395,14 +395,6 @@ def test_weights_must_not_overflow(vocabulary, tmp_path):
         export_saved_model(model, vocabulary, tmp_path)
 
 
-def test_several_tables_are_refused(vocabulary, tmp_path):
-    tables = [Allocation(make_cells(), R, C), Allocation(make_cells()[::-1], R, C)]
-    model = LightRNNModel(tables, 4, 4, row_reading="reader")
-    model.build((None, None))
-    with pytest.raises(ValueError, match=r"with one word table.* a model with 2 word tables"):
-        export_saved_model(model, vocabulary, tmp_path)
-
-
 def test_vocabulary_must_fit(model, tmp_path):
     with pytest.raises(ValueError, match="2 words, and a model of 43"):
         export_saved_model(model, Vocabulary(["<unk>", "<eos>"]), tmp_path / "m")
