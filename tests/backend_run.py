@@ -42,7 +42,9 @@ def make_models() -> dict[str, keras.Model]:
         row_reading="recurrence",
     )
     whole.build((None, None))
-    return {"functional": functional, "padded": padded, "whole": whole}
+    tables = LightRNNModel([allocation, Allocation.random(V, C, R, seed=2)], 5, 6)
+    tables.build((None, None))
+    return {"functional": functional, "padded": padded, "tables": tables, "whole": whole}
 
 
 def make_weights() -> dict[str, np.ndarray]:
@@ -75,7 +77,8 @@ def search(model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
 
 def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     results = {}
-    for name, model in make_models().items():
+    models = make_models()
+    for name, model in models.items():
         model.set_weights([weights[f"{name}/{index}"] for index in range(len(model.weights))])
         windows = PADDED if name == "padded" else WINDOWS
         results[f"{name}/log_probs"] = keras.ops.convert_to_numpy(model(windows))
@@ -107,6 +110,15 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     results["rounds/loss"] = np.array(model.fit(WINDOWS, **arguments).history["loss"])
     results["rounds/cost"] = np.array([record["cost"] for record in callback.history])
     results["rounds/cells"] = keras.ops.convert_to_numpy(model.word_table.cells)
+    callback = ReallocationCallback(LikelihoodObjective("exact"), every=2, verbose=0)
+    arguments |= {"batch_size": 1, "callbacks": [callback]}
+    results["rounds of tables/loss"] = np.array(
+        models["tables"].fit(WINDOWS, **arguments).history["loss"]
+    )
+    for name in ("cost", "table"):
+        results[f"rounds of tables/{name}"] = np.array([x[name] for x in callback.history])
+    for index, table in enumerate(models["tables"].word_tables):
+        results[f"rounds of tables/cells {index}"] = keras.ops.convert_to_numpy(table.cells)
     return results
 
 

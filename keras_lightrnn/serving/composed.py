@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_lightrnn.layers import TwoComponentSoftmax
 from keras_lightrnn.layers.row_reader import GatedRowReader
 from keras_lightrnn.serving.network import Network, Tensors
-from keras_lightrnn.serving.softmax import ServedReaderSoftmax, make_reader_softmax
+from keras_lightrnn.serving.softmax import make_reader_softmax
 from keras_lightrnn.serving.weights import make_variable
 
 # Word positions that are computed together: attention and activations grow with them.
@@ -36,7 +36,6 @@ class ComposedNetwork(Network):
         allocation = softmax.word_table.allocation
         padding_cell = int(allocation.cells[0]) if softmax.mask_zero else None
         super().__init__(make_reader_softmax(softmax), padding_cell)
-        self.softmax: ServedReaderSoftmax
         encoder = make_encoder(model, softmax)
         # TensorFlow's own variables: sessions, which servers use, do not restore those of Keras.
         self._variables = [variable.value for variable in encoder.variables]

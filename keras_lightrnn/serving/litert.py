@@ -18,7 +18,11 @@ from keras_lightrnn.models import LightRNNModel
 from keras_lightrnn.serving.network import make_network
 from keras_lightrnn.serving.served_vocabulary import check_vocabulary, iter_words_by_cell
 from keras_lightrnn.serving.versions import check_readable
-from keras_lightrnn.serving.weights import check_light_rnn_model, check_weights
+from keras_lightrnn.serving.weights import (
+    check_light_rnn_model,
+    check_row_reader,
+    check_weights,
+)
 from keras_lightrnn.table.allocation import Allocation
 
 _QUANTIZE = (None, "float16", "int8")
@@ -91,7 +95,8 @@ table `t` |
         `path`.
 
     Raises:
-        TypeError: if the model is not a `LightRNNModel` or the vocabulary not a `Vocabulary`.
+        TypeError: if the model is not a `LightRNNModel`, its row reader is not a `GatedRowReader`,
+            or the vocabulary not a `Vocabulary`.
         ValueError: if the model is not built, its weights are not finite or above 1e12, the
             vocabulary is not that of the model, `quantize` is unknown, or the path of the
             directory for temporary files contains one of the characters `*?[\\`, which
@@ -111,6 +116,7 @@ table `t` |
     'cat'
     """
     check_light_rnn_model(model)
+    check_row_reader(model.softmax)
     check_weights(model)
     if quantize not in _QUANTIZE:
         raise ValueError(f"`quantize` must be one of {_QUANTIZE}. Received: quantize={quantize!r}.")

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from keras_lightrnn.models import LightRNNModel
 from keras_lightrnn.serving.softmax import (
-    ServedReaderSoftmax,
     ServedSoftmax,
     append_zeros,
     make_reader_softmax,
@@ -47,7 +46,7 @@ class Network(tf.Module, abc.ABC):
 
     def __init__(self, softmax: ServedSoftmax, padding_cell: int | None) -> None:
         super().__init__()
-        self.softmax = softmax
+        self.softmax: Any = softmax
         self.padding_cell = padding_cell
         self.num_rows, self.num_columns = softmax.num_rows, softmax.num_columns
         # A gather from it raises for a cell outside of the table, where arithmetic would not.
@@ -275,8 +274,6 @@ class WordStepNetwork(RecurrentNetwork):
     The model has one word table or several. The context is that of `ServedReaderSoftmax`. There
     are no row states.
     """
-
-    softmax: ServedReaderSoftmax
 
     def __init__(self, model: LightRNNModel) -> None:
         super().__init__(model, make_reader_softmax(model.softmax))

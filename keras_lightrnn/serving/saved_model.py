@@ -30,7 +30,7 @@ from keras_lightrnn.serving.served_vocabulary import (
 )
 from keras_lightrnn.serving.versions import check_readable, claim_version
 from keras_lightrnn.serving.warm_up import write_warm_up_requests
-from keras_lightrnn.serving.weights import check_weights, make_variable
+from keras_lightrnn.serving.weights import check_row_reader, check_weights, make_variable
 from keras_lightrnn.table.allocation import Allocation
 
 
@@ -94,7 +94,8 @@ def export_saved_model(
         The directory written, `path/version`.
 
     Raises:
-        TypeError: if the model is of another kind, or the limits are not `ServingLimits`.
+        TypeError: if the model or its row reader is of another kind, or the limits are not
+            `ServingLimits`.
         RuntimeError: for a functional model on another backend than TensorFlow.
         ValueError: if the model is not built, its weights are not finite or above 1e12, the
             vocabulary is not that of the model, the version is negative, or the absolute path
@@ -122,6 +123,7 @@ def export_saved_model(
             f"Received: backend {keras.backend.backend()!r}. Save the model, and load and export "
             "it with KERAS_BACKEND=tensorflow."
         )
+    check_row_reader(softmax)
     check_weights(model)
     allocation = softmax.word_table.allocation
     check_vocabulary(vocabulary, allocation)

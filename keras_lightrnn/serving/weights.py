@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_lightrnn.layers import GatedRowReader
 from keras_lightrnn.models import LightRNNModel
 
 # Weights above it could overflow float32 in a product of three.
@@ -28,6 +29,17 @@ def check_light_rnn_model(model: Any) -> None:
         raise TypeError(
             f"`model` must be a `LightRNNModel`. Received: model={model!r}. Export other models of "
             "these layers with `export_saved_model` or, for log-probabilities, `model.export`."
+        )
+
+
+def check_row_reader(softmax: Any) -> None:
+    """Raise unless an export can compute what the row reader of a softmax does."""
+    reader = softmax.row_reader
+    if reader is not None and type(reader) is not GatedRowReader:
+        raise TypeError(
+            "Exports need a softmax whose row reader is a `GatedRowReader`. Received: row_reader="
+            f"{reader.name!r} (of type {type(reader).__name__}). Export log-probabilities with "
+            "`model.export`."
         )
 
 

@@ -15,7 +15,7 @@ from exportable import MIXTURE, READER, C, R, V, make_cells, make_model
 from served import call, decode, needs_c_api, run_c_api
 from tensorflow.python.tools import saved_model_cli
 
-from keras_lightrnn import Allocation, LightRNNModel
+from keras_lightrnn import LightRNNModel
 from keras_lightrnn.data import Vocabulary
 from keras_lightrnn.serving import ServingLimits, export_saved_model, saved_model
 
