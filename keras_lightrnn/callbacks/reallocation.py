@@ -456,17 +456,18 @@ class ReallocationCallback(keras.callbacks.Callback):
         if self.data is not None:
             self._sum_over_data(self._softmax, self._state)
         index = self._table
-        softmax, *others = _begin_with(self._softmax.list_tables(), index)
+        softmax = self._softmax.list_tables()[index]
         table = softmax.word_table
         old = table.allocation
         # All processes take part in summing over replicas; one of them solves.
         sums = self._state.statistics.read()
         occurrences = sums.pop("occurrences", sums["counts"])
-        arguments: list[Any] = [sums, _read_output_weights(softmax), old]
-        arguments.append(self._rounds.prices.get(index))
-        options = {"others": [x.word_table.allocation for x in others]} if others else {}
+        weights = _read_output_weights(softmax)
+        prices = self._rounds.prices.get(index)
         proposal = Proposal.from_dict(
-            run_on_chief(model, lambda: self.objective.propose(*arguments, **options).to_dict())
+            run_on_chief(
+                model, lambda: self.objective.propose(sums, weights, old, prices).to_dict()
+            )
         )
         if proposal.status is ProposalStatus.INTERRUPTED:  # solvers return their best so far
             raise KeyboardInterrupt("in a reallocation round; nothing was changed")
@@ -488,13 +489,13 @@ class ReallocationCallback(keras.callbacks.Callback):
         }
         if proposal.gap is not None:
             record["gap"] = proposal.gap
-        if others:
+        if self._num_tables > 1:
             record["table"] = float(index)
         self._rounds.history.append(record)
         self._take_turn()
         if self.verbose and is_chief(model):
             gap = "" if proposal.gap is None else f" (gap {proposal.gap:.1e})"
-            where = f", table {index}" if others else ""
+            where = f", table {index}" if self._num_tables > 1 else ""
             print(
                 f"\nreallocation round {len(self.history)}{where}: cost "
                 f"{record['cost_before']:.4f} -> {record['cost']:.4f} {self.objective.unit}{gap}, "
@@ -565,11 +566,6 @@ def _read_indices(tables: Any) -> list[int]:
             "for all tables."
         )
     return [check_not_negative("tables", index) for index in indices]
-
-
-def _begin_with(values: list[Any], index: int) -> list[Any]:
-    """Return the values with that of an index first."""
-    return [values[index], *values[:index], *values[index + 1 :]]
 
 
 def _find_softmax(layers: list[keras.layers.Layer]) -> TwoComponentSoftmax:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,6 @@ class LikelihoodObjective(ReallocationObjective):
         weights: OutputWeights,
         allocation: Allocation,
         prices: np.ndarray | None = None,
-        others: Sequence[Allocation] = (),
     ) -> Proposal:
         check_sums(sums)
         counts = sums["counts"]

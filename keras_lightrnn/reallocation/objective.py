@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -100,7 +99,7 @@ class ReallocationObjective(abc.ABC):
 
     An objective only reads arrays and returns a `Proposal`. `ReallocationCallback` decides when,
     collects the sums and installs the proposal. In a model with several tables it calls `propose`
-    for one table at a time, with sums and weights of that table and the argument `others`.
+    for one table at a time, with the sums and weights of that table.
 
     Attributes:
         unit: String, the unit of the costs.
@@ -112,7 +111,7 @@ class ReallocationObjective(abc.ABC):
 
     >>> class Frequency(ReallocationObjective):
     ...     unit, sums, carries_output = "words", (), True
-    ...     def propose(self, sums, weights, allocation, prices=None, others=()):
+    ...     def propose(self, sums, weights, allocation, prices=None):
     ...         order = np.argsort(-sums["counts"], kind="stable")
     ...         new = Allocation(np.argsort(order), allocation.num_rows, allocation.num_columns)
     ...         moved = float(new.count_moved(allocation))
@@ -138,7 +137,6 @@ class ReallocationObjective(abc.ABC):
         weights: OutputWeights,
         allocation: Allocation,
         prices: np.ndarray | None = None,
-        others: Sequence[Allocation] = (),
     ) -> Proposal:
         """Return the best allocation found.
 
@@ -147,9 +145,7 @@ class ReallocationObjective(abc.ABC):
                 With several tables, a word counts by the share of this table in its prediction.
             weights: The output weights.
             allocation: The allocation under which the sums were collected.
-            prices: The `prices` of the last proposal, or `None`.
-            others: The allocations of the other tables of the model, which stay. Given only if the
-                model has several tables.
+            prices: The `prices` of the last proposal for this table, or `None`.
 
         Raises:
             ValueError: if a sum is not finite or nothing was counted.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from keras_lightrnn import assignment
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn.clustering.two_way import cluster_features, exchange_words
-from keras_lightrnn.clustering.vectors import (
-    backfit,
-    compute_cluster_error,
-    scale_features,
-    select_words,
-)
+from keras_lightrnn.clustering.vectors import compute_cluster_error, scale_features
 from keras_lightrnn.reallocation.objective import (
     OutputWeights,
     Proposal,
@@ -66,6 +60,9 @@ class SimilarityObjective(ReallocationObjective):
     later training more than makes up for it. Rounds are worth it early, in a training that
     continues: a good table of 249,022 words is better for a round after the first of eight epochs,
     and worse after the first of three (see `docs/results.md`).
+
+    In a model with several tables, the states are those by which the table of the round predicts,
+    and words are compared by them alone, whatever the other tables say about these words.
 
     Args:
         features: `(V, F)`, further features of the words, such as those that
@@ -130,12 +127,9 @@ class SimilarityObjective(ReallocationObjective):
         weights: OutputWeights,
         allocation: Allocation,
         prices: np.ndarray | None = None,
-        others: Sequence[Allocation] = (),
     ) -> Proposal:
         check_sums(sums)
         features = self.compute_features(sums)
-        if others:
-            features = _subtract(features, others)
         spread = float(np.square(features - features.mean(axis=0)).sum(dtype=np.float64))
         total = max(spread, float(np.finfo(np.float32).tiny))
         error_before = compute_cluster_error(features, allocation)
@@ -188,16 +182,6 @@ class SimilarityObjective(ReallocationObjective):
             return learnt
         self.check(len(learnt))
         return np.concatenate([learnt, self.features], axis=1)
-
-
-def _subtract(features: np.ndarray, others: Sequence[Allocation]) -> np.ndarray:
-    """Return what the vectors of other tables leave of the features of the words."""
-    known = features.any(axis=1)
-    if not known.any():
-        return features
-    rest = np.zeros_like(features)
-    rest[known] = backfit(features[known], [select_words(table, known) for table in others])
-    return rest
 
 
 def _compute_deviations(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:

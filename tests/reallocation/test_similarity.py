@@ -53,30 +53,6 @@ def test_never_proposes_a_worse_allocation_and_keeps_a_perfect_one():
         assert second.allocation == first.allocation
 
 
-def test_words_are_compared_by_what_the_other_tables_leave():
-    """The states say two arrangements; the other table knows the greater one."""
-    rng = np.random.default_rng(0)
-    first, second = Allocation.random(30, 5, 6, seed=0), Allocation.random(30, 6, 5, seed=1)
-    before = 3 * rng.normal(size=(5, 40))[first.rows] + rng.normal(size=(6, 40))[second.rows]
-    after = 3 * rng.normal(size=(6, 40))[first.columns] + rng.normal(size=(5, 40))[second.columns]
-    counts = np.full(30, 50.0, np.float32)
-    sums = {"column_sums": 50 * before, "following_sums": 50 * after}
-    sums |= {"counts": counts, "following_counts": counts}
-    old = Allocation.random(30, 6, 5, seed=2)
-    objective = SimilarityObjective(num_rounds=30)
-    found = objective.propose(sums, NO_WEIGHTS, old, others=[first]).allocation
-    alone = objective.propose(sums, NO_WEIGHTS, old).allocation
-
-    def count_pairs(allocation):  # words that share a row in both
-        pairs = [
-            (x.rows[:, None] == x.rows) | (x.columns[:, None] == x.columns)
-            for x in (allocation, second)
-        ]
-        return int(np.logical_and(*pairs).sum())
-
-    assert count_pairs(found) > 1.3 * count_pairs(alone)
-
-
 def test_in_a_large_vocabulary_words_stay_of_which_little_is_known(monkeypatch):
     monkeypatch.setattr(similarity, "_LARGE", 20)
     sums = make_sums(np.random.default_rng(0), 5, 6, count=20)
