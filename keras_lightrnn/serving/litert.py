@@ -127,7 +127,7 @@ table `t` |
     with tempfile.TemporaryDirectory() as directory:
         check_readable(directory)
         half_steps = _HalfSteps(model)
-        signatures = half_steps.signatures
+        signatures = half_steps.functions
         # The converter sees signatures and all weights only in a SavedModel.
         tf.saved_model.save(half_steps, directory, signatures)
         converter = tf.lite.TFLiteConverter.from_saved_model(
@@ -163,7 +163,7 @@ class _HalfSteps(tf.Module):
     """The exported signatures; their states are one tensor `(n, S, H)`.
 
     Attributes:
-        signatures: Dictionary of concrete functions by name.
+        functions: Dictionary of the signatures by name. (`signatures` is a name of SavedModels.)
     """
 
     def __init__(self, model: LightRNNModel) -> None:
@@ -179,7 +179,7 @@ class _HalfSteps(tf.Module):
             functions[_name("row_half_step", table)] = read_rows, rows, states
         if self._num_tables > 1:
             functions["further_cells"] = self._further_cells, cells
-        self.signatures = {
+        self.functions = {
             name: tf.function(function, input_signature=specs, autograph=False)
             for name, (function, *specs) in functions.items()
         }
