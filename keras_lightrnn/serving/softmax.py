@@ -47,7 +47,7 @@ class ServedSoftmax(tf.Module):
         )
         self._copy_biases(softmax, allocation)
         if self.word_dim:
-            self.word_kernel = (
+            self.word_kernel: Any = (
                 make_variable(append_zeros(softmax.word_kernel))
                 if owner is None
                 else owner.word_kernel
