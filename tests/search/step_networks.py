@@ -38,7 +38,9 @@ class Model:
         """Return the log-probabilities of all words from states `(n, H)`, by scoring each."""
         targets = np.tile(np.arange(self.vocabulary_size), len(states))
         repeated = ops.repeat(states, self.vocabulary_size, axis=0)
-        log_probs = np.array(self.softmax(repeated, targets)).reshape(-1, self.vocabulary_size)
+        log_probs = np.array(ops.convert_to_numpy(self.softmax(repeated, targets))).reshape(
+            -1, self.vocabulary_size
+        )
         if self.mask_zero:
             log_probs[:, 0] = -np.inf
         return log_probs
@@ -122,7 +124,7 @@ class HalfSteps(Model):
         every = np.tile(np.arange(self.vocabulary_size), len(texts))[:, None]
         windows = np.concatenate([np.repeat(texts, self.vocabulary_size, axis=0), every], axis=1)
         log_probs = self.softmax(self.gru(self.embedding(windows))[0], windows[:, 1:])
-        return np.array(log_probs)[:, -1].reshape(-1, self.vocabulary_size)
+        return ops.convert_to_numpy(log_probs)[:, -1].reshape(-1, self.vocabulary_size)
 
 
 class HalfStepSteps(StepNetwork):
