@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
 from keras_lightrnn.callbacks import ReallocationCallback
-from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.layers import TopWords, TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.reallocation import LikelihoodObjective
 
@@ -119,6 +119,27 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         results[f"rounds of tables/{name}"] = np.array([x[name] for x in callback.history])
     for index, table in enumerate(models["tables"].word_tables):
         results[f"rounds of tables/cells {index}"] = keras.ops.convert_to_numpy(table.cells)
+    return results | compute_search_results()
+
+
+def compute_search_results() -> dict[str, np.ndarray]:
+    """Return what `TopWords` and ranks are with one table and two."""
+    rng, results = np.random.default_rng(3), {}
+    states = rng.normal(size=(3, 5)).astype("float32")
+    excluded = rng.integers(-1, V, size=(3, 4)).astype("int32")
+    for allocations in ([(R, C)], [(R, C), (C, R)]):
+        tables = [Allocation.random(V, *shape, seed=i) for i, shape in enumerate(allocations)]
+        softmax = TwoComponentSoftmax(tables, row_reader="gated", num_components=2, mask_zero=True)
+        inputs = keras.Input((5,)), keras.Input((4,), dtype="int32")
+        model = keras.Model(inputs, TopWords(softmax, k=6)(inputs[0], excluded=inputs[1]))
+        for weight in softmax.trainable_weights:
+            weight.assign(rng.normal(size=weight.shape))
+        words, log_probs = model.predict([states, excluded], verbose=0)
+        name = f"{len(tables)} table(s)"
+        results |= {f"{name}/words": words, f"{name}/log_probs": log_probs}
+        ranks = softmax.compute_ranks(states, words[:, 3], excluded)
+        results[f"{name}/ranks"] = keras.ops.convert_to_numpy(ranks)
+        assert results[f"{name}/ranks"].tolist() == [4, 4, 4]
     return results
 
 

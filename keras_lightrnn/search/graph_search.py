@@ -24,13 +24,13 @@ _TEXTS_AT_ONCE = 64
 _FLOATS_AT_ONCE = 1 << 22
 # A search that has expanded this share of the rows of a text may give up and expand all rows in
 # order, which costs less for each row than to expand the likeliest: by about this factor.
-_LEAST_SHARE = 0.125
+_LEAST_SHARE = 0.0625
 _COST_OF_ORDER = 2
 # Cells of each text that are expanded together in order.
-_CELLS_AT_ONCE = 1 << 16
-# Log-probability of impossible words inside the search. Cells that are never answered come after
-# it, with minus infinity.
-_LEAST = float(np.finfo(np.float32).min)
+_CELLS_AT_ONCE = 1 << 14
+# Least log-probability of a row, and of a column given its row, inside the search: impossible words
+# stay finite. Cells that are never answered come after them, with minus infinity.
+_LEAST = -1e38
 # The sum over components may round a word up to above its row.
 _ROUNDING = 1e-5
 
@@ -42,7 +42,8 @@ class GraphTable(NamedTuple):
         row_log_probs: `(B, R)` float32, of each row, with the weights of the table's components.
         num_columns: Integer `C`.
         expand: `rows (B, n) int32 -> (B, n, C)` float32, the log-probabilities of columns given
-            these rows of each text. Minus infinity for cells that are never answered.
+            these rows of each text. At least -1e38, and minus infinity for cells that are never
+            answered.
         expand_alike: `rows (n,) int32 -> (B, n, C)`, likewise for the same rows of all texts.
     """
 
@@ -175,9 +176,10 @@ def _make_table(softmax: Any, row_log_probs: Any, context: list[Any]) -> GraphTa
             log_probs = ops.logsumexp(ops.expand_dims(of_rows, -1) + log_probs, axis=2)
         else:
             log_probs = ops.squeeze(log_probs, 2)
+        log_probs = ops.maximum(log_probs, _LEAST)
         if has_empty_cells:
             is_empty = ops.take(word_table.words, of_all, axis=0) < 0
-            log_probs = ops.where(is_empty, -np.inf, ops.maximum(log_probs, _LEAST))
+            log_probs = ops.where(is_empty, -np.inf, log_probs)
         return log_probs
 
     def expand_alike(rows: Any) -> Any:
@@ -405,7 +407,7 @@ def find_ranks(
 
     def add(state: Any, rows: Any, joint: Any, exclusion: _Exclusion) -> Any:
         joint = ops.reshape(joint, (-1, joint.shape[1] * num_columns))
-        joint = exclusion.apply(joint, rows.shape[1], num_columns)
+        joint = exclusion.apply(joint, rows.shape[1])
 
         def list_words() -> Any:
             of_rows = ops.take(ops.reshape(flat_words, (-1, num_columns)), rows, axis=0)
@@ -457,9 +459,8 @@ def _make_range(start: Any, size: int, num_rows: int) -> tuple[Any, Any]:
 
 def _join(row_log_probs: Any, column_log_probs: Any, is_row: Any) -> Any:
     """Return the log-probabilities of cells, `(B, n), (B, n, C), (n,) -> (B, n, C)`."""
-    joint = ops.expand_dims(row_log_probs, -1) + column_log_probs
-    is_cell = ops.logical_and(column_log_probs > -np.inf, ops.reshape(is_row, (1, -1, 1)))
-    return ops.where(is_cell, ops.maximum(joint, _LEAST), -np.inf)
+    row_log_probs = ops.where(is_row, ops.maximum(row_log_probs, _LEAST), -np.inf)
+    return ops.expand_dims(row_log_probs, -1) + column_log_probs
 
 
 class _Candidates:
@@ -491,28 +492,59 @@ class _Candidates:
             exclusion: The excluded cells, or `None`.
         """
         cells, best = state
-        size, num_columns = rows.shape[1] * self.num_columns, self.num_columns
-        joint = ops.reshape(joint, (-1, size))
+        num_rows, num_columns = rows.shape[1], self.num_columns
         if exclusion is not None:
-            joint = exclusion.apply(joint, rows.shape[1], num_columns)
-        values = ops.concatenate([best, joint], axis=1)
+            flat = exclusion.apply(ops.reshape(joint, (-1, num_rows * num_columns)), num_rows)
+            joint = ops.reshape(flat, (-1, num_rows, num_columns))
+        new_best, places = self._select_in_rows(joint, rows)
+        new_rows = ops.take_along_axis(rows, places // num_columns, axis=1)
+        cells = ops.concatenate([cells, new_rows * num_columns + places % num_columns], axis=1)
+        values = ops.concatenate([best, new_best], axis=1)
+        list_words = None
+        if self.words is not None:
+            list_words = lambda: ops.take(self.words, cells, axis=0)  # noqa: E731
+        best, places = select_best(values, self.k, list_words)
+        return ops.take_along_axis(cells, places, axis=1), best
 
-        def list_words() -> Any:
-            listed = [
-                ops.take(self.words, cells, axis=0),
-                ops.reshape(
-                    ops.take(ops.reshape(self.words, (-1, num_columns)), rows, axis=0), (-1, size)
-                ),
-            ]
-            return ops.concatenate(listed, axis=1)
+    def _select_in_rows(self, joint: Any, rows: Any) -> tuple[Any, Any]:
+        """Return the best values of rows and their places, `(B, n, C) -> (B, k')`, `k'` up to `k`.
 
-        best, places = select_best(values, self.k, None if self.words is None else list_words)
-        new = ops.clip(places - self.k, 0, size - 1)
-        new = (
-            ops.take_along_axis(rows, new // num_columns, axis=1) * num_columns + new % num_columns
+        The greatest values lie in the columns with the greatest maxima: only these are sorted.
+        """
+        num_rows, num_columns = joint.shape[1:]
+        size = num_rows * num_columns
+        flat = ops.reshape(joint, (-1, size))
+        list_words = None
+        if self.words is not None:
+
+            def list_words() -> Any:
+                of_rows = ops.take(ops.reshape(self.words, (-1, num_columns)), rows, axis=0)
+                return ops.reshape(of_rows, (-1, size))
+
+        if not isinstance(self.k, int) or size <= self.k:
+            k = self.k if not isinstance(self.k, int) else min(self.k, size)
+            return select_best(flat, k, list_words)
+        if 4 * self.k > num_columns:
+            return select_best(flat, self.k, list_words)
+        maxima = ops.max(joint, axis=1)  # (B, C)
+        columns = ops.cast(ops.top_k(maxima, self.k)[1], "int32")  # (B, k)
+        indices = ops.broadcast_to(
+            ops.expand_dims(columns, 1), (ops.shape(columns)[0], num_rows, self.k)
         )
-        old = ops.take_along_axis(cells, ops.minimum(places, self.k - 1), axis=1)
-        return ops.where(places < self.k, old, new), best
+        values = ops.reshape(ops.take_along_axis(joint, indices, axis=2), (-1, num_rows * self.k))
+        best, places = ops.top_k(values, self.k)
+        places = ops.cast(places, "int32")
+        kth = best[:, -1:]
+        column = ops.take_along_axis(columns, places % self.k, axis=1)
+        places = places // self.k * num_columns + column
+        if list_words is None:
+            return best, places
+        is_tied = ops.logical_or(_count(maxima >= kth) > self.k, _count(values >= kth) > self.k)
+        return ops.cond(
+            ops.any(ops.logical_and(is_tied, kth[:, 0] > -np.inf)),
+            lambda: select_best(flat, self.k, list_words),
+            lambda: (best, places),
+        )
 
 
 class _Exclusion(NamedTuple):
@@ -526,8 +558,9 @@ class _Exclusion(NamedTuple):
     places: Any
     columns: Any
 
-    def apply(self, joint: Any, num_rows: int, num_columns: int) -> Any:
-        """Return `joint`, `(B, n C)`, with minus infinity for these cells."""
+    def apply(self, joint: Any, num_rows: int) -> Any:
+        """Return `joint`, `(B, n C)` of `n` rows, with minus infinity for these cells."""
+        num_columns = joint.shape[1] // num_rows
         is_here = (self.places >= 0) & (self.places < num_rows) & (self.columns >= 0)
         cells = ops.where(is_here, self.places * num_columns + self.columns, -1)
         return _exclude(joint, cells)
@@ -584,6 +617,6 @@ def _finish(cells: Any, best: Any, words: Any, row_log_probs: Any) -> tuple[Any,
         order = ops.argsort(-best)
         cells, best = (ops.take_along_axis(x, order, axis=1) for x in (cells, best))
     cells = ops.where(best > -np.inf, cells, -1)
-    best = ops.where(best <= _LEAST, -np.inf, best)
+    best = ops.where(best <= _LEAST / 2, -np.inf, best)
     total = ops.sum(row_log_probs, axis=1, keepdims=True)
     return cells, ops.where(ops.isnan(total), total, best)
