@@ -51,7 +51,7 @@ def test_equals_tensorflow(processes, expected, backend):
     folder, started = processes
     if backend not in started:
         pytest.skip(f"the package {backend!r} is not installed")
-    output, _ = started[backend].communicate(timeout=120)
+    output, _ = started[backend].communicate(timeout=300)
     assert started[backend].returncode == 0, output[-4000:]
     with np.load(folder / f"{backend}.npz") as file:
         received = dict(file)
