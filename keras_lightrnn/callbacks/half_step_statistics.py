@@ -12,6 +12,7 @@ from keras import ops
 from keras_lightrnn._internal.distribution import make_replica_variable
 from keras_lightrnn._internal.keras_internals import get_replica_resource
 from keras_lightrnn._internal.run_state import RunState
+from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
 _SUMS = ("column_sums", "row_sums", "following_sums", "occurrences")
@@ -92,11 +93,11 @@ class HalfStepStatistics(RunState):
 
     def call(
         self,
-        column_half_steps: Any,
-        row_half_steps: Any,
-        targets: Any,
+        column_half_steps: Tensor,
+        row_half_steps: Tensor,
+        targets: WordIds,
         weights: Any = None,
-        shares: Any = None,
+        shares: Tensor = None,
     ) -> None:
         weights = compute_word_weights(targets, weights)
         if "occurrences" in self.sums:
@@ -113,18 +114,18 @@ class HalfStepStatistics(RunState):
             factors = self._count("following_counts", words, weights[:, :-1])
             self._add_states("following_sums", words, column_half_steps[:, 1:], factors)
 
-    def _count(self, name: str, words: Any, weights: Any) -> Any:
+    def _count(self, name: str, words: WordIds, weights: Any) -> Any:
         """Count words, and return their weights, 0 for words at the limit."""
         counts = _gather(self.replica_variables[name], words)
         factors = ops.where(counts < _MOST_OCCURRENCES, weights, 0.0)
         self._add(name, words, factors)
         return factors
 
-    def _add_states(self, name: str, words: Any, half_steps: Any, factors: Any) -> None:
+    def _add_states(self, name: str, words: WordIds, half_steps: Tensor, factors: Any) -> None:
         half_steps = ops.stop_gradient(ops.cast(half_steps, "float32"))
         self._add(name, words, half_steps * ops.expand_dims(factors, -1))
 
-    def _add(self, name: str, words: Any, values: Any) -> None:
+    def _add(self, name: str, words: WordIds, values: Any) -> None:
         variable = self.replica_variables[name]
         values = ops.reshape(values, (-1, *variable.shape[1:]))
         _scatter_add(variable, ops.reshape(words, (-1,)), values)
@@ -141,7 +142,7 @@ class HalfStepStatistics(RunState):
         }
 
 
-def _gather(variable: Any, indices: Any) -> Any:
+def _gather(variable: Any, indices: Tensor) -> Any:
     """Return elements of a vector, on this replica. Reading it whole would copy it."""
     if keras.backend.backend() != "tensorflow":
         return ops.take(variable, indices, axis=0)
@@ -150,7 +151,7 @@ def _gather(variable: Any, indices: Any) -> Any:
     return tf.gather(get_replica_resource(variable), indices)
 
 
-def _scatter_add(variable: Any, indices: Any, values: Any) -> None:
+def _scatter_add(variable: Any, indices: Tensor, values: Any) -> None:
     """Add to rows of a variable in place; `keras.ops` would copy all `V` of them."""
     backend = keras.backend.backend()
     if backend == "tensorflow":

@@ -112,10 +112,10 @@ class TopWords(keras.layers.Layer):
         is_asked = ops.arange(self.k, dtype="int32") < numbers
         return ops.where(is_asked, words, -1), ops.where(is_asked, log_probs, -np.inf)
 
-    def compute_mask(self, states: Any, previous_mask: Any = None) -> None:
+    def compute_mask(self, states: Tensor, previous_mask: Tensor = None) -> None:
         return None
 
-    def _check_shapes(self, states: Any, excluded: Any, k: Any) -> None:
+    def _check_shapes(self, states: Tensor, excluded: Tensor, k: Tensor) -> None:
         shapes = [
             None if x is None else tuple(getattr(x, "shape", ())) for x in (states, excluded, k)
         ]
@@ -145,7 +145,7 @@ class TopWords(keras.layers.Layer):
         return cls(**{**config, "softmax": softmax})
 
 
-def _take_last(states: Any, mask: Any) -> Any:
+def _take_last(states: Tensor, mask: Tensor) -> Any:
     """Return the last step of each text that is not masked, `(B, T, H) -> (B, H)`."""
     if mask is None:
         return states[:, -1]

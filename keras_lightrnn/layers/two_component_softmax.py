@@ -12,7 +12,7 @@ from keras import ops
 from keras_lightrnn._internal.checks import check_k, check_size
 from keras_lightrnn._internal.keras_internals import get_mask, set_mask
 from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared
-from keras_lightrnn._internal.typing import Tensor, WordIds
+from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.observed_layer import ObservedLayer
 from keras_lightrnn.layers.row_reader import GatedRowReader, get_row_reader, serialize_row_reader
@@ -206,7 +206,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         """Return the softmax of each table: this layer, then those of the further tables."""
         return [self, *self.further_tables]
 
-    def build(self, states_shape: Any, targets_shape: Any = None) -> None:
+    def build(self, states_shape: Shape, targets_shape: Shape = None) -> None:
         units = states_shape[-1]
         if units is None:
             raise ValueError(
@@ -261,7 +261,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             }
         super().build_from_config({**config, "shapes_dict": shapes} if shapes else config)
 
-    def _add_softmax(self, name: str, number: int, size: int, units: int) -> tuple[Any, Any]:
+    def _add_softmax(self, name: str, number: int, size: int, units: int) -> tuple[Tensor, Tensor]:
         """Return the kernel, `(size, H)`, and the bias or `None`, of rows or of columns."""
         kernel = self._add_kernel(f"{name}_kernel", number, (size, units))
         return kernel, self._add_bias(f"{name}_bias", number, size) if self.use_bias else None
@@ -316,8 +316,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
     def call(
         self,
-        states: Any,
-        targets: Any,
+        states: Tensor,
+        targets: WordIds,
         training: bool | None = None,
         fused: bool | None = None,
     ) -> Any:
@@ -344,7 +344,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             set_mask(log_probs, mask)
         return log_probs
 
-    def predict(self, states: Any, targets: Any, fused: bool) -> tuple[Any, Any, Any]:
+    def predict(self, states: Tensor, targets: WordIds, fused: bool) -> tuple[Any, Any, Any]:
         """Return the log-probabilities of targets in each component of this table, and queries.
 
         Args:
@@ -402,7 +402,13 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         super().observe(observer, in_training, table)
 
     def _show_states(
-        self, table: int, queries: Any, targets: Any, shares: Any, mask: Any, training: bool | None
+        self,
+        table: int,
+        queries: Tensor,
+        targets: WordIds,
+        shares: Tensor,
+        mask: Tensor,
+        training: bool | None,
     ) -> None:
         """Show the observers of a table what `observe` says.
 
@@ -432,7 +438,9 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             shown = [None if x is None else ops.expand_dims(x, 1) for x in shown]
         self.show(*shown, training=training, table=table)
 
-    def _compute_fused_log_probs(self, row_queries: Any, column_queries: Any, cells: Any) -> Any:
+    def _compute_fused_log_probs(
+        self, row_queries: Tensor, column_queries: Tensor, cells: Tensor
+    ) -> Any:
         row_bias, column_bias = (
             ops.zeros((kernel.shape[0],), "float32") if bias is None else ops.cast(bias, "float32")
             for kernel, bias in (
@@ -454,7 +462,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             self._make_terms(column_queries),
         )
 
-    def _make_terms(self, column_queries: Any) -> list[LogitTerm]:
+    def _make_terms(self, column_queries: Tensor) -> list[LogitTerm]:
         """Return the terms that words add to column logits: a new kind of term belongs here."""
         terms: list[LogitTerm] = [*self._make_bias_terms()]
         if self.word_dim:
@@ -465,7 +473,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
     # The parts of a prediction, for searches and whatever else goes row by row.
 
-    def compute_queries(self, states: Any) -> Any:
+    def compute_queries(self, states: Tensor) -> Any:
         """Return the queries of the components, `(..., H) -> (..., M, H)`.
 
         Example:
@@ -480,16 +488,16 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         queries = ops.cast(ops.tanh(products), self.compute_dtype)
         return ops.reshape(queries, (*ops.shape(states)[:-1], self.num_components, units))
 
-    def read_rows(self, queries: Any, rows: Any) -> Any:
+    def read_rows(self, queries: Tensor, rows: Tensor) -> Any:
         """Return the column queries after rows, `(..., M, H), (...) -> (..., M, H)`."""
         return self.row_reader(queries, rows)
 
-    def compute_component_log_probs(self, states: Any) -> Any:
+    def compute_component_log_probs(self, states: Tensor) -> Any:
         """Return the log-weights of all components, `(..., H) -> (..., tables M)` float32."""
         kernel = ops.transpose(self.component_kernel)
         return ops.log_softmax(self._project(states, kernel, self.component_bias))
 
-    def compute_row_logits(self, row_queries: Any, row_offsets: Any = None) -> Any:
+    def compute_row_logits(self, row_queries: Tensor, row_offsets: Tensor = None) -> Any:
         """Return the logits of all rows, `(..., H) -> (..., R)`.
 
         Args:
@@ -500,7 +508,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         offsets = self.compute_row_offsets() if row_offsets is None else row_offsets
         return logits if offsets is None else logits + offsets
 
-    def compute_column_logits(self, column_queries: Any, rows: Any) -> Any:
+    def compute_column_logits(self, column_queries: Tensor, rows: Tensor) -> Any:
         """Return the logits of all columns given rows, `(..., M, H), (...) -> (..., M, C)`.
 
         Args:
@@ -519,7 +527,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             logits += term.compute(table, term.queries)
         return logits
 
-    def _project(self, states: Any, kernel: Any, bias: Any) -> Any:
+    def _project(self, states: Tensor, kernel: Tensor, bias: Tensor) -> Any:
         states = ops.cast(states, self.compute_dtype)
         kernel = ops.cast(kernel, self.compute_dtype)
         logits = ops.cast(project(states, ops.transpose(kernel)), "float32")
@@ -527,10 +535,10 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
     def next_words(
         self,
-        states: Any,
+        states: Tensor,
         read_rows: Callable[[np.ndarray, np.ndarray], Any] | None = None,
         k: int = 10,
-        excluded: Any = None,
+        excluded: Tensor = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words to follow some texts, exactly, for any network.
 
@@ -603,7 +611,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             search.exclude(check_excluded(excluded, search.num_texts, size, k, self.mask_zero))
         return search.best_words(k)
 
-    def compute_ranks(self, states: Tensor, targets: WordIds, excluded: Any = None) -> Tensor:
+    def compute_ranks(self, states: Tensor, targets: WordIds, excluded: Tensor = None) -> Tensor:
         """Return the rank of each target among all words, exactly.
 
         It is 1 for the likeliest word. Only rows that may hold likelier words are computed. Metrics
@@ -654,14 +662,14 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
     # Keras conventions.
 
-    def compute_mask(self, states: Any, previous_mask: Any = None) -> Any:
+    def compute_mask(self, states: Tensor, previous_mask: Tensor = None) -> Any:
         """Return which targets have a state that is not masked, or `None` if all have."""
         if previous_mask is None or self.row_reader is not None:
             return previous_mask
         column_mask, row_mask = split_half_steps(previous_mask)
         return ops.logical_and(column_mask, row_mask)
 
-    def _mask_targets(self, states: Any, targets: Any) -> Any:
+    def _mask_targets(self, states: Tensor, targets: WordIds) -> Any:
         """Return which targets count, or `None` if all do."""
         mask = self.compute_mask(states, get_mask(states))
         if not self.mask_zero:
@@ -669,7 +677,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         is_word = ops.not_equal(targets, 0)
         return is_word if mask is None else ops.logical_and(mask, is_word)
 
-    def _check_shapes(self, states_shape: Any, targets_shape: Any) -> None:
+    def _check_shapes(self, states_shape: Shape, targets_shape: Shape) -> None:
         states_shape, targets_shape = tuple(states_shape), tuple(targets_shape)
         received = f"Received: states.shape={states_shape}, targets.shape={targets_shape}, "
         if self.row_reader is not None:
@@ -694,14 +702,14 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             "or (B, H). The targets of a window (B, T + 1) are its words from the second on."
         )
 
-    def compute_output_shape(self, states_shape: Any, targets_shape: Any) -> Any:
+    def compute_output_shape(self, states_shape: Shape, targets_shape: Shape) -> Any:
         self._check_shapes(states_shape, targets_shape)
         return tuple(targets_shape)
 
     def compute_output_spec(
         self,
-        states: Any,
-        targets: Any,
+        states: Tensor,
+        targets: WordIds,
         training: bool | None = None,
         fused: bool | None = None,
     ) -> keras.KerasTensor:

@@ -8,6 +8,7 @@ import keras
 
 from keras_lightrnn._internal.checks import check_size, is_size
 from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared, serialize_shared
+from keras_lightrnn._internal.typing import Shape, WordIds
 from keras_lightrnn.ops import cast_word_ids, look_up_word_vectors
 
 
@@ -65,7 +66,7 @@ class WordVectors(keras.layers.Layer):
         self.regularizer = keras.regularizers.get(regularizer)
         self.constraint = keras.constraints.get(constraint)
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: Shape = None) -> None:
         self.vectors = self.add_weight(
             name="vectors",
             shape=(self.num_words, self.dim),
@@ -76,13 +77,13 @@ class WordVectors(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, words: Any) -> Any:
+    def call(self, words: WordIds) -> Any:
         vectors = keras.ops.convert_to_tensor(self.vectors)
         return keras.ops.cast(
             look_up_word_vectors(vectors, cast_word_ids(words)), self.compute_dtype
         )
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> Any:
         return (*input_shape, self.dim)
 
     def get_config(self) -> dict[str, Any]:

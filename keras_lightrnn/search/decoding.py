@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_lightrnn._internal.checks import check_k, check_not_negative, check_size
 from keras_lightrnn._internal.inference import run_without_gradients
-from keras_lightrnn._internal.typing import WordIds
+from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.search.excluded import check_excluded
 from keras_lightrnn.search.layer_search import check_built
 from keras_lightrnn.search.predictor import (
@@ -50,7 +50,7 @@ def generate(
     num_return: int | None = None,
     repetition_penalty: float = 1.0,
     excluded: Any = None,
-    mask: Any = None,
+    mask: Tensor = None,
     source: Any = None,
     return_log_probs: bool = False,
 ) -> Any:
@@ -274,10 +274,10 @@ class Finished(NamedTuple):
 
 def decode(
     predictor: Predictor,
-    prefix: Any,
+    prefix: WordIds,
     options: Options,
     excluded: Any = None,
-    mask: Any = None,
+    mask: Tensor = None,
     source: Any = None,
 ) -> Any:
     """Continue prefixes; see `generate`."""

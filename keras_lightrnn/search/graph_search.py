@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.ops.loops import map_blocks
 from keras_lightrnn.ops.word_ids import mark_invalid_ids
 from keras_lightrnn.search.layer_search import list_row_offsets, predict_all_rows
@@ -47,13 +48,15 @@ class GraphTable(NamedTuple):
         expand_alike: `rows (n,) int32 -> (B, n, C)`, likewise for the same rows of all texts.
     """
 
-    row_log_probs: Any
+    row_log_probs: Tensor
     num_columns: int
     expand: Callable[[Any], Any]
     expand_alike: Callable[[Any], Any]
 
 
-def find_best_words(softmax: Any, states: Any, k: int, excluded: Any = None) -> tuple[Any, Any]:
+def find_best_words(
+    softmax: Any, states: Tensor, k: int, excluded: Tensor = None
+) -> tuple[Tensor, Tensor]:
     """Return the `k` likeliest words after some texts, exactly, as tensors.
 
     Args:
@@ -68,7 +71,7 @@ def find_best_words(softmax: Any, states: Any, k: int, excluded: Any = None) -> 
         answered. The log-probabilities of a text are NaN if an id in `excluded` is out of range.
     """
 
-    def search(tables: Any, excluded: Any) -> list[Any]:
+    def search(tables: Any, excluded: Tensor) -> list[Any]:
         return list(find_best_of_tables(tables, word_tables, k, excluded))
 
     word_tables = [layer.word_table for layer in softmax.list_tables()]
@@ -77,7 +80,7 @@ def find_best_words(softmax: Any, states: Any, k: int, excluded: Any = None) -> 
     return words, log_probs + marks
 
 
-def find_word_ranks(softmax: Any, states: Any, targets: Any, excluded: Any = None) -> Any:
+def find_word_ranks(softmax: Any, states: Tensor, targets: WordIds, excluded: Tensor = None) -> Any:
     """Return the rank of a word after each text among all words, exactly, as a tensor.
 
     Args:
@@ -92,7 +95,7 @@ def find_word_ranks(softmax: Any, states: Any, targets: Any, excluded: Any = Non
         log-probability is NaN or an id is out of range.
     """
 
-    def search(tables: Any, targets: Any, excluded: Any) -> list[Any]:
+    def search(tables: Any, targets: WordIds, excluded: Tensor) -> list[Any]:
         ranks, log_probs = _find_ranks_of_tables(tables, word_tables, targets[:, 0], excluded)
         return [ops.expand_dims(ops.where(ops.isnan(log_probs), -1, ranks), 1)]
 
@@ -108,12 +111,12 @@ def find_word_ranks(softmax: Any, states: Any, targets: Any, excluded: Any = Non
     return ops.where(is_valid, ranks, -1)
 
 
-def _read_excluded(softmax: Any, states: Any, excluded: Any) -> tuple[Any, Any]:
+def _read_excluded(softmax: Any, states: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
     """Return `(B, 1)` marks, NaN where an id is out of range, and the excluded words with padding.
 
     The words are `(B, E)` int32, or `None`.
     """
-    marks: Any = ops.zeros((ops.shape(states)[0], 1), "float32")
+    marks: Tensor = ops.zeros((ops.shape(states)[0], 1), "float32")
     if excluded is not None:
         size = softmax.word_table.vocabulary_size
         marks = ops.sum(mark_invalid_ids(excluded + 1, size + 1), axis=1, keepdims=True)
@@ -127,9 +130,9 @@ def _read_excluded(softmax: Any, states: Any, excluded: Any) -> tuple[Any, Any]:
 def _map_texts(
     softmax: Any,
     search: Callable[..., list[Any]],
-    states: Any,
+    states: Tensor,
     others: list[Any],
-    excluded: Any,
+    excluded: Tensor,
     dtypes: list[str],
 ) -> list[Any]:
     """Run `search(tables, *others, excluded)` for blocks of texts and join its results.
@@ -150,7 +153,7 @@ def _map_texts(
         floats = softmax.word_table.vocabulary_size * softmax.num_components
         size = max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats))
 
-    def run(states: Any, *rest: Any) -> list[Any]:
+    def run(states: Tensor, *rest: Tensor) -> list[Any]:
         predicted = predict_all_rows(softmax, states, offsets)
         tables = [_make_table(layer, *x) for layer, x in zip(layers, predicted, strict=True)]
         return search(tables, *rest, *([None] if excluded is None else []))
@@ -159,13 +162,13 @@ def _map_texts(
     return map_blocks(run, tensors, size, dtypes)
 
 
-def _make_table(softmax: Any, row_log_probs: Any, context: list[Any]) -> GraphTable:
+def _make_table(softmax: Any, row_log_probs: Tensor, context: list[Any]) -> GraphTable:
     """Return a table of a softmax with what `predict_rows` returned."""
     queries, *shares = context  # (B, M, H), (B, R, M)
     word_table = softmax.word_table
     has_empty_cells = word_table.vocabulary_size < word_table.num_rows * word_table.num_columns
 
-    def predict(rows: Any, of_all: Any) -> Any:
+    def predict(rows: Tensor, of_all: Tensor) -> Any:
         shape = (*ops.shape(rows), *queries.shape[1:])
         read = ops.broadcast_to(ops.expand_dims(queries, 1), shape)  # (B, n, M, H)
         read = softmax.read_rows(read, rows)
@@ -182,7 +185,7 @@ def _make_table(softmax: Any, row_log_probs: Any, context: list[Any]) -> GraphTa
             log_probs = ops.where(is_empty, -np.inf, log_probs)
         return log_probs
 
-    def expand_alike(rows: Any) -> Any:
+    def expand_alike(rows: Tensor) -> Any:
         rows = ops.expand_dims(rows, 0)  # (1, n)
         shape = ops.shape(row_log_probs)[0], rows.shape[1]
         return predict(ops.broadcast_to(rows, shape), rows)
@@ -196,8 +199,8 @@ def _make_table(softmax: Any, row_log_probs: Any, context: list[Any]) -> GraphTa
 
 
 def find_best_of_tables(
-    tables: Sequence[GraphTable], word_tables: Sequence[Any], k: Any, excluded: Any = None
-) -> tuple[Any, Any]:
+    tables: Sequence[GraphTable], word_tables: Sequence[Any], k: Tensor, excluded: Tensor = None
+) -> tuple[Tensor, Tensor]:
     """Return the `k` likeliest words of each text by the sum over several tables, exactly.
 
     Args:
@@ -226,8 +229,8 @@ def find_best_of_tables(
 
 
 def _find_ranks_of_tables(
-    tables: Sequence[GraphTable], word_tables: Sequence[Any], targets: Any, excluded: Any
-) -> tuple[Any, Any]:
+    tables: Sequence[GraphTable], word_tables: Sequence[Any], targets: WordIds, excluded: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the ranks of words `(B,)` and their log-probabilities; see `find_best_of_tables`."""
     if len(tables) == 1:
         [table], [word_table] = tables, word_tables
@@ -243,7 +246,7 @@ def _find_ranks_of_tables(
     return before + 1, log_probs[:, 0]
 
 
-def _find_cells(word_table: Any, words: Any) -> Any:
+def _find_cells(word_table: Any, words: WordIds) -> Any:
     """Return the cells of words `(B, E)`, -1 for none; `None` for `None`."""
     if words is None:
         return None
@@ -274,8 +277,8 @@ def choose_block_size(num_columns: int, floats_per_cell: int = 1) -> int:
 
 
 def find_best_cells(
-    table: GraphTable, k: Any, excluded: Any = None, words: Any = None
-) -> tuple[Any, Any]:
+    table: GraphTable, k: Tensor, excluded: Tensor = None, words: WordIds = None
+) -> tuple[Tensor, Tensor]:
     """Return the `k` likeliest cells of each text by one table, exactly.
 
     Rows are expanded in falling order of probability, some at a time, until no further row can
@@ -308,7 +311,7 @@ def _go_through_rows(
     list_bounds: Callable[[Any], Any],
     add: Callable[..., Any],
     start: tuple[Any, ...],
-    excluded: Any,
+    excluded: Tensor,
 ) -> tuple[Any, ...]:
     """Expand the likeliest rows of each text, or all rows, until none is left that counts.
 
@@ -339,7 +342,7 @@ def _go_through_rows(
         bounds = ops.expand_dims(list_bounds(state), 1) - _ROUNDING
         return ops.max(ops.sum(ops.cast(falling >= bounds, "int32"), axis=1))
 
-    def is_sorted_search(first: Any, *state: Any) -> Any:
+    def is_sorted_search(first: Tensor, *state: Any) -> Any:
         needed = count_needed(state)
         is_needed = first < needed
         if table.expand_alike is None:
@@ -349,7 +352,7 @@ def _go_through_rows(
         )
         return ops.logical_and(is_needed, is_cheap)
 
-    def expand(first: Any, *state: Any) -> Any:
+    def expand(first: Tensor, *state: Any) -> Any:
         here, is_row = _make_range(first, at_once, num_rows)
         rows = ops.take(order, here, axis=1)  # (B, n)
         joint = _join(ops.take(falling, here, axis=1), table.expand(rows), is_row)
@@ -363,7 +366,7 @@ def _go_through_rows(
     is_open = first < count_needed(state)
     block = min(max(_ROWS_AT_ONCE, _CELLS_AT_ONCE // num_columns), num_rows)
 
-    def expand_alike(first: Any, *state: Any) -> Any:
+    def expand_alike(first: Tensor, *state: Any) -> Any:
         rows, is_row = _make_range(first, block, num_rows)
         joint = _join(ops.take(row_log_probs, rows, axis=1), table.expand_alike(rows), is_row)
         exclusion = None if columns is None else _Exclusion(excluded_rows - first, columns)
@@ -380,8 +383,8 @@ def _go_through_rows(
 
 
 def find_ranks(
-    table: GraphTable, cells: Any, excluded: Any = None, words: Any = None
-) -> tuple[Any, Any]:
+    table: GraphTable, cells: Tensor, excluded: Tensor = None, words: WordIds = None
+) -> tuple[Tensor, Tensor]:
     """Return the rank of one cell of each text among all cells, exactly, by one table.
 
     Args:
@@ -405,7 +408,7 @@ def find_ranks(
     flat_words = None if words is None else ops.reshape(words, (-1,))
     own_words = None if words is None else ops.take(flat_words, own_cells, axis=0)
 
-    def add(state: Any, rows: Any, joint: Any, exclusion: _Exclusion) -> Any:
+    def add(state: Any, rows: Tensor, joint: Tensor, exclusion: _Exclusion) -> Any:
         joint = ops.reshape(joint, (-1, joint.shape[1] * num_columns))
         joint = exclusion.apply(joint, rows.shape[1])
 
@@ -424,7 +427,7 @@ def find_ranks(
     return before + 1, log_probs[:, 0]
 
 
-def _count_before(values: Any, own: Any, list_is_lesser: Callable[[], Any] | None) -> Any:
+def _count_before(values: Tensor, own: Tensor, list_is_lesser: Callable[[], Any] | None) -> Any:
     """Return how many values of each text come before its own, `(B, N), (B, 1) -> (B,)`.
 
     Args:
@@ -448,7 +451,7 @@ def _count(is_counted: Any) -> Any:
     return ops.sum(ops.cast(is_counted, "int32"), axis=1)
 
 
-def _make_range(start: Any, size: int, num_rows: int) -> tuple[Any, Any]:
+def _make_range(start: Tensor, size: int, num_rows: int) -> tuple[Tensor, Tensor]:
     """Return `size` numbers from `start`, and which of them are below `num_rows`; `(size,)` each.
 
     The others are replaced by the last one.
@@ -457,7 +460,7 @@ def _make_range(start: Any, size: int, num_rows: int) -> tuple[Any, Any]:
     return ops.minimum(numbers, num_rows - 1), numbers < num_rows
 
 
-def _join(row_log_probs: Any, column_log_probs: Any, is_row: Any) -> Any:
+def _join(row_log_probs: Tensor, column_log_probs: Any, is_row: Tensor) -> Any:
     """Return the log-probabilities of cells, `(B, n), (B, n, C), (n,) -> (B, n, C)`."""
     row_log_probs = ops.where(is_row, ops.maximum(row_log_probs, _LEAST), -np.inf)
     return ops.expand_dims(row_log_probs, -1) + column_log_probs
@@ -472,17 +475,17 @@ class _Candidates:
         words: As in `find_best_cells`.
     """
 
-    def __init__(self, num_columns: int, k: Any, words: Any) -> None:
+    def __init__(self, num_columns: int, k: Tensor, words: WordIds) -> None:
         self.num_columns = num_columns
         self.k = k
         self.words = None if words is None else ops.reshape(words, (-1,))
 
-    def start(self, row_log_probs: Any) -> tuple[Any, Any]:
+    def start(self, row_log_probs: Tensor) -> tuple[Tensor, Tensor]:
         """Return `k` cells that lose against all others, and their log-probabilities."""
         shape = ops.shape(row_log_probs)[0], self.k
         return ops.zeros(shape, "int32"), ops.full(shape, -np.inf, "float32")
 
-    def add(self, state: Any, rows: Any, joint: Any, exclusion: _Exclusion | None) -> Any:
+    def add(self, state: Any, rows: Tensor, joint: Tensor, exclusion: _Exclusion | None) -> Any:
         """Return the best `k` cells, unordered, and their log-probabilities, `(B, k)` each.
 
         Args:
@@ -506,7 +509,7 @@ class _Candidates:
         best, places = select_best(values, self.k, list_words)
         return ops.take_along_axis(cells, places, axis=1), best
 
-    def _select_in_rows(self, joint: Any, rows: Any) -> tuple[Any, Any]:
+    def _select_in_rows(self, joint: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the best values of rows and their places, `(B, n, C) -> (B, k')`, `k'` up to `k`.
 
         The greatest values lie in the columns with the greatest maxima: only these are sorted.
@@ -555,10 +558,10 @@ class _Exclusion(NamedTuple):
         columns: `(B, E)` int32, their columns, -1 for no cell.
     """
 
-    places: Any
+    places: Tensor
     columns: Any
 
-    def apply(self, joint: Any, num_rows: int) -> Any:
+    def apply(self, joint: Tensor, num_rows: int) -> Any:
         """Return `joint`, `(B, n C)` of `n` rows, with minus infinity for these cells."""
         num_columns = joint.shape[1] // num_rows
         is_here = (self.places >= 0) & (self.places < num_rows) & (self.columns >= 0)
@@ -566,7 +569,7 @@ class _Exclusion(NamedTuple):
         return _exclude(joint, cells)
 
 
-def _exclude(values: Any, places: Any) -> Any:
+def _exclude(values: Tensor, places: Tensor) -> Any:
     """Return `values`, `(B, N)`, with minus infinity at some places of each text.
 
     Args:
@@ -583,7 +586,9 @@ def _exclude(values: Any, places: Any) -> Any:
     return ops.scatter_update(ops.pad(values, padding), indices, updates)[:, :size]
 
 
-def select_best(values: Any, k: Any, list_words: Callable[[], Any] | None) -> tuple[Any, Any]:
+def select_best(
+    values: Tensor, k: Tensor, list_words: Callable[[], Any] | None
+) -> tuple[Tensor, Tensor]:
     """Return the `k` greatest of some values and their places, `(B, k)` each, in any order.
 
     Args:
@@ -609,7 +614,9 @@ def select_best(values: Any, k: Any, list_words: Callable[[], Any] | None) -> tu
     return ops.take_along_axis(values, places, axis=1), places
 
 
-def _finish(cells: Any, best: Any, words: Any, row_log_probs: Any) -> tuple[Any, Any]:
+def _finish(
+    cells: Tensor, best: Tensor, words: WordIds, row_log_probs: Tensor
+) -> tuple[Tensor, Tensor]:
     """Sort the best cells, or words; mark what is missing, what is impossible, and NaN."""
     if words is not None:
         order = ops.argsort(ops.take(words, cells, axis=0))

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_lightrnn._internal.typing import Tensor
 from keras_lightrnn.search.row_search import RowSearch
 from keras_lightrnn.search.table_search import SearchedTable, TableSearch
 
 
 def predict_rows(
-    softmax: Any, states: Any, row_offsets: Any = None, component_log_probs: Any = None
+    softmax: Any, states: Tensor, row_offsets: Tensor = None, component_log_probs: Tensor = None
 ) -> tuple[Any, list[Any]]:
     """Return what the components of one table say of the next rows.
 
@@ -41,7 +42,9 @@ def predict_rows(
     return row_log_probs, [queries, shares]
 
 
-def predict_columns(softmax: Any, texts: Any, rows: Any, context: list[Any]) -> tuple[Any, Any]:
+def predict_columns(
+    softmax: Any, texts: Tensor, rows: Tensor, context: list[Any]
+) -> tuple[Tensor, Tensor]:
     """Return the words in rows and their log-probabilities given the row, `(n, C)` each.
 
     Args:
@@ -71,7 +74,7 @@ class _LayerSearch(RowSearch):
         row_log_probs: `(B, R)`.
     """
 
-    def __init__(self, softmax: Any, row_log_probs: Any) -> None:
+    def __init__(self, softmax: Any, row_log_probs: Tensor) -> None:
         self.softmax = softmax
         padding = 0 if softmax.mask_zero else None
         num_columns = softmax.word_table.num_columns
@@ -82,7 +85,9 @@ class _LayerSearch(RowSearch):
         return ops.convert_to_numpy(cells) // self.num_columns
 
 
-def predict_all_rows(softmax: Any, states: Any, row_offsets: list[Any]) -> list[tuple[Any, Any]]:
+def predict_all_rows(
+    softmax: Any, states: Tensor, row_offsets: list[Any]
+) -> list[tuple[Tensor, Tensor]]:
     """Return what `predict_rows` returns of each table.
 
     Args:
@@ -114,7 +119,7 @@ def list_row_offsets(softmax: Any) -> list[Any]:
     return []
 
 
-def search_states(softmax: Any, states: Any) -> RowSearch | TableSearch:
+def search_states(softmax: Any, states: Tensor) -> RowSearch | TableSearch:
     """Return the search after texts with `states`, `(B, H)`, for a softmax with a row reader."""
     states = check_states(softmax, "states", states)
     predicted = predict_all_rows(softmax, states, list_row_offsets(softmax))
@@ -145,7 +150,7 @@ class StateSearch(_LayerSearch):
         context: The second result of `predict_rows`.
     """
 
-    def __init__(self, softmax: Any, row_log_probs: Any, context: list[Any]) -> None:
+    def __init__(self, softmax: Any, row_log_probs: Tensor, context: list[Any]) -> None:
         super().__init__(softmax, row_log_probs)
         self.context = context
 
@@ -167,7 +172,7 @@ class HalfStepSearch(_LayerSearch):
     def __init__(
         self,
         softmax: Any,
-        column_half_steps: Any,
+        column_half_steps: Tensor,
         read_rows: Callable[[np.ndarray, np.ndarray], Any],
     ) -> None:
         half_steps = check_states(softmax, "states", column_half_steps)
@@ -193,7 +198,7 @@ def check_built(softmax: Any) -> None:
         )
 
 
-def check_states(softmax: Any, name: str, states: Any, size: int | None = None) -> Any:
+def check_states(softmax: Any, name: str, states: Tensor, size: int | None = None) -> Any:
     """Return states as a tensor `(B, H)`, with `B` as given, or raise `ValueError`."""
     check_built(softmax)
     states = ops.convert_to_tensor(states)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.recurrence.networks import WordNetwork
 from keras_lightrnn.search.layer_search import (
     check_states,
@@ -58,20 +59,20 @@ class Predictor(abc.ABC):
 
     # Methods of tensors.
 
-    def score_windows(self, words: Any) -> Any:
+    def score_windows(self, words: WordIds) -> Any:
         """Return the log-probabilities of the words 1..N-1 of sequences, from the zero state."""
         states, _ = self.network.run_windows(words, training=False)
         return self.softmax(states, words[:, 1:], training=False)
 
-    def score_windows_fused(self, words: Any) -> Any:
+    def score_windows_fused(self, words: WordIds) -> Any:
         """Return the same, sooner once it is compiled for the shape of `words`."""
         states, _ = self.network.run_windows(words, training=False, fused=True)
         return self.softmax(states, words[:, 1:], training=False, fused=True)
 
     def read_prefixes(
         self,
-        words: Any,
-        lengths: Any,
+        words: WordIds,
+        lengths: Tensor,
         source: Any = None,
         is_padded: bool = True,
         max_length: int | None = None,
@@ -85,11 +86,11 @@ class Predictor(abc.ABC):
         started = self.network.start(words, lengths if is_padded else None, max_length, source)
         return self._predict_rows("start", words, started, offsets)
 
-    def read_words(self, words: Any, cache: Any, row_offsets: list[Any]) -> tuple[Any, Any]:
+    def read_words(self, words: WordIds, cache: Any, row_offsets: list[Any]) -> tuple[Any, Any]:
         """Return the same after one more word of each text, `(B,)`."""
         return self._predict_rows("step", words, self.network.step(words, cache), row_offsets)
 
-    def _predict_rows(self, method: str, words: Any, read: Any, row_offsets: list[Any]) -> Any:
+    def _predict_rows(self, method: str, words: WordIds, read: Any, row_offsets: list[Any]) -> Any:
         """Return log-probabilities of rows and the context: cache, others, row offsets."""
         hidden, cache = read
         name = f"the hidden states of {type(self.network).__name__}.{method}"
@@ -98,11 +99,13 @@ class Predictor(abc.ABC):
         return log_probs, (cache, others, row_offsets)
 
     @abc.abstractmethod
-    def _predict_rows_of(self, hidden: Any, row_offsets: list[Any]) -> tuple[list[Any], list[Any]]:
+    def _predict_rows_of(
+        self, hidden: Tensor, row_offsets: list[Any]
+    ) -> tuple[list[Any], list[Any]]:
         """Return log-probabilities of rows after hidden states, and what `expand_rows` needs."""
 
     @abc.abstractmethod
-    def expand_rows(self, places: Any, context: Any, table: int = 0) -> tuple[Any, Any]:
+    def expand_rows(self, places: Tensor, context: Any, table: int = 0) -> tuple[Any, Any]:
         """Return the words in rows, `(n, C)`, and their log-probabilities given the row.
 
         Args:
@@ -115,11 +118,13 @@ class Predictor(abc.ABC):
 class HalfStepPredictor(Predictor):
     """Reads a row by the second half-step of the network."""
 
-    def _predict_rows_of(self, hidden: Any, row_offsets: list[Any]) -> tuple[list[Any], list[Any]]:
+    def _predict_rows_of(
+        self, hidden: Tensor, row_offsets: list[Any]
+    ) -> tuple[list[Any], list[Any]]:
         logits = self.softmax.compute_row_logits(hidden, *row_offsets)
         return [ops.log_softmax(logits)], []
 
-    def expand_rows(self, places: Any, context: Any, table: int = 0) -> tuple[Any, Any]:
+    def expand_rows(self, places: Tensor, context: Any, table: int = 0) -> tuple[Any, Any]:
         texts, rows = places[0], places[1]  # (n,) each
         half_steps = self.network.read_rows(rows, take_texts(context[0], texts))
         logits = self.softmax.compute_column_logits(ops.expand_dims(half_steps, 1), rows)[:, 0]
@@ -129,12 +134,14 @@ class HalfStepPredictor(Predictor):
 class WordStepPredictor(Predictor):
     """Reads a row by the row reader of the softmax."""
 
-    def _predict_rows_of(self, hidden: Any, row_offsets: list[Any]) -> tuple[list[Any], list[Any]]:
+    def _predict_rows_of(
+        self, hidden: Tensor, row_offsets: list[Any]
+    ) -> tuple[list[Any], list[Any]]:
         predicted = predict_all_rows(self.softmax, hidden, row_offsets)
         log_probs, of_tables = (list(parts) for parts in zip(*predicted, strict=True))
         return log_probs, of_tables
 
-    def expand_rows(self, places: Any, context: Any, table: int = 0) -> tuple[Any, Any]:
+    def expand_rows(self, places: Tensor, context: Any, table: int = 0) -> tuple[Any, Any]:
         softmax = self.softmax.list_tables()[table]
         return predict_columns(softmax, places[0], places[1], context[1][table])
 
@@ -145,7 +152,7 @@ def make_predictor(network: Any, softmax: Any, compile_function: Callable[..., A
     return kind(network, softmax, compile_function)
 
 
-def take_texts(cache: Any, texts: Any) -> Any:
+def take_texts(cache: Any, texts: Tensor) -> Any:
     """Return the cache of some texts, given their places `(n,)` int32."""
     return keras.tree.map_structure(lambda x: ops.take(x, texts, axis=0), cache)
 
@@ -153,7 +160,7 @@ def take_texts(cache: Any, texts: Any) -> Any:
 class Search(RowSearch):
     """The next word after some texts, as a `Predictor` with one table sees it."""
 
-    def __init__(self, predictor: Predictor, row_log_probs: Any, context: Any) -> None:
+    def __init__(self, predictor: Predictor, row_log_probs: Tensor, context: Any) -> None:
         self.predictor, self.context = predictor, context
         softmax = predictor.softmax
         padding = 0 if softmax.mask_zero else None
@@ -189,7 +196,7 @@ class Search(RowSearch):
 class TablesSearch(TableSearch):
     """The next word after some texts, as a `Predictor` with several tables sees it."""
 
-    def __init__(self, predictor: Predictor, row_log_probs: Any, context: Any) -> None:
+    def __init__(self, predictor: Predictor, row_log_probs: Tensor, context: Any) -> None:
         self.predictor, self.context = predictor, context
         tables = [
             SearchedTable(

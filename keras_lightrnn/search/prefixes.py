@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.ops.word_ids import check_word_ids
 
 
@@ -27,13 +28,13 @@ class Prefixes(NamedTuple):
         """Whether no text is padded."""
         return bool((self.lengths == self.words.shape[1]).all())
 
-    def take(self, texts: Any) -> Prefixes:
+    def take(self, texts: Tensor) -> Prefixes:
         """Return some of the texts, given their places or a slice."""
         lengths = self.lengths[texts]
         return Prefixes(self.words[texts, : max(lengths.max(), 1)], lengths, self.is_batch)
 
 
-def prepare_prefixes(softmax: Any, prefix: Any, mask: Any) -> Prefixes:
+def prepare_prefixes(softmax: Any, prefix: WordIds, mask: Tensor) -> Prefixes:
     """Return prefixes without their padding, or raise.
 
     Args:
@@ -58,7 +59,9 @@ def prepare_prefixes(softmax: Any, prefix: Any, mask: Any) -> Prefixes:
     return _pack(words, mask, is_batch)
 
 
-def check_texts(softmax: Any, name: str, words: Any, at_least: int = 1) -> tuple[np.ndarray, bool]:
+def check_texts(
+    softmax: Any, name: str, words: WordIds, at_least: int = 1
+) -> tuple[np.ndarray, bool]:
     """Return texts of one length as `(B, N)` int32, and whether they were a batch, or raise."""
     words = np.asarray(words)
     if words.ndim not in (1, 2) or words.size == 0 or words.shape[-1] < at_least:
@@ -75,7 +78,7 @@ def check_texts(softmax: Any, name: str, words: Any, at_least: int = 1) -> tuple
     return np.atleast_2d(words).astype(np.int32), words.ndim == 2
 
 
-def _join_unequal(prefix: Any) -> tuple[Any, np.ndarray | None]:
+def _join_unequal(prefix: WordIds) -> tuple[Any, np.ndarray | None]:
     """Return a list of texts of unequal lengths as an array and its mask.
 
     Other values are returned as they are, and `None`.
@@ -99,7 +102,7 @@ def _join_unequal(prefix: Any) -> tuple[Any, np.ndarray | None]:
     return words, mask
 
 
-def _check_mask(mask: Any, words: Any, is_unequal: bool) -> np.ndarray:
+def _check_mask(mask: Tensor, words: WordIds, is_unequal: bool) -> np.ndarray:
     """Return the mask of texts as `(B, N)` boolean, or raise."""
     mask = np.asarray(mask)
     if is_unequal or mask.shape != np.shape(words):

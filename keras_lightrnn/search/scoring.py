@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_k, check_size
+from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.search.predictor import Predictor, Search, TablesSearch, read_prefixes
 from keras_lightrnn.search.prefixes import Prefixes, check_texts, prepare_prefixes
 
@@ -18,7 +18,7 @@ _TEXTS_AT_ONCE = 64
 _MANY_BATCHES = 64
 
 
-def score(predictor: Predictor, words: Any, batch_size: int) -> np.ndarray:
+def score(predictor: Predictor, words: WordIds, batch_size: int) -> np.ndarray:
     check_size("batch_size", batch_size)
     words, is_batch = check_texts(predictor.softmax, "words", words, at_least=2)
     is_fused = predictor.network.stack.is_fused and len(words) >= _MANY_BATCHES * batch_size
@@ -46,7 +46,7 @@ def _round_up(length: int) -> int:
     return -(-length // step) * step
 
 
-def word_log_probs(predictor: Predictor, prefix: Any, mask: Any) -> np.ndarray:
+def word_log_probs(predictor: Predictor, prefix: WordIds, mask: Tensor) -> np.ndarray:
     prefixes = prepare_prefixes(predictor.softmax, prefix, mask)
     found: list[np.ndarray] = []
     for search in _read(predictor, prefixes):
@@ -56,7 +56,7 @@ def word_log_probs(predictor: Predictor, prefix: Any, mask: Any) -> np.ndarray:
 
 
 def next_words(
-    predictor: Predictor, prefix: Any, k: int, mask: Any
+    predictor: Predictor, prefix: WordIds, k: int, mask: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     softmax = predictor.softmax
     check_k("k", k, softmax.word_table.vocabulary_size - softmax.mask_zero)
