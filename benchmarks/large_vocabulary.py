@@ -7,7 +7,8 @@
 
 Every model is an LSTM of the same size over the same windows, trained by Adam with a cosine
 schedule. Each training runs in its own process, for as many steps as fit into the time without
-compilation and evaluation. The models:
+compilation and evaluation, and without the time in which the model is made, which is printed:
+tables are clustered then. The models:
 
 - half-steps, reader, reader-4, readerx2 ...: `LightRNNModel`, named as in `row_reading.py`;
   with `+K` at the end, the frequent words (`--num-word-vectors`) have word vectors of size `K`;
@@ -328,7 +329,9 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     else:
         train, valid, test = make_windows(splits, size, args)
     gigabytes = get_peak_gigabytes()
+    start = time.perf_counter()
     contestant = kind(name, splits, size, args)
+    preparation_seconds = time.perf_counter() - start
     timed = contestant.train(train, _WARM_UP_STEPS + _TIMED_STEPS, rate)
     num_steps = max(1, int(budget / np.median(timed[_WARM_UP_STEPS:])))
     seconds = contestant.train(train, num_steps, rate)
@@ -336,6 +339,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         "model": name,
         "learning_rate": rate,
         "budget": budget,
+        "preparation_seconds": preparation_seconds,
         "seconds": sum(seconds),
         "steps": num_steps,
         "words_per_second": args.batch_size * args.sequence_length / float(np.median(seconds)),
@@ -373,17 +377,17 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     results = []
     for seconds in args.seconds:
         print(f"\n{seconds:g} s of training, {args.units} units\n")
-        print("| model | rate | words/s | words read | parameters | GB | validation | test |")
-        print("|---|---|---|---|---|---|---|---|")
+        print("| model | rate | made in | words/s | words read | parameters | GB | valid. | test |")
+        print("|---|---|---|---|---|---|---|---|---|")
         for name in args.models:
             runs = [run_apart(name, rate, seconds, argv) for rate in args.learning_rates]
             best = min(runs, key=lambda run: run["validation"])
             results += runs
             words = best["steps"] * args.batch_size * args.sequence_length
             print(
-                f"| {name} | {best['learning_rate']:g} | {best['words_per_second']:,.0f} "
-                f"| {words:,} | {best['parameters']:,} | {best['gigabytes']:.2f} "
-                f"| {best['validation']:.1f} | {best['test']:.1f} |",
+                f"| {name} | {best['learning_rate']:g} | {best['preparation_seconds']:.0f} s "
+                f"| {best['words_per_second']:,.0f} | {words:,} | {best['parameters']:,} "
+                f"| {best['gigabytes']:.2f} | {best['validation']:.1f} | {best['test']:.1f} |",
                 flush=True,
             )
             if args.json:
