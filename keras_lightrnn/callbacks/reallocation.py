@@ -289,6 +289,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._set_summing(False)
         self._table = turn
         softmax.observe(state, table=turn)
+        self._shown_step.renew()
         if is_summing:
             self._set_summing(True)
             self.model.make_train_function()

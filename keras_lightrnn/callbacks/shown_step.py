@@ -33,15 +33,23 @@ class ShownStep:
         self.num_users = 0
         self.own = model.__dict__.get(name)  # an attribute that replaces the method of the class
         self.step = getattr(model, name)
-        setattr(model, name, self._run)
+        self.renew()
 
     @classmethod
     def use(cls, model: keras.Model, name: str) -> ShownStep:
         """Return the shown step of a model, made if it has none."""
-        step = getattr(getattr(model, name), "__self__", None)
-        step = step if isinstance(step, cls) else cls(model, name)
+        runner = getattr(getattr(model, name), "__self__", None)
+        step = runner.shown_step if isinstance(runner, _Runner) else cls(model, name)
         step.num_users += 1
         return step
+
+    def renew(self) -> None:
+        """Let the next function of the step be traced, also by JAX.
+
+        JAX keeps traces by function: a step that is the same function as before would observe what
+        it observed then.
+        """
+        setattr(self.model, self.name, _Runner(self).run)
 
     def undo(self) -> None:
         """Undo `use`. The last `undo` restores the model's own step."""
@@ -53,14 +61,21 @@ class ShownStep:
         else:
             setattr(self.model, self.name, self.own)
 
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
+
+class _Runner:
+    """Runs a shown step. Each runner is another function for JAX."""
+
+    def __init__(self, shown_step: ShownStep) -> None:
+        self.shown_step = shown_step
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
         data = kwargs["data"] if "data" in kwargs else args[-1]
         _, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         weights = keras.tree.flatten(sample_weight)
         # Of several outputs it is not known which one is that of the words.
         token = _sample_weight.set(weights[0] if len(weights) == 1 else None)
         try:
-            return self.step(*args, **kwargs)
+            return self.shown_step.step(*args, **kwargs)
         finally:
             _sample_weight.reset(token)
 

@@ -339,7 +339,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
                 if self.component_kernel is not None:
                     shares = ops.exp(joint - ops.expand_dims(log_probs, -1))
                 self._show_states(index, queries, targets, shares, mask, training)
-        log_probs += mark_invalid_ids(targets, self.word_table.vocabulary_size)
+        # Not in place: PyTorch differentiates by the result of `logsumexp`.
+        log_probs = log_probs + mark_invalid_ids(targets, self.word_table.vocabulary_size)
         if mask is not None:
             set_mask(log_probs, mask)
         return log_probs

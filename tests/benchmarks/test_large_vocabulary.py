@@ -27,7 +27,10 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("name", ["half-steps", "reader-2x2+2", "sampled"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("half-steps", marks=pytest.mark.slow), "reader-2x2+2", "sampled"],
+)
 def test_every_model_learns_no_more_than_there_is(options, capsys, name):
     main = load_script("benchmarks/large_vocabulary.py").main
     main([*options, "--models", name, "--worker", name, "0.01", "0.05"])

@@ -231,14 +231,14 @@ def test_signals_stop_the_server(trained, tmp_path, install, port, sent):
     tests = Path(__file__).parents[1]
     command = [sys.executable, "-c", SERVE.format(paths=[str(tests.parent), str(tests)])]
     options = ["--model", str(trained[0]), "--output", str(tmp_path / "lm"), "--all-interfaces"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, *options, "--rest-port", str(port)], stdout=subprocess.PIPE, text=True
-    )
-    assert any(line == "serving; stop with Ctrl-C\n" for line in process.stdout)
-    pid = int(pid_path.read_text())
-    assert is_running(pid)
-    process.send_signal(sent)
-    assert process.wait(60) == (0 if sent == signal.SIGINT else 143)
+    ) as process:
+        assert any(line == "serving; stop with Ctrl-C\n" for line in process.stdout)
+        pid = int(pid_path.read_text())
+        assert is_running(pid)
+        process.send_signal(sent)
+        assert process.wait(60) == (0 if sent == signal.SIGINT else 143)
     deadline = time.monotonic() + 10
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.05)

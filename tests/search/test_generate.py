@@ -53,11 +53,16 @@ def fill(words, padding, length=LENGTH):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
         {"end_word": END},
-        {"end_word": END, "length_penalty": 0.0},
-        {"end_word": END, "length_penalty": -0.5, "repetition_penalty": 1.5},
         {"end_word": END, "length_penalty": 2.0, "excluded": [1]},
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {},
+                {"end_word": END, "length_penalty": 0.0},
+                {"end_word": END, "length_penalty": -0.5, "repetition_penalty": 1.5},
+            )
+        ),
     ],
     ids=str,
 )
