@@ -297,7 +297,8 @@ class TwoComponentEmbedding(keras.layers.Layer):
         rows, columns = self.embed_components(words)
         if self.combine == "gate":
             gated = project(
-                self._gate_columns(words), ops.cast(self.gate_projection, self.compute_dtype)
+                self._gate_columns(*self._find_cells(words)),
+                ops.cast(self.gate_projection, self.compute_dtype),
             )
             return rows + columns + gated
         if self.combine == "interleave":
@@ -327,9 +328,8 @@ class TwoComponentEmbedding(keras.layers.Layer):
         invalid = self._mark_invalid(words)
         return row_vectors + invalid, column_vectors + invalid
 
-    def _gate_columns(self, words: WordIds) -> Tensor:
+    def _gate_columns(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return what the rows of words let through of their columns, `(..., gate_dim)`."""
-        rows, columns = self._find_cells(words)
         gates = self._look_up(self.input_gate, rows)
         return self._look_up(self.gated_embeddings, columns) * gates
 
@@ -375,7 +375,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
             places += [start + rows, start + num_rows + columns]
             start += num_rows + num_columns
             vectors += [table.row_embeddings, table.column_embeddings]
-            factors.append(table._gate_columns(words))
+            factors.append(table._gate_columns(rows, columns))
             projections.append(table.gate_projection)
         if self.word_dim:
             factors.append(self._look_up_word_vectors(words))
