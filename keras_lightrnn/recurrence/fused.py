@@ -9,7 +9,7 @@ each, however often they occur.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -21,17 +21,52 @@ from keras_lightrnn.ops.products import multiply
 from keras_lightrnn.recurrence.kinds import Recurrence, split_gates
 
 
+class ProductSums(NamedTuple):
+    """Inputs of a recurrence that are sums of products with its kernel, looked up in a table.
+
+    Attributes:
+        table: `(K, G H)` float32 for `G` gates, of `multiply_table`.
+        indices: `(B, L, n)` int32: step `t` of sequence `b` reads the sum of the `n` products
+            `table[indices[b, t]]`.
+        vectors: `(B, L, k)`, whose products with `kernel` are added; or `None`.
+        kernel: `(k, G H)`, or `None`.
+    """
+
+    table: Tensor
+    indices: Tensor
+    vectors: Tensor | None = None
+    kernel: Tensor | None = None
+
+
+def multiply_table(table: Tensor, weights: Sequence[Tensor], num_vectors: int) -> Tensor:
+    """Return the products of vectors with the kernel of a recurrence, for `ProductSums`.
+
+    Args:
+        table: Vectors `(K, D)`.
+        weights: See `run_recurrence`.
+        num_vectors: Integer, how many products add up in a step. Each has its share of the bias.
+
+    Example:
+
+    >>> import numpy as np
+    >>> kernel, recurrent_kernel = np.eye(4, 12, dtype="float32"), np.eye(3, 12, dtype="float32")
+    >>> weights = [kernel, recurrent_kernel, np.zeros(12, "float32")]
+    >>> tuple(multiply_table(np.ones((7, 4), "float32"), weights, num_vectors=2).shape)
+    (7, 12)
+    """
+    kernel, _, bias = weights
+    bias, _ = _split_bias(bias)
+    return _multiply_table([table, kernel, bias / num_vectors])[0]
+
+
 def run_recurrence(
     recurrence: Recurrence,
-    x: Tensor,
+    x: Tensor | ProductSums,
     weights: Sequence[Tensor],
     states: Sequence[Tensor],
     mask: Tensor = None,
-    indices: Tensor = None,
-    added: Sequence[Tensor] = (None, None),
-    num_parts: int = 1,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Run a recurrence over a sequence, or over sums of vectors in a table.
+    """Run a recurrence over sequences.
 
     The equations, weights and masking of its Keras layer, with one difference that no later
     layer sees: a masked step outputs the state that it leaves unchanged. On TensorFlow XLA
@@ -39,23 +74,15 @@ def run_recurrence(
 
     Args:
         recurrence: `Recurrence` with a `step_gradient`.
-        x: `(L, B, D)`, time first; with `indices`, a table of vectors `(K, D)`.
+        x: `(B, L, D)`, or `ProductSums`.
         weights: `kernel` `(D, G H)`, `recurrent_kernel` `(H, G H)` and `bias` `(G H,)` for `G`
             gates; or `bias` `(2, G H)`, of the inputs and of the recurrence. The dtype of the
             kernels is that of the products; states, sums over time and the bias are float32.
         states: The states before the first step, `(B, H)` each.
-        mask: `(L, B)` boolean, false where the states are carried over; or `None`.
-        indices: `(L, B, n)` int32: step `t` of sequence `b` reads the sum of the `n` vectors
-            `x[indices[t, b]]`. The table is multiplied by the kernel once, and the products are
-            looked up.
-        added: Vectors `(L, B, K)` and a matrix `(K, G H)`; their products are added to those of
-            the inputs and the kernel.
-        num_parts: Integer. The batch is divided into so many parts, each a program that
-            TensorFlow runs at the same time as the others. A loop uses one core except in its
-            products; two parts use two. XLA, inside a step that it compiles, runs them in turn.
+        mask: `(B, L)` boolean, false where the states are carried over; or `None`.
 
     Returns:
-        Hidden states `(L, B, H)`, and the last states `(B, H)` in a list, float32.
+        Hidden states `(B, L, H)`, and the last states `(B, H)` in a list, float32.
         Differentiable once, by everything but `mask` and `indices`.
 
     Example:
@@ -64,33 +91,25 @@ def run_recurrence(
     >>> from keras_lightrnn.recurrence.kinds import get_recurrence
     >>> kernel, recurrent_kernel = np.eye(4, 12, dtype="float32"), np.eye(3, 12, dtype="float32")
     >>> weights, zeros = [kernel, recurrent_kernel, np.zeros(12, "float32")], np.zeros((2, 3))
-    >>> x = np.ones((5, 2, 4), "float32")
+    >>> x = np.ones((2, 5, 4), "float32")
     >>> hidden, (h, c) = run_recurrence(get_recurrence("lstm"), x, weights, [zeros, zeros])
-    >>> tuple(hidden.shape), bool((np.asarray(hidden)[-1] == np.asarray(h)).all())
-    ((5, 2, 3), True)
+    >>> tuple(hidden.shape), bool((np.asarray(hidden)[:, -1] == np.asarray(h)).all())
+    ((2, 5, 3), True)
     """
     kernel, recurrent_kernel, bias = weights
-    recurrent_bias = None
-    if len(bias.shape) == 2:
-        bias, recurrent_bias = bias[0], bias[1]
-    table = None
-    if indices is not None:  # once for all parts
-        share = bias / indices.shape[-1]  # in each of the products that add up
-        [table], x, kernel, bias = _project_table([x, kernel, share]), None, None, None
-    sequences = [mask, indices, x, added[0]]  # (L, B, ...)
-    shared = [table, kernel, bias, added[1], recurrent_kernel, recurrent_bias]
-    if num_parts == 1:
-        hidden, *last = _run_part([*sequences, *shared, *states], recurrence)
-        return hidden, last
-    results = []
-    for part in range(num_parts):
-        batch_size = ops.shape(states[0])[0]
-        here = slice(batch_size * part // num_parts, batch_size * (part + 1) // num_parts)
-        of_part = [None if y is None else ops.convert_to_tensor(y)[:, here] for y in sequences]
-        first = [ops.convert_to_tensor(state)[here] for state in states]
-        results.append(_run_part([*of_part, *shared, *first], recurrence))
-    hidden, *last = zip(*results, strict=True)
-    return ops.concatenate(hidden, axis=1), [ops.concatenate(state) for state in last]
+    bias, recurrent_bias = _split_bias(bias)
+    if isinstance(x, ProductSums):  # the products have the bias
+        of_inputs = [None, None, None, *x]
+    else:
+        of_inputs = [x, kernel, bias, None, None, None, None]
+    inputs = [mask, *of_inputs, recurrent_kernel, recurrent_bias, *states]
+    hidden, *last = _run(inputs, recurrence)
+    return hidden, last
+
+
+def _split_bias(bias: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the bias of the inputs and, or `None`, that of the recurrence."""
+    return (bias[0], bias[1]) if len(bias.shape) == 2 else (bias, None)
 
 
 def _forward(inputs: list[Tensor], recurrence: Recurrence) -> tuple[list[Tensor], list[Tensor]]:
@@ -99,17 +118,17 @@ def _forward(inputs: list[Tensor], recurrence: Recurrence) -> tuple[list[Tensor]
     That is the gates, the hidden state after the step, what other states it started from, and
     the residuals.
     """
-    mask, indices, x, vectors, table, kernel, bias, added_kernel = inputs[:8]
+    mask, x, kernel, bias, table, indices, vectors, added_kernel = inputs[:8]
     recurrent_kernel, recurrent_bias, *states = inputs[8:]
     states = [ops.cast(state, "float32") for state in states]
     units, size = recurrent_kernel.shape
     num_gates = size // units
-    if table is not None:
-        projected = _look_up(table, indices, num_gates)  # (L, 4, B, H)
+    if table is None:
+        projected = _multiply_steps(x, kernel, bias, num_gates)  # (L, 4, B, H)
     else:
-        projected = _project(x, kernel, bias, num_gates)
+        projected = _look_up(table, indices, num_gates)
     if vectors is not None:
-        projected += _project(vectors, added_kernel, 0.0, num_gates)
+        projected += _multiply_steps(vectors, added_kernel, 0.0, num_gates)
 
     def step(states: list[Tensor], place: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         x, *is_word = place
@@ -122,28 +141,34 @@ def _forward(inputs: list[Tensor], recurrence: Recurrence) -> tuple[list[Tensor]
             new_states = _select(is_word[0], new_states, states)
         return new_states, [gates, new_states[0], *states[1:], *residuals]
 
-    sequences = [projected, *([] if mask is None else [mask])]
+    sequences = [projected, *([] if mask is None else [ops.transpose(mask)])]
     num_outputs = len(states) + recurrence.num_residuals
     shapes = [(num_gates, *states[0].shape)] + [states[0].shape] * num_outputs
     last, outputs = scan(step, states, sequences, shapes, overwrite=True)
-    return [outputs[1], *last], outputs
+    return [_swap_time(outputs[1]), *last], outputs
 
 
-def _project(x: Tensor, kernel: Tensor, bias: Tensor, num_gates: int) -> Tensor:
+def _multiply_steps(x: Tensor, kernel: Tensor, bias: Tensor, num_gates: int) -> Tensor:
     """Return what the inputs of all steps add to the gates, `(L, 4, B, H)`."""
-    projected = _multiply_and_add(x, kernel, bias)  # (L, B, 4H)
+    products = _multiply_and_add(x, kernel, bias)  # (B, L, 4H)
     units = kernel.shape[1] // num_gates
-    gates = ops.reshape(projected, (*ops.shape(x)[:2], num_gates, units))
-    return ops.transpose(gates, (0, 2, 1, 3))
+    gates = ops.reshape(products, (*ops.shape(x)[:2], num_gates, units))
+    return ops.transpose(gates, (1, 2, 0, 3))
 
 
-def _look_up(projected: Tensor, indices: Tensor, num_gates: int) -> Tensor:
-    """Return the same from the projected vectors of a table, `(K, 4H)`."""
+def _look_up(table: Tensor, indices: Tensor, num_gates: int) -> Tensor:
+    """Return the same from the products in a table, `(K, 4H)`."""
     gates = np.arange(num_gates, dtype="int32")[:, None]
-    vectors = ops.reshape(projected, (-1, projected.shape[1] // num_gates))
+    vectors = ops.reshape(table, (-1, table.shape[1] // num_gates))
+    indices = _swap_time(indices)  # (L, B, n)
     places = (num_gates * indices[:, None, :, n] + gates for n in range(indices.shape[-1]))
     first, *others = (ops.take(vectors, x, axis=0) for x in places)  # (L, 4, B, H) each
     return sum(others, first)
+
+
+def _swap_time(x: Tensor) -> Tensor:
+    """Return `(B, L, ...)` as `(L, B, ...)`, or the reverse."""
+    return ops.transpose(x, (1, 0, *range(2, len(x.shape))))
 
 
 def _multiply_and_add(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
@@ -152,20 +177,14 @@ def _multiply_and_add(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     return ops.reshape(product, (*ops.shape(x)[:-1], kernel.shape[1]))
 
 
-def _multiply_and_add_backward(x: Tensor, kernel: Tensor, upstream: Tensor) -> list[Tensor]:
-    """Return the gradients of vectors `(..., D)`, kernel and bias; `upstream` is `(N, 4H)`."""
-    vectors = ops.reshape(x, (-1, kernel.shape[0]))
-    dx = ops.reshape(multiply(upstream, ops.transpose(kernel)), ops.shape(x))
-    return [dx, _multiply_transposed(vectors, upstream, kernel), ops.sum(upstream, axis=0)]
-
-
 def _backward(
     inputs: list[Tensor], outputs: list[Tensor], upstream: list[Tensor], recurrence: Recurrence
 ) -> list[Tensor]:
     """Return the gradients of the inputs; `outputs` are of all steps, see `_forward`."""
-    mask, indices, x, vectors, table, kernel, _, added_kernel = inputs[:8]
+    mask, x, kernel, _, table, indices, vectors, added_kernel = inputs[:8]
     recurrent_kernel, recurrent_bias, *first_states = inputs[8:]
     d_hidden, *d_last = upstream
+    d_hidden = _swap_time(d_hidden)
     step_gradient = recurrence.step_gradient
     assert step_gradient is not None  # `is_fused` takes no other recurrence here
     num_states, size = len(first_states), recurrent_kernel.shape[1]
@@ -187,7 +206,13 @@ def _backward(
             d_states = _select(is_word, d_states, gradients)
         return d_states, [dx] if recurrence.adds_products else [dx, dr]
 
-    sequences = [gates, d_hidden, previous, *others, *([] if mask is None else [mask])]
+    sequences = [
+        gates,
+        d_hidden,
+        previous,
+        *others,
+        *([] if mask is None else [ops.transpose(mask)]),
+    ]
     shapes = [(d_hidden.shape[1], size)] * (1 if recurrence.adds_products else 2)
     d_states, products = scan(step, d_last, sequences, shapes, reverse=True, unstack=True)
 
@@ -195,35 +220,49 @@ def _backward(
     hidden = ops.reshape(previous, (-1, recurrent_kernel.shape[0]))  # (L B, H)
     d_recurrent_kernel = _multiply_transposed(hidden, dr, recurrent_kernel)
     d_recurrent_bias = ops.sum(dr, axis=0) if has_recurrent_bias else None
-    d_vectors = d_added_kernel = d_table = d_x = d_kernel = d_bias = None
-    if vectors is not None:
-        d_vectors, d_added_kernel, _ = _multiply_and_add_backward(vectors, added_kernel, dx)
-    if table is not None:
+    d_x = d_kernel = d_bias = d_table = d_vectors = d_added_kernel = None
+    if table is None:
+        d_x, d_kernel = _multiply_steps_backward(x, kernel, dx)
+        d_bias = ops.sum(dx, axis=0)
+    else:
+        places = _swap_time(indices)
         first, *others = (
-            ops.segment_sum(dx, ops.reshape(indices[..., n], (-1,)), table.shape[0])
+            ops.segment_sum(dx, ops.reshape(places[..., n], (-1,)), table.shape[0])
             for n in range(indices.shape[-1])
         )
         d_table = sum(others, first)  # (K, 4H)
-    else:
-        d_x, d_kernel, d_bias = _multiply_and_add_backward(x, kernel, dx)
-    of_sequences = [None, None, d_x, d_vectors]
-    of_weights = [d_table, d_kernel, d_bias, d_added_kernel, d_recurrent_kernel, d_recurrent_bias]
-    gradients = [*of_sequences, *of_weights, *d_states]
+    if vectors is not None:
+        d_vectors, d_added_kernel = _multiply_steps_backward(vectors, added_kernel, dx)
+    of_inputs = [None, d_x, d_kernel, d_bias, d_table, None, d_vectors, d_added_kernel]
+    return _cast_like([*of_inputs, d_recurrent_kernel, d_recurrent_bias, *d_states], inputs)
+
+
+_run = compile_op(_forward, _backward)
+
+
+def _multiply_steps_backward(x: Tensor, kernel: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of vectors `(B, L, D)` and a kernel; `upstream` is `(L B, 4H)`."""
+    size = kernel.shape[0]
+    vectors = _swap_time(x)  # (L, B, D)
+    dx = ops.reshape(multiply(upstream, ops.transpose(kernel)), ops.shape(vectors))
+    return _swap_time(dx), _multiply_transposed(ops.reshape(vectors, (-1, size)), upstream, kernel)
+
+
+def _multiply_table_backward(
+    inputs: list[Tensor], _: list[Tensor], upstream: list[Tensor]
+) -> list[Tensor]:
+    table, kernel, _ = inputs
+    [d_products] = upstream
+    gradients = [
+        multiply(d_products, ops.transpose(kernel)),
+        _multiply_transposed(table, d_products, kernel),
+        ops.sum(d_products, axis=0),
+    ]
     return _cast_like(gradients, inputs)
 
 
-_run_part = compile_op(_forward, _backward)
-
-
-def _project_table_backward(
-    inputs: list[Tensor], _: list[Tensor], upstream: list[Tensor]
-) -> list[Tensor]:
-    x, kernel, _ = inputs
-    return _cast_like(_multiply_and_add_backward(x, kernel, upstream[0]), inputs)
-
-
-_project_table = compile_op(
-    lambda inputs: ([_multiply_and_add(*inputs)], []), _project_table_backward
+_multiply_table = compile_op(
+    lambda inputs: ([_multiply_and_add(*inputs)], []), _multiply_table_backward
 )
 
 

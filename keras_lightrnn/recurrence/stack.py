@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.typing import Shape, Tensor
-from keras_lightrnn.recurrence.fused import run_recurrence
+from keras_lightrnn.recurrence.fused import ProductSums, multiply_table, run_recurrence
 from keras_lightrnn.recurrence.kinds import Recurrence, get_recurrence
 
 RECURRENCE_PATHS = ("auto", "fused", "keras")
@@ -139,39 +139,59 @@ class RecurrentStack(keras.layers.Layer):
             indices: `(B, L, n)` int32, which vectors of the table add up at each step; or `None`.
             added: Vectors `(B, L, K)` and a matrix `(K, D)`: their product is added to the
                 inputs. Only with `indices`.
-            num_parts: Integer, see `run_recurrence`.
+            num_parts: Integer. The batch is divided into so many parts, each a program that
+                TensorFlow runs at the same time as the others. A loop uses one core except in its
+                products; two parts use two. XLA, inside a step that it compiles, runs them in
+                turn.
         """
-        batch_size = ops.shape(x if indices is None else indices)[0]
         if states is None:
+            batch_size = ops.shape(x if indices is None else indices)[0]
             zeros = ops.zeros((batch_size, self.units), "float32")
             states = [[zeros] * self.kind.num_states for _ in self.recurrent_layers]
-        if mask is not None:
-            mask = ops.transpose(mask)  # (L, B)
+        weights = [self._cast_weights(layer) for layer in self.recurrent_layers]
         if indices is None:
-            x = ops.transpose(x, (1, 0, 2))  # (L, B, D)
+            x = self.dropout_layers[0](x, training=training)
         else:
-            indices = ops.transpose(indices, (1, 0, 2))  # (L, B, n)
-        if added[0] is not None:
-            kernel = self.recurrent_layers[0].cell.kernel
-            added = (
-                ops.transpose(added[0], (1, 0, 2)),
-                ops.matmul(added[1], ops.cast(kernel, self.compute_dtype)),
-            )
+            vectors, matrix = added
+            table = multiply_table(x, weights[0], indices.shape[-1])
+            kernel = None if matrix is None else ops.matmul(matrix, weights[0][0])
+            x = ProductSums(table, indices, vectors, kernel)
+        if num_parts == 1:
+            hidden, new_states = self._run_layers(x, states, mask, weights, training)
+        else:
+            parts = []
+            for part in range(num_parts):
+                batch_size = ops.shape(states[0][0])[0]
+                here = slice(batch_size * part // num_parts, batch_size * (part + 1) // num_parts)
+                of_part = [_take_part(y, here) for y in (x, states, mask)]
+                parts.append(self._run_layers(*of_part, weights, training))
+            hidden, new_states = keras.tree.map_structure(lambda *x: ops.concatenate(x), *parts)
+        return self.dropout_layers[-1](hidden, training=training), new_states
+
+    def _run_layers(
+        self,
+        x: Tensor | ProductSums,
+        states: Tensor,
+        mask: Tensor,
+        weights: list[list[Tensor]],
+        training: bool | None,
+    ) -> tuple[Tensor, list[list[Tensor]]]:
+        """Return the hidden states `(B, L, H)` of the last layer and the last states of all."""
         new_states = []
-        for layer, dropout, first in zip(
-            self.recurrent_layers, self.dropout_layers, states, strict=False
-        ):
-            if indices is None:
-                x = dropout(x, training=training)
-            cell, dtype = layer.cell, layer.compute_dtype
-            weights = [ops.cast(kernel, dtype) for kernel in (cell.kernel, cell.recurrent_kernel)]
-            weights.append(ops.cast(cell.bias, "float32"))
+        for index, (of_layer, first) in enumerate(zip(weights, states, strict=True)):
+            if index:
+                x = self.dropout_layers[index](x, training=training)
             first = [ops.cast(state, "float32") for state in first]
-            x, last = run_recurrence(self.kind, x, weights, first, mask, indices, added, num_parts)
-            x, indices, added = ops.cast(x, dtype), None, (None, None)
+            x, last = run_recurrence(self.kind, x, of_layer, first, mask)
+            x = ops.cast(x, self.compute_dtype)
             new_states.append(last)
-        x = self.dropout_layers[-1](x, training=training)
-        return ops.transpose(x, (1, 0, 2)), new_states  # (B, L, H)
+        return x, new_states
+
+    def _cast_weights(self, layer: Any) -> list[Tensor]:
+        """Return the weights of a recurrent layer in the dtypes that `run_recurrence` expects."""
+        cell = layer.cell
+        kernels = [ops.cast(x, layer.compute_dtype) for x in (cell.kernel, cell.recurrent_kernel)]
+        return [*kernels, ops.cast(cell.bias, "float32")]
 
     # One step at a time, from states that many steps may follow.
 
@@ -238,6 +258,16 @@ class RecurrentStack(keras.layers.Layer):
             "dropout": self.dropout,
             "recurrence_path": self.recurrence_path,
         }
+
+
+def _take_part(x: Any, here: slice) -> Any:
+    """Return a part of a batch of inputs, states or masks."""
+    if isinstance(x, ProductSums):
+        vectors = _take_part(x.vectors, here)
+        return x._replace(indices=_take_part(x.indices, here), vectors=vectors)
+    return keras.tree.map_structure(
+        lambda y: None if y is None else ops.convert_to_tensor(y)[here], x
+    )
 
 
 def is_fused(recurrence_path: str, kind: Recurrence) -> bool:

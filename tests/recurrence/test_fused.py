@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from oracle import STEPS
 
-from keras_lightrnn.recurrence.fused import run_recurrence
+from keras_lightrnn.recurrence.fused import ProductSums, multiply_table, run_recurrence
 from keras_lightrnn.recurrence.kinds import get_recurrence
 
 FUNCTIONS = {
@@ -52,10 +52,9 @@ class Problem:
 
     def run(self, x, kernel, recurrent_kernel, bias, *states):
         """Return outputs `(B, L, H)` and last states of the package's recurrence."""
-        mask = None if self.mask is None else tf.constant(self.mask.T)
         weights = [kernel, recurrent_kernel, bias]
-        hidden, last = FUNCTIONS[self.name](tf.transpose(x, (1, 0, 2)), weights, states, mask)
-        return [tf.transpose(hidden, (1, 0, 2)), *last]
+        hidden, last = FUNCTIONS[self.name](x, weights, states, self.mask)
+        return [hidden, *last]
 
     def run_keras(self, x, kernel, recurrent_kernel, bias, *states):
         layer = LAYERS[self.name](self.shape[-1], return_sequences=True, return_state=True)
@@ -155,17 +154,18 @@ def test_vectors_of_a_table_are_the_sequence_that_indices_make_of_them(
     problem = Problem(rng, name, (6, 3, 4, 5))
     function = FUNCTIONS[name]
     table = tf.constant(rng.normal(size=(num_vectors, 4)).astype("float32"))
-    indices = rng.integers(num_vectors, size=(6, 3, num_added)).astype("int32")
+    indices = rng.integers(num_vectors, size=(3, 6, num_added)).astype("int32")
     results = []
     for is_table in (False, True):
         with tf.GradientTape() as tape:
             watched = [table, *(tf.constant(w) for w in problem.weights)]
             tape.watch(watched)
-            x = table if is_table else tf.reduce_sum(tf.gather(table, indices), axis=2)
-            hidden, _ = function(
-                x, watched[1:], problem.states, indices=indices if is_table else None
-            )
-            loss = tf.reduce_sum(hidden * tf.transpose(problem.upstream[0], (1, 0, 2)))
+            if is_table:
+                x = ProductSums(multiply_table(table, watched[1:], num_added), indices)
+            else:
+                x = tf.reduce_sum(tf.gather(table, indices), axis=2)
+            hidden, _ = function(x, watched[1:], problem.states)
+            loss = tf.reduce_sum(hidden * problem.upstream[0])
         gradients = tape.gradient(loss, watched)
         results.append([np.asarray(v) for v in (hidden, *map(tf.convert_to_tensor, gradients))])
     for received, expected in zip(*results, strict=True):
@@ -179,9 +179,9 @@ def test_what_is_added_is_a_part_of_the_inputs(rng, name):
     function = FUNCTIONS[name]
     table, vectors, kernel = (
         tf.constant(rng.normal(size=shape).astype("float32"))
-        for shape in ((7, 4), (6, 3, 2), (2, problem.weights[0].shape[1]))
+        for shape in ((7, 4), (3, 6, 2), (2, problem.weights[0].shape[1]))
     )
-    indices = rng.integers(7, size=(6, 3, 1)).astype("int32")
+    indices = rng.integers(7, size=(3, 6, 1)).astype("int32")
     results = []
     for is_added in (False, True):
         with tf.GradientTape() as tape:
@@ -189,54 +189,15 @@ def test_what_is_added_is_a_part_of_the_inputs(rng, name):
             tape.watch(watched)
             weights = watched[3:]
             if is_added:
-                added = (vectors, kernel)
-                hidden, _ = function(table, weights, problem.states, None, indices, added)
+                x = ProductSums(multiply_table(table, weights, 1), indices, vectors, kernel)
             else:
                 x = tf.concat([tf.gather(table, indices[..., 0]), vectors], axis=2)
                 weights[0] = tf.concat([weights[0], kernel], axis=0)
-                hidden, _ = function(x, weights, problem.states)
-            loss = tf.reduce_sum(hidden * tf.transpose(problem.upstream[0], (1, 0, 2)))
+            hidden, _ = function(x, weights, problem.states)
+            loss = tf.reduce_sum(hidden * problem.upstream[0])
         gradients = tape.gradient(loss, watched)
         results.append([np.asarray(v) for v in (hidden, *map(tf.convert_to_tensor, gradients))])
     for received, expected in zip(*results, strict=True):
-        assert received == pytest.approx(expected, rel=1e-5, abs=1e-5)
-
-
-@every_cell
-@pytest.mark.parametrize("batch_size", [5, 1])
-@pytest.mark.parametrize("is_table", [False, True], ids=["sequence", "table"])
-def test_parts_of_a_batch_are_together_the_whole(rng, name, batch_size, is_table):
-    problem = Problem(rng, name, (6, batch_size, 4, 5), masked=True)
-    function = FUNCTIONS[name]
-    x, indices = problem.x.transpose(1, 0, 2), None
-    if is_table:
-        x, indices = problem.x[0], rng.integers(6, size=(6, batch_size, 2)).astype("int32")
-    vectors = rng.normal(size=(6, batch_size, 2)).astype("float32")
-    kernel = rng.normal(size=(2, problem.weights[0].shape[1])).astype("float32")
-    arguments = [x, vectors, kernel, *problem.weights, *problem.states]
-    hidden_weights, *last_weights = problem.upstream
-    # The batch size is not known while it is traced.
-    specs = [tf.TensorSpec(a.shape) for a in (x, vectors, kernel, *problem.weights)]
-    specs[1] = tf.TensorSpec((6, None, 2))
-    specs += [tf.TensorSpec((None, 5))] * problem.num_states
-
-    def differentiate(num_parts):
-        @tf.function(input_signature=specs, autograph=False)
-        def run(x, vectors, kernel, *rest):
-            weights, states, mask = rest[:3], rest[3:], problem.mask.T
-            with tf.GradientTape() as tape:
-                tape.watch([x, vectors, kernel, *rest])
-                hidden, last = function(
-                    x, weights, states, mask, indices, (vectors, kernel), num_parts
-                )
-                loss = tf.reduce_sum(hidden * hidden_weights.transpose(1, 0, 2))
-                for state, weight in zip(last, last_weights, strict=True):
-                    loss += tf.reduce_sum(state * weight)
-            return [hidden, *last, *tape.gradient(loss, [x, vectors, kernel, *rest])]
-
-        return [np.asarray(value) for value in run(*arguments)]
-
-    for received, expected in zip(differentiate(2), differentiate(1), strict=True):
         assert received == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 

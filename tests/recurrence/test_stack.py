@@ -75,11 +75,11 @@ def test_a_batch_is_run_in_parts_where_cores_would_be_idle(
     rng, monkeypatch, num_cores, batch_size, jit_compile, num_parts
 ):
     monkeypatch.setattr(fused_recurrence, "_count_cores", lambda: num_cores)
-    run, chosen = fused_recurrence.run_recurrence, []
+    run, chosen = fused_recurrence.RecurrentStack.run_fused, []
     monkeypatch.setattr(
-        fused_recurrence,
-        "run_recurrence",
-        lambda *given: chosen.append(given[-1]) or run(*given),
+        fused_recurrence.RecurrentStack,
+        "run_fused",
+        lambda *args, **given: chosen.append(given["num_parts"]) or run(*args, **given),
     )
     models = make_pair(num_layers=2)
     windows = make_windows(rng, 2 * batch_size)
@@ -90,6 +90,49 @@ def test_a_batch_is_run_in_parts_where_cores_would_be_idle(
     assert models[0].loss_seen == pytest.approx(models[1].loss_seen, rel=1e-5)
     for first, second in zip(*(m.trainable_variables for m in models), strict=True):
         assert np.asarray(second) == pytest.approx(np.asarray(first), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("recurrence", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("batch_size", [5, 1])
+@pytest.mark.parametrize("is_table", [False, True], ids=["sequence", "table"])
+def test_parts_of_a_batch_are_together_the_whole(rng, recurrence, batch_size, is_table):
+    stack = fused_recurrence.RecurrentStack(5, num_layers=2, recurrence=recurrence)
+    stack.build((None, None, 4))
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype("float32")
+
+    mask = rng.random((batch_size, 6)) < 0.6
+    indices = rng.integers(7, size=(batch_size, 6, 2)).astype("int32")
+    num_states = stack.kind.num_states
+    arguments = [draw(batch_size, 5) for _ in range(2 * num_states)]
+    specs = [tf.TensorSpec((None, 5))] * len(arguments)  # the batch size is not known in a trace
+    if is_table:
+        arguments += [draw(7, 4), draw(batch_size, 6, 2), draw(2, 4)]
+        specs += [tf.TensorSpec((7, 4)), tf.TensorSpec((None, 6, 2)), tf.TensorSpec((2, 4))]
+    else:
+        arguments.append(draw(batch_size, 6, 4))
+        specs.append(tf.TensorSpec((None, 6, 4)))
+    upstream = [draw(batch_size, 6, 5), *(draw(batch_size, 5) for _ in range(2 * num_states))]
+
+    def differentiate(num_parts):
+        @tf.function(input_signature=specs, autograph=False)
+        def run(*args):
+            flat_states, (x, *added) = args[: 2 * num_states], args[2 * num_states :]
+            states = [list(flat_states[:num_states]), list(flat_states[num_states:])]
+            options = {"indices": indices, "added": added} if is_table else {}
+            with tf.GradientTape() as tape:
+                tape.watch(args)
+                hidden, last = stack.run_fused(x, states, mask=mask, num_parts=num_parts, **options)
+                outputs = [hidden, *last[0], *last[1]]
+                loss = sum(tf.reduce_sum(x * y) for x, y in zip(outputs, upstream, strict=True))
+            sources = [*args, *stack.trainable_variables]
+            return [*outputs, *map(tf.convert_to_tensor, tape.gradient(loss, sources))]
+
+        return [np.asarray(value) for value in run(*arguments)]
+
+    for received, expected in zip(differentiate(2), differentiate(1), strict=True):
+        assert received == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_a_batch_of_unknown_size_is_run_in_parts(monkeypatch):
