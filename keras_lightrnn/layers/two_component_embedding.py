@@ -51,17 +51,20 @@ class TwoComponentEmbedding(keras.layers.Layer):
         combine: String, how the two vectors of a word are combined.
             `"interleave"` (default): a window of `T + 1` words becomes the `2T` half-steps
             `c_0 r_1 c_1 r_2 ... c_{T-1} r_T`, `(B, T + 1) -> (B, 2T, D)`;
-            `"gate"`: `row + column + (gated_embeddings[column] * input_gate[row]) ·
+            `"gate"`: `row + column + pool(gated_embeddings[column] * input_gate[row]) ·
             gate_projection`, `(...) -> (..., D)`: the row also gates `gate_dim` numbers of the
-            column, which gives the lowest perplexity of networks with one step a word;
+            column, and `gate_pool` of these are summed into one. It gives the lowest perplexity
+            of networks with one step a word;
             `"sum"`: `row + column`, `(...) -> (..., D)`;
             `"concat"`: row then column, `(...) -> (..., 2D)`.
         embeddings_initializer: Initializer of the vectors: of rows, columns and words. (The
             projection of word vectors starts as Keras's weights do by default.)
         embeddings_regularizer: Regularizer of each of them.
         embeddings_constraint: Constraint of each of them.
-        gate_dim: Integer, how many numbers of a column its row gates, with `combine="gate"`.
-            `None` for half of `output_dim`.
+        gate_dim: Integer, how many numbers of a column a row gates, with `combine="gate"`; a
+            multiple of `gate_pool`. `None` for about `output_dim`.
+        gate_pool: Integer, how many gated numbers are summed into one before the projection,
+            which costs that much less (multi-modal factorized bilinear pooling).
         mask_zero: Boolean, whether word 0 is padding. With `"interleave"` a half-step is
             masked when its word is padding, and so is the row half-step of the first word
             after padding at the start: padding before or after a text changes nothing.
@@ -98,6 +101,9 @@ class TwoComponentEmbedding(keras.layers.Layer):
 
     Reference:
         Li et al., "LightRNN", NIPS 2016, [arXiv:1610.09893](https://arxiv.org/abs/1610.09893).
+        Pooling: Yu et al., "Multi-modal Factorized Bilinear Pooling with Co-Attention Learning for
+        Visual Question Answering", ICCV 2017,
+        [arXiv:1708.01471](https://arxiv.org/abs/1708.01471). The gate is this package's own.
     """
 
     def __init__(
@@ -112,6 +118,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         word_dim: int = 0,
         num_word_vectors: int | None = None,
         gate_dim: int | None = None,
+        gate_pool: int = 8,
         word_vectors: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -126,6 +133,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
                 f'{len(word_tables)} word tables, combine="interleave". Give combine="gate", "sum" '
                 'or "concat".'
             )
+        check_size("gate_pool", gate_pool)
         if gate_dim is not None:
             check_size("gate_dim", gate_dim)
             if combine != "gate":
@@ -133,7 +141,13 @@ class TwoComponentEmbedding(keras.layers.Layer):
                     f'`gate_dim` needs combine="gate". Received: gate_dim={gate_dim}, '
                     f"combine={combine!r}. Leave it at None."
                 )
+            if gate_dim % gate_pool:
+                raise ValueError(
+                    f"`gate_dim` must be a multiple of `gate_pool`. Received: gate_dim={gate_dim}, "
+                    f"gate_pool={gate_pool}. Give gate_pool=1 to project each gated number."
+                )
         self.gate_dim = gate_dim
+        self.gate_pool = gate_pool
         self.word_table = word_tables[0]
         self.output_dim = output_dim
         self.combine = combine
@@ -160,6 +174,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
                 embeddings_constraint,
                 mask_zero,
                 gate_dim=gate_dim,
+                gate_pool=gate_pool,
                 dtype=self.dtype_policy,
                 name=f"table_{index}",
             )
@@ -176,7 +191,10 @@ class TwoComponentEmbedding(keras.layers.Layer):
         self.column_embeddings = self._add_vectors("column_embeddings", 1, table.num_columns, dim)
         self.input_gate = self.gated_embeddings = self.gate_projection = None
         if self.combine == "gate":
-            gate_dim = self.gate_dim or max(dim // 2, 1)
+            pooled_dim = max(dim // self.gate_pool, 1)
+            if self.gate_dim is not None:
+                pooled_dim = self.gate_dim // self.gate_pool
+            gate_dim = self.gate_pool * pooled_dim
             self.input_gate = self.add_weight(
                 name="input_gate", shape=(table.num_rows, gate_dim), initializer="zeros"
             )
@@ -185,7 +203,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
                 shape=(table.num_columns, gate_dim),
                 initializer=keras.initializers.RandomNormal(stddev=_GATED_STDDEV),
             )
-            self.gate_projection = self.add_weight(name="gate_projection", shape=(gate_dim, dim))
+            self.gate_projection = self.add_weight(name="gate_projection", shape=(pooled_dim, dim))
         self._word_embeddings: Any = None
         self.word_projection: Tensor = None
         if self.word_vectors is not None and not self.word_vectors.built:
@@ -329,9 +347,12 @@ class TwoComponentEmbedding(keras.layers.Layer):
         return row_vectors + invalid, column_vectors + invalid
 
     def _gate_columns(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return what the rows of words let through of their columns, `(..., gate_dim)`."""
+        """Return what rows let through of columns, summed, `(..., gate_dim / gate_pool)`."""
         gates = self._look_up(self.input_gate, rows)
-        return self._look_up(self.gated_embeddings, columns) * gates
+        gated = self._look_up(self.gated_embeddings, columns) * gates
+        if self.gate_pool == 1:
+            return gated
+        return sum(ops.split(gated, self.gate_pool, axis=-1))
 
     def _find_cells(self, words: WordIds) -> tuple[Tensor, Tensor]:
         """Return the rows and the columns of words."""
@@ -474,6 +495,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
             "mask_zero": self.mask_zero,
             **serialize_word_vectors(self),
             "gate_dim": self.gate_dim,
+            "gate_pool": self.gate_pool,
         }
 
 

@@ -80,6 +80,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             `"recurrence"`, by a half-step of the network, as published.
         num_components: Integer `M`, the components of the mixture that each table has, see
             `TwoComponentSoftmax`. More than one needs `row_reading="reader"`.
+        gate_dim: Integer, how many numbers of a column a row gates at the input, see
+            `TwoComponentEmbedding`. `None` for about `embedding_dim`. Fewer make the model smaller.
         **kwargs: `name` and `dtype` (a dtype policy that reaches every layer).
 
     Call arguments:
@@ -125,6 +127,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         recurrence_path: str = "auto",
         row_reading: Any = "reader",
         num_components: int = 1,
+        gate_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
         embedding_dim = check_size("embedding_dim", embedding_dim)
@@ -162,6 +165,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         self.num_word_vectors = num_word_vectors
         self.recurrence_path = recurrence_path
         self.num_components = num_components
+        self.gate_dim = gate_dim
         has_reader = row_reader is not None
 
         policy = self.dtype_policy  # Keras hands it to no sublayer by itself
@@ -172,6 +176,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             mask_zero=mask_zero,
             word_dim=word_dim,
             num_word_vectors=num_word_vectors,
+            gate_dim=gate_dim,
             dtype=policy,
             name="embedding",
         )
@@ -507,6 +512,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             "recurrence_path": self.recurrence_path,
             "row_reading": self._row_reading or serialize_row_reader(self.softmax.row_reader),
             "num_components": self.num_components,
+            "gate_dim": self.gate_dim,
         }
 
 

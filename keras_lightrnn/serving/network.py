@@ -315,10 +315,12 @@ class _GatedEmbedding(tf.Module):
         self.input_gate = make_variable(embedding.input_gate)
         self.gated_embeddings = make_variable(embedding.gated_embeddings)
         self.gate_projection = make_variable(embedding.gate_projection)
+        self.gate_pool = embedding.gate_pool
 
     def __call__(self, rows: Any, columns: Any) -> Any:
         gated = tf.gather(self.gated_embeddings, columns) * tf.gather(self.input_gate, rows)
-        vectors = tf.matmul(gated, self.gate_projection)
+        pooled = tf.add_n(tf.split(gated, self.gate_pool, axis=-1))
+        vectors = tf.matmul(pooled, self.gate_projection)
         vectors += tf.gather(self.column_embeddings, columns)
         return vectors + tf.gather(self.row_embeddings, rows)
 

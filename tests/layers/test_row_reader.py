@@ -218,7 +218,9 @@ def test_the_shift_is_optional(rng):
 
 
 def test_gated_embedding(rng):
-    layer = TwoComponentEmbedding(TABLES["empty cells"], 3, combine="gate", word_dim=2)
+    layer = TwoComponentEmbedding(
+        TABLES["empty cells"], 3, combine="gate", word_dim=2, gate_dim=10, gate_pool=5
+    )
     words = rng.integers(11, size=(2, 4))
     assert tuple(layer(words).shape) == (2, 4, 3)
     for weight in layer.trainable_weights:
@@ -236,7 +238,7 @@ def test_gated_embedding(rng):
             layer.word_projection,
         )
     )
-    assert gate.shape == (TABLES["empty cells"].num_rows, 1)  # half of 3
     expected = row[rows] + column[columns] + own[words] @ projection
-    expected += (gated[columns] * gate[rows]) @ gate_projection
+    pooled = (gated[columns] * gate[rows]).reshape(2, 4, 5, 2).sum(axis=2)
+    expected += pooled @ gate_projection
     assert np.asarray(layer(words)) == pytest.approx(expected, abs=1e-5)

@@ -117,18 +117,29 @@ def test_mask_of_half_steps_is_that_of_their_own_words():
     assert make().compute_mask(words) is None
 
 
-@pytest.mark.parametrize(("gate_dim", "expected"), [(None, 4), (1, 1), (9, 9)])
-def test_numbers_that_are_gated(rng, gate_dim, expected):
-    layer = TwoComponentEmbedding(V, 8, "gate", gate_dim=gate_dim)
+@pytest.mark.parametrize(
+    ("arguments", "gate_dim", "pooled_dim"),
+    [
+        ({}, 16, 2),
+        ({"gate_pool": 3}, 18, 6),
+        ({"gate_pool": 30}, 30, 1),
+        ({"gate_dim": 8}, 8, 1),
+        ({"gate_dim": 9, "gate_pool": 1}, 9, 9),
+    ],
+)
+def test_numbers_that_are_gated(rng, arguments, gate_dim, pooled_dim):
+    layer = TwoComponentEmbedding(V, 19, "gate", **arguments)
     words = rng.integers(V, size=(2, 3))
     plain = np.asarray(layer(words))
-    assert layer.gate_projection.shape == (expected, 8)
+    assert layer.input_gate.shape == (layer.word_table.num_rows, gate_dim)
+    assert layer.gated_embeddings.shape == (layer.word_table.num_columns, gate_dim)
+    assert layer.gate_projection.shape == (pooled_dim, 19)
     rows, columns = layer.embed_components(words)
     assert np.array_equal(plain, np.asarray(rows) + np.asarray(columns))  # gates start at zero
     layer.input_gate.assign(np.ones(layer.input_gate.shape))
     assert not np.allclose(plain, layer(words))
     copy = TwoComponentEmbedding.from_config(layer.get_config())
-    assert copy.gate_dim == gate_dim
+    assert (copy.gate_dim, copy.gate_pool) == (layer.gate_dim, layer.gate_pool)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +150,8 @@ def test_numbers_that_are_gated(rng, gate_dim, expected):
         ({"output_dim": True}, "output_dim.*positive integer.*True"),
         ({"output_dim": 2, "combine": "add"}, "combine.*'interleave', 'sum', 'concat'.*'add'"),
         ({"output_dim": 2, "combine": "gate", "gate_dim": 0}, "gate_dim.*positive integer"),
+        ({"output_dim": 2, "combine": "gate", "gate_pool": 0}, "gate_pool.*positive integer"),
+        ({"output_dim": 2, "combine": "gate", "gate_dim": 9}, "multiple of `gate_pool`.*9.*8"),
         ({"output_dim": 2, "combine": "sum", "gate_dim": 1}, "gate_dim.*combine=.gate.*'sum'"),
         ({"word_table": 0, "output_dim": 2}, "vocabulary_size.*positive integer"),
     ],

@@ -50,7 +50,8 @@ class Oracle:
         layer = self.embedding
         x = to_numpy(layer.column_embeddings)[column] + to_numpy(layer.row_embeddings)[row]
         gated = to_numpy(layer.gated_embeddings)[column] * to_numpy(layer.input_gate)[row]
-        x = x + gated @ to_numpy(layer.gate_projection)
+        pooled = gated.reshape(layer.gate_pool, -1).sum(axis=0)
+        x = x + pooled @ to_numpy(layer.gate_projection)
         return x + to_numpy(layer.word_embeddings)[word] @ to_numpy(layer.word_projection)
 
     def read(self, words):
