@@ -163,8 +163,8 @@ class RecurrentStack(keras.layers.Layer):
             for part in range(num_parts):
                 batch_size = ops.shape(states[0][0])[0]
                 here = slice(batch_size * part // num_parts, batch_size * (part + 1) // num_parts)
-                of_part = [_take_part(y, here) for y in (x, states, mask)]
-                parts.append(self._run_layers(*of_part, weights, training))
+                x_here, states_here, mask_here = (_take_part(y, here) for y in (x, states, mask))
+                parts.append(self._run_layers(x_here, states_here, mask_here, weights, training))
             hidden, new_states = keras.tree.map_structure(lambda *x: ops.concatenate(x), *parts)
         return self.dropout_layers[-1](hidden, training=training), new_states
 
