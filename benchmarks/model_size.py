@@ -50,7 +50,12 @@ def make_model(arguments: argparse.Namespace) -> Any:
         has_shift = arguments.row_reading == "gate-and-shift"
         row_reading = GatedRowReader(allocation.num_rows, has_shift)
     model = LightRNNModel(
-        allocation, arguments.units, arguments.units, arguments.layers, row_reading=row_reading
+        allocation,
+        arguments.units,
+        arguments.units,
+        arguments.layers,
+        row_reading=row_reading,
+        gate_dim=arguments.gate_dim,
     )
     model.build((None, None))
     if row_reading != "recurrence":
@@ -211,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default="half-steps",
         help="how a column depends on its row (default: %(default)s)",
     )
+    parser.add_argument("--gate-dim", type=int, help="of the input gate (default: the model's)")
     parser.add_argument("--saved-model", action="store_true", help="export that as well")
     arguments = parser.parse_args(argv)
 
