@@ -20,6 +20,7 @@ from keras_lightrnn._internal.keras_internals import set_mask
 from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.layers.row_reader import serialize_row_reader
+from keras_lightrnn.layers.word_vectors import WordVectors, count_word_vectors
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.metrics import Perplexity
 from keras_lightrnn.models.carried_state import CarriedState
@@ -72,6 +73,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             cost `2 V K` numbers and lower perplexity: see `docs/results.md`.
         num_word_vectors: Integer, how many words have them: the words `0 .. num_word_vectors - 1`,
             which are the most frequent where ids go by falling frequency. `None` for all.
+        tie_word_vectors: Boolean, whether a word has one small vector for input and output, a
+            `layers.WordVectors`, in place of two. They cost `V K` numbers then.
         recurrence_path: What runs the recurrence in `fit`, `evaluate`, and `score` of many
             batches: `"auto"` (default), `"fused"` or `"keras"`, see
             `keras_lightrnn.recurrence.RecurrentStack`.
@@ -124,6 +127,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         mask_zero: bool = False,
         word_dim: int = 0,
         num_word_vectors: int | None = None,
+        tie_word_vectors: bool = False,
         recurrence_path: str = "auto",
         row_reading: Any = "reader",
         num_components: int = 1,
@@ -148,6 +152,11 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
                 f"num_components={num_components}, {num_tables} word table(s), "
                 'row_reading="recurrence". Give row_reading="reader".'
             )
+        if tie_word_vectors and not word_dim:
+            raise ValueError(
+                "Word vectors are tied where there are some. Received: "
+                f"tie_word_vectors={tie_word_vectors}, word_dim={word_dim}. Give `word_dim`."
+            )
         self._is_in_test_step = False
         super().__init__(**kwargs)
         self.autocast = False  # word ids must never be rounded to a float type
@@ -163,19 +172,25 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         self.mask_zero = mask_zero
         self.word_dim = word_dim
         self.num_word_vectors = num_word_vectors
+        self.tie_word_vectors = tie_word_vectors
         self.recurrence_path = recurrence_path
         self.num_components = num_components
         self.gate_dim = gate_dim
         has_reader = row_reader is not None
 
         policy = self.dtype_policy  # Keras hands it to no sublayer by itself
+        of_words: dict[str, Any] = {"word_dim": word_dim, "num_word_vectors": num_word_vectors}
+        if tie_word_vectors:
+            size = self.word_table.vocabulary_size
+            num_words = count_word_vectors(word_dim, num_word_vectors, size)
+            vectors = WordVectors(num_words, word_dim, dtype=policy, name="word_vectors")
+            of_words = {"word_vectors": vectors}
         self.embedding = TwoComponentEmbedding(
             self.word_tables,
             embedding_dim,
             combine="gate" if has_reader else "interleave",
             mask_zero=mask_zero,
-            word_dim=word_dim,
-            num_word_vectors=num_word_vectors,
+            **of_words,
             gate_dim=gate_dim,
             dtype=policy,
             name="embedding",
@@ -199,8 +214,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         self.softmax = TwoComponentSoftmax(
             self.word_tables,
             word_bias=word_bias,
-            word_dim=word_dim,
-            num_word_vectors=num_word_vectors,
+            **of_words,
             row_reader=row_reader,
             num_components=num_components,
             mask_zero=mask_zero,
@@ -509,6 +523,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             "mask_zero": self.mask_zero,
             "word_dim": self.word_dim,
             "num_word_vectors": self.num_word_vectors,
+            "tie_word_vectors": self.tie_word_vectors,
             "recurrence_path": self.recurrence_path,
             "row_reading": self._row_reading or serialize_row_reader(self.softmax.row_reader),
             "num_components": self.num_components,
