@@ -413,14 +413,35 @@ def test_dropout_only_in_training(rng):
 def test_number_of_weights():
     lstm = 4 * 9 * (8 + 9 + 1)
     published = 2 * 100 * 8 + lstm + 2 * 100 * (9 + 1)
-    # The input gate of 4 numbers for each row and column, and its projection; a gate and a shift
-    # for each row, and the kernel and bias of the query.
-    with_reader = published + 2 * 100 * 4 + 4 * 8 + 2 * 100 * 9 + 9 * (9 + 1)
+    # The input gate of 8 numbers for each row and column, and the projection of their sum; a gate
+    # and a shift for each row, and the kernel and bias of the query.
+    with_reader = published + 2 * 100 * 8 + 1 * 8 + 2 * 100 * 9 + 9 * (9 + 1)
     for row_reading, expected in (("recurrence", published), ("reader", with_reader)):
         model = LightRNNModel(10_000, embedding_dim=8, units=9, row_reading=row_reading)
         model.build((None, None))
         assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == expected
         assert [w.name for w in model.non_trainable_weights] == ["cells"]
+
+
+def test_tied_word_vectors_are_one_weight_wherever_the_model_goes(tmp_path, rng):
+    options = {"word_dim": 3, "num_word_vectors": 9}
+    apart = LightRNNModel(20, 4, 4, **options)
+    model = LightRNNModel(20, 4, 4, **options, tie_word_vectors=True)
+    windows = rng.integers(20, size=(8, 6)).astype("int32")
+    for each in (apart, model):
+        each.compile("adam")
+        each.fit(windows, verbose=0)
+    assert model.embedding.word_embeddings is model.softmax.word_kernel
+    assert apart.count_params() - model.count_params() == 9 * 3
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.embedding.word_embeddings is loaded.softmax.word_kernel
+    assert loaded.score(windows) == pytest.approx(model.score(windows), abs=1e-6)
+    again = LightRNNModel.from_config(model.get_config())
+    again.build((8, 6))
+    model.save_weights(tmp_path / "model.weights.h5")
+    again.load_weights(tmp_path / "model.weights.h5")
+    assert again.score(windows) == pytest.approx(model.score(windows), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -432,6 +453,7 @@ def test_number_of_weights():
         ({"recurrence": "transformer"}, "recurrence.*gru.*lstm.*transformer"),
         ({"dropout": 1.0}, r"dropout.*\[0, 1\).*1.0"),
         ({"word_bias": "unigram"}, "word_bias.*unigram"),
+        ({"tie_word_vectors": True}, "tied.*word_dim=0"),
     ],
 )
 def test_constructor_errors(arguments, message):

@@ -183,7 +183,10 @@ def test_ids_are_scored(served, directory, model, rng, name):
         ("gru", {"word_dim": 2}),
         ("lstm", READER),
         ("gru", {**READER, "word_bias": None, "cells": np.arange(R * C), "word_dim": 2}),
-        ("gru", {**MIXTURE, "word_dim": 3, "num_word_vectors": V - 9}),
+        (
+            "gru",
+            {**MIXTURE, "word_dim": 3, "num_word_vectors": V - 9, "tie_word_vectors": True},
+        ),
         ("rnn", {**MIXTURE, "word_bias": "trainable", "mask_zero": True}),
     ],
     ids=[
@@ -194,7 +197,7 @@ def test_ids_are_scored(served, directory, model, rng, name):
         "word-vectors",
         "reader",
         "reader-full-table-word-vectors",
-        "mixture-some-word-vectors",
+        "mixture-some-tied-word-vectors",
         "mixture-mask",
     ],
 )
