@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--word-dim", type=int, default=0)
     parser.add_argument("--num-word-vectors", type=int)
-    parser.add_argument("--tie-word-vectors", action="store_true", help="one for input and output")
+    parser.add_argument("--tie-word-vectors", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--jit-compile", action="store_true", help="compile whole steps by XLA")
 
 
@@ -88,7 +88,7 @@ def make_light_rnn(
         word_bias="counts",
         word_dim=word_dim,
         num_word_vectors=args.num_word_vectors if word_dim == args.word_dim else None,
-        tie_word_vectors=args.tie_word_vectors and word_dim > 0,
+        tie_word_vectors=args.tie_word_vectors,
         row_reading=row_reading,
         num_components=num_components,
     )

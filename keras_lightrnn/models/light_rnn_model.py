@@ -68,13 +68,14 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         word_bias: `None`, `"counts"` or `"trainable"`, see `TwoComponentSoftmax`. With it,
             call `assign_word_counts` before `fit`.
         mask_zero: Boolean, whether word 0 is padding.
-        word_dim: Integer `K`, the size of two small vectors for each word, one at the input and
-            one at the output, in addition to the shared vectors; 0 for none, as published. They
-            cost `2 V K` numbers and lower perplexity: see `docs/results.md`.
+        word_dim: Integer `K`, the size of the small vector that each word has in addition to the
+            shared vectors; 0 for none, as published. They cost `V K` numbers and lower perplexity:
+            see `docs/results.md`.
         num_word_vectors: Integer, how many words have them: the words `0 .. num_word_vectors - 1`,
             which are the most frequent where ids go by falling frequency. `None` for all.
-        tie_word_vectors: Boolean, whether a word has one small vector for input and output, a
-            `layers.WordVectors`, in place of two. They cost `V K` numbers then.
+        tie_word_vectors: Boolean, whether input and output share the small vector of a word, a
+            `layers.WordVectors`, which gives the lower perplexity. With `False` a word has two.
+            Defaults to `True`.
         recurrence_path: What runs the recurrence in `fit`, `evaluate`, and `score` of many
             batches: `"auto"` (default), `"fused"` or `"keras"`, see
             `keras_lightrnn.recurrence.RecurrentStack`.
@@ -127,7 +128,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         mask_zero: bool = False,
         word_dim: int = 0,
         num_word_vectors: int | None = None,
-        tie_word_vectors: bool = False,
+        tie_word_vectors: bool = True,
         recurrence_path: str = "auto",
         row_reading: Any = "reader",
         num_components: int = 1,
@@ -152,11 +153,6 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
                 f"num_components={num_components}, {num_tables} word table(s), "
                 'row_reading="recurrence". Give row_reading="reader".'
             )
-        if tie_word_vectors and not word_dim:
-            raise ValueError(
-                "Word vectors are tied where there are some. Received: "
-                f"tie_word_vectors={tie_word_vectors}, word_dim={word_dim}. Give `word_dim`."
-            )
         self._is_in_test_step = False
         super().__init__(**kwargs)
         self.autocast = False  # word ids must never be rounded to a float type
@@ -180,7 +176,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
 
         policy = self.dtype_policy  # Keras hands it to no sublayer by itself
         of_words: dict[str, Any] = {"word_dim": word_dim, "num_word_vectors": num_word_vectors}
-        if tie_word_vectors:
+        if word_dim and tie_word_vectors:
             size = self.word_table.vocabulary_size
             num_words = count_word_vectors(word_dim, num_word_vectors, size)
             vectors = WordVectors(num_words, word_dim, dtype=policy, name="word_vectors")
@@ -500,7 +496,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> LightRNNModel:
-        config = {"row_reading": "recurrence", **config}  # the only one of earlier versions
+        # What earlier versions had, which named neither.
+        config = {"row_reading": "recurrence", "tie_word_vectors": False, **config}
         try:
             kind = get_recurrence(config.get("recurrence", "lstm"))
             is_fused(config.get("recurrence_path", "auto"), kind)
