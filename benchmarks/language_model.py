@@ -22,8 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--word-dim", type=int, default=0)
     parser.add_argument("--num-word-vectors", type=int)
-    parser.add_argument("--tie-word-vectors", action=argparse.BooleanOptionalAction, default=True)
+    add_tie_argument(parser)
     parser.add_argument("--jit-compile", action="store_true", help="compile whole steps by XLA")
+
+
+def add_tie_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tie-word-vectors", action=argparse.BooleanOptionalAction, default=True)
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,14 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from language_model import StepTimer, compile_model, make_light_rnn, make_windows, read_splits
+from language_model import (
+    StepTimer,
+    add_tie_argument,
+    compile_model,
+    make_light_rnn,
+    make_windows,
+    read_splits,
+)
 from peak_memory import get_peak_gigabytes
 from row_reading import parse_name
 
@@ -67,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--sequence-length", type=int, default=35, help="default: %(default)s")
     parser.add_argument("--num-word-vectors", type=int, default=50_000)
+    add_tie_argument(parser)
     parser.add_argument("--num-sampled", type=int, default=1_024, help="default: %(default)s")
     parser.add_argument(
         "--cutoffs",

@@ -32,7 +32,7 @@ def test_full_softmax(text):
     assert params == {
         "full softmax": shared + size * (2 * units + 1),
         "LightRNN": light,
-        "LightRNN + word vectors": light + 2 * (size * 2 + 2 * units),
+        "LightRNN + word vectors": light + (size + 2 * units) * 2,
     }
     for [(_, milliseconds, valid, test)] in results.values():
         assert milliseconds > 0

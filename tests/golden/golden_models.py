@@ -40,8 +40,9 @@ def make_windows() -> np.ndarray:
 
 def make_lstm(**kwargs: Any) -> LightRNNModel:
     arguments = {"num_layers": 2, "dropout": 0.1, "word_bias": "counts", "word_dim": 2}
+    published = {"row_reading": "recurrence", "tie_word_vectors": False}  # now not the defaults
     model = LightRNNModel(
-        make_allocation(), D, H, mask_zero=True, row_reading="recurrence", **arguments, **kwargs
+        make_allocation(), D, H, mask_zero=True, **published, **arguments, **kwargs
     )
     return prepare(model)
 

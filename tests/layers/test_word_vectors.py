@@ -82,12 +82,15 @@ def test_a_word_that_moves_keeps_its_vectors():
         assert (before == np.asarray(after)).all()
 
 
-def test_untrained_word_vectors_change_no_probability(rng):
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_word_vectors_of_zero_change_no_probability(rng, is_tied):
     words = rng.integers(V, size=(3, 5))
-    with_vectors, without = (LightRNNModel(make_table(), D, H, word_dim=k) for k in (K, 0))
+    with_vectors, without = (
+        LightRNNModel(make_table(), D, H, word_dim=k, tie_word_vectors=is_tied) for k in (K, 0)
+    )
     for model in (with_vectors, without):
         model.build((None, None))
-    own = {"word_embeddings", "word_projection", "word_kernel"}
+    own = {"word_embeddings", "word_projection", "word_kernel", "vectors"}
     shared = [v for v in with_vectors.variables if v.name not in own]
     for variable, value in zip(without.variables, shared, strict=True):
         variable.assign(value)
