@@ -6,15 +6,34 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# XLA compiles some thousand small programs, most of which run once: a third of the time of a test
+# that trains. It is told not to optimise the machine code and to leave out the kernel generator
+# that sets up MLIR for each fused loop. Programs compute the same.
+if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
+    options = ["--xla_backend_optimization_level=0"]
+    if version("tensorflow") >= "2.21":  # XLA ends the process at an option that it does not know
+        options.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ.setdefault("XLA_FLAGS", " ".join(options))
 
 # The package under test is the one beside the tests, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pytest
+
+# TensorFlow makes many objects that live long, which each garbage collection looks through: rarer
+# collections, and none of what is imported.
+gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ def processes(tmp_path_factory):
     started = {
         backend: subprocess.Popen(
             [sys.executable, SCRIPT, folder / "weights.npz", folder / f"{backend}.npz"],
-            env=make_environment(KERAS_BACKEND=backend, JAX_PLATFORMS="cpu"),
+            env=make_environment(KERAS_BACKEND=backend, JAX_PLATFORMS="cpu", XLA_FLAGS=""),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

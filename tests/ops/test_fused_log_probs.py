@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,12 +26,16 @@ CELLS = np.random.default_rng(0).permutation((R - 1) * C)[:V].astype("int32")
 WORDS = np.asarray(invert_cells(CELLS, R, C))
 
 
+@functools.cache
+def make_op(max_logits):
+    """Return an op of its own for each limit, which compiled programs are not told apart by."""
+    return fused_log_probs.compile_op(fused_log_probs._forward, fused_log_probs._backward)
+
+
 @pytest.fixture(params=[2**21, 40], ids=["one chunk", "padded chunks"])
 def max_logits(request, monkeypatch):
     monkeypatch.setattr(fused_log_probs, "_MAX_LOGITS", request.param)
-    # The limit is not among what a compiled function is told apart by.
-    op = fused_log_probs.compile_op(fused_log_probs._forward, fused_log_probs._backward)
-    monkeypatch.setattr(fused_log_probs, "_run", op)
+    monkeypatch.setattr(fused_log_probs, "_run", make_op(request.param))
 
 
 def make_inputs(rng, with_bias=True, scale=1.0, length=T):
@@ -146,21 +152,13 @@ def test_a_fixed_bias_has_no_gradient_and_changes_no_other(rng):
         assert np.array_equal(value, other)
 
 
-@pytest.mark.usefixtures("max_logits")
-@lengths
-@pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("num_vectors", [V, 10])
-def test_word_vectors_equal_logits_word_by_word(rng, with_bias, num_vectors, length):
+@functools.cache
+def make_word_vectors(with_bias, num_vectors, length):
+    """Return inputs with word vectors, and the exact log-probabilities and gradients."""
+    rng = np.random.default_rng(0)
     cells, upstream, floats = make_inputs(rng, with_bias, length=length)
     queries, kernel = rng.normal(size=(B, length, 2)), rng.normal(size=(num_vectors, 2))
     floats += [queries.astype("float32"), kernel.astype("float32")]
-
-    def run(half_steps, cells, *others):
-        *others, queries, kernel = others
-        bias = others.pop() if with_bias else None
-        others[1] = others[1] + compute_row_offsets(bias, WORDS)
-        terms = [BiasTerm(bias), VectorTerm(kernel, queries[:, :, None])]
-        return run_op(half_steps, cells, *others, terms)
 
     def run_exactly(half_steps, cells, row_kernel, row_bias, column_kernel, column_bias, *others):
         *bias, queries, kernel = others
@@ -190,9 +188,26 @@ def test_word_vectors_equal_logits_word_by_word(rng, with_bias, num_vectors, len
             )
         return tf.reshape(tf.stack(log_probs), (B, length))
 
-    received = differentiate(run, cells, upstream, floats)
     doubles = [x.astype("float64") for x in floats]
     exact = differentiate(run_exactly, cells, upstream.astype("float64"), doubles)
+    return cells, upstream, floats, exact
+
+
+@pytest.mark.usefixtures("max_logits")
+@lengths
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("num_vectors", [V, 10])
+def test_word_vectors_equal_logits_word_by_word(with_bias, num_vectors, length):
+    cells, upstream, floats, exact = make_word_vectors(with_bias, num_vectors, length)
+
+    def run(half_steps, cells, *others):
+        *others, queries, kernel = others
+        bias = others.pop() if with_bias else None
+        others[1] = others[1] + compute_row_offsets(bias, WORDS)
+        terms = [BiasTerm(bias), VectorTerm(kernel, queries[:, :, None])]
+        return run_op(half_steps, cells, *others, terms)
+
+    received = differentiate(run, cells, upstream, floats)
     for value, other in zip(received, exact, strict=True):
         assert value == pytest.approx(other, rel=1e-5, abs=1e-5)
 

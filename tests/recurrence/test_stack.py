@@ -37,6 +37,18 @@ def make_windows(rng, num=B):
     return rng.integers(V, size=(num, T + 1)).astype("int32")
 
 
+def fit(model, windows, batch_size=B, jit_compile=False):
+    model.compile(keras.optimizers.SGD(1.0), jit_compile=jit_compile)
+    model.loss_seen = model.fit(windows, batch_size=batch_size, verbose=0).history["loss"]
+
+
+def assert_same_step(models):
+    assert models[0].loss_seen == pytest.approx(models[1].loss_seen, rel=1e-5)
+    # With a rate of 1 the weights have moved by their gradients.
+    for first, second in zip(*(m.trainable_variables for m in models), strict=True):
+        assert np.asarray(second) == pytest.approx(np.asarray(first), rel=1e-5, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "jit_compile"),
     [
@@ -59,22 +71,26 @@ def test_a_step_equals_that_of_the_keras_layers(rng, arguments, jit_compile):
     for model in models:
         if model.word_bias is not None:
             model.assign_word_counts(np.arange(1, V + 1))
-        model.compile(keras.optimizers.SGD(1.0), jit_compile=jit_compile)
-        model.loss_seen = model.fit(windows, batch_size=B, verbose=0).history["loss"]
-    assert models[0].loss_seen == pytest.approx(models[1].loss_seen, rel=1e-5)
-    # With a rate of 1 the weights have moved by their gradients.
-    for first, second in zip(*(m.trainable_variables for m in models), strict=True):
-        assert np.asarray(second) == pytest.approx(np.asarray(first), rel=1e-5, abs=1e-6)
+        fit(model, windows, jit_compile=jit_compile)
+    assert_same_step(models)
 
 
 @pytest.mark.parametrize(
     ("num_cores", "batch_size", "jit_compile", "num_parts"),
-    [(2, 17, False, 2), (8, 17, False, 2), (1, 17, False, 1), (2, 15, False, 1), (2, 17, True, 1)],
+    [
+        *[(2, 17, False, 2), (8, 17, False, 2), (1, 17, False, 1)],
+        *[(2, 15, False, 1), (2, 17, True, 1), (2, None, False, 2)],
+    ],
 )
 def test_a_batch_is_run_in_parts_where_cores_would_be_idle(
-    rng, monkeypatch, num_cores, batch_size, jit_compile, num_parts
+    monkeypatch, num_cores, batch_size, jit_compile, num_parts
 ):
     monkeypatch.setattr(fused_recurrence, "_count_cores", lambda: num_cores)
+    assert fused_recurrence.choose_num_parts(batch_size, jit_compile) == num_parts
+
+
+def test_a_step_in_parts_equals_that_of_the_keras_layers(rng, monkeypatch):
+    monkeypatch.setattr(fused_recurrence, "_count_cores", lambda: 2)
     run, chosen = fused_recurrence.RecurrentStack.run_fused, []
     monkeypatch.setattr(
         fused_recurrence.RecurrentStack,
@@ -82,14 +98,15 @@ def test_a_batch_is_run_in_parts_where_cores_would_be_idle(
         lambda *args, **given: chosen.append(given["num_parts"]) or run(*args, **given),
     )
     models = make_pair(num_layers=2)
-    windows = make_windows(rng, 2 * batch_size)
-    for model in models:
-        model.compile(keras.optimizers.SGD(1.0), jit_compile=jit_compile)
-        model.loss_seen = model.fit(windows, batch_size=batch_size, verbose=0).history["loss"]
-    assert set(chosen) == {num_parts}
-    assert models[0].loss_seen == pytest.approx(models[1].loss_seen, rel=1e-5)
-    for first, second in zip(*(m.trainable_variables for m in models), strict=True):
-        assert np.asarray(second) == pytest.approx(np.asarray(first), rel=1e-5, abs=1e-6)
+    windows = make_windows(rng, 2 * 17)
+    start = models[1].get_weights()
+    fit(models[0], windows, batch_size=17)
+    for jit_compile, num_parts in ((False, 2), (True, 1)):
+        models[1].set_weights(start)
+        chosen.clear()
+        fit(models[1], windows, batch_size=17, jit_compile=jit_compile)
+        assert set(chosen) == {num_parts}
+        assert_same_step(models)
 
 
 @pytest.mark.parametrize("recurrence", ["lstm", "gru", "rnn"])
@@ -133,11 +150,6 @@ def test_parts_of_a_batch_are_together_the_whole(rng, recurrence, batch_size, is
 
     for received, expected in zip(differentiate(2), differentiate(1), strict=True):
         assert received == pytest.approx(expected, rel=1e-5, abs=1e-5)
-
-
-def test_a_batch_of_unknown_size_is_run_in_parts(monkeypatch):
-    monkeypatch.setattr(fused_recurrence, "_count_cores", lambda: 2)
-    assert fused_recurrence.choose_num_parts(None, jit_compile=False) == 2
 
 
 @pytest.mark.parametrize(

@@ -523,7 +523,7 @@ def test_a_model_of_another_backend(model, vocabulary, tmp_path):
     subprocess.run(
         [sys.executable, "-c", JAX, tmp_path / "words.txt", tmp_path],
         check=True,
-        env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": path},
+        env={**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": "", "PYTHONPATH": path},
     )
     served = tf.saved_model.load(str(tmp_path / "1"))
     # The weights are drawn by NumPy, the same on every backend.
