@@ -336,6 +336,13 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
+    def make_train_function(self, force: bool = False) -> Any:
+        # TensorFlow traces a step twice if it makes variables, and Keras leaves those of the
+        # optimizer to the first step, except under a strategy.
+        if self.built and count_replicas(self) == 1 and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def compute_loss(
         self,
         x: Any = None,

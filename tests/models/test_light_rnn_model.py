@@ -179,6 +179,17 @@ def test_fit_learns_a_cycle():
     assert model.generate([0, 1], length=5, temperature=0).tolist() == [2, 3, 4, 5, 6]
 
 
+def test_the_step_is_traced_once(rng, monkeypatch):
+    train_step, traces = LightRNNModel.train_step, []
+    monkeypatch.setattr(
+        LightRNNModel, "train_step", lambda *args: traces.append(1) or train_step(*args)
+    )
+    model = LightRNNModel(11, 4, 4)
+    model.compile("adam")
+    model.fit(rng.integers(11, size=(8, 5)), batch_size=4, epochs=2, verbose=0)
+    assert len(traces) == 1
+
+
 @pytest.mark.parametrize("recurrence", ["lstm", "gru"])
 def test_padding_at_the_start_changes_nothing(recurrence):
     """The row of a text's first word is never read: there is no column before it."""
