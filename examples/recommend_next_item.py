@@ -275,6 +275,11 @@ class SessionBatches(keras.utils.PyDataset):
             order = np.pad(order, (0, -len(order) % size), constant_values=-1)
             self._batches += [(sessions, places) for places in order.reshape(-1, size)]
         self._generator.shuffle(self._batches)
+        # Keras takes an axis that is the same in the first two batches for one of fixed size.
+        lengths = [sessions.shape[1] for sessions, _ in self._batches]
+        other = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
+        if other is not None:
+            self._batches[1], self._batches[other] = self._batches[other], self._batches[1]
 
     def __len__(self) -> int:
         return len(self._batches)

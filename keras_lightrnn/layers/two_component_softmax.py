@@ -522,10 +522,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         if terms:
             words = ops.take(self.word_table.words, rows, axis=0)  # (..., C)
         for term in terms:
-            table = term.lay_out(term.weight, words)
-            if term.queries is not None:  # rounded as the kernels are
-                table = ops.cast(ops.cast(table, self.compute_dtype), "float32")
-            logits += term.compute(table, term.queries)
+            logits += term.compute_logits(words, self.compute_dtype)
         return logits
 
     def _project(self, states: Tensor, kernel: Tensor, bias: Tensor) -> Any:

@@ -445,44 +445,33 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
 
         Args:
             prefix: As in `next_words`.
-            length: Integer, how many words to add at most.
-            temperature: Float; log-probabilities are divided by it. 0 takes the best word. Default
-                1, or 0 with `num_beams`.
-            top_k: Sample among the `k` likeliest words only.
-            top_p: Sample among the fewest words that together reach this probability, after
-                temperature and `top_k`.
-            seed: Integer for the same sampled words again.
-            end_word: Integer, the word that ends a text; padding stands after it.
-            num_beams: Integer, the width of the beam search. `None` to sample.
-            length_penalty: Float, for beam search.
-            num_return: Integer, how many continuations of each prefix to return.
-            repetition_penalty: Float of at least 1, for words that the text holds already.
-            excluded: Word ids that are never added, `(E,)`, or `(B, E)` with -1 for none.
             mask: As in `next_words`.
-            return_log_probs: Boolean, whether to return log-probabilities, too.
-
-        For the keyword arguments see `keras_lightrnn.search.generate`, which continues texts with
-        any network.
+            length, temperature, top_k, top_p, seed, end_word, num_beams: As in
+                `keras_lightrnn.search.generate`, which continues texts with any network.
+            length_penalty, num_return, repetition_penalty, excluded, return_log_probs: Likewise.
 
         Returns:
-            The word ids without the prefix, `(length,)` or `(B, length)`; with `num_return` `n`,
-            `(n, length)` or `(B, n, length)`. With `return_log_probs` also the log-probability of
-            each continuation in nats.
+            The word ids without the prefix, int32, `(length,)` or `(B, length)`; with
+            `num_return=n`, `(n, length)` or `(B, n, length)`. With `return_log_probs` also the
+            log-probability of each continuation in nats.
+
+        Raises:
+            ValueError: if an argument is out of range, or arguments contradict each other.
         """
         options = decoding.Options(
-            length,
-            temperature,
-            top_k,
-            top_p,
-            seed,
-            end_word,
-            num_beams,
-            length_penalty,
-            num_return,
-            repetition_penalty,
-            return_log_probs,
+            length=length,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            end_word=end_word,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            num_return=num_return,
+            repetition_penalty=repetition_penalty,
+            return_log_probs=return_log_probs,
         )
-        return decoding.decode(self._get_predictor(), prefix, options, excluded, mask)
+        return decoding.decode(self._get_predictor(), prefix, options, excluded=excluded, mask=mask)
 
     def _get_predictor(self) -> Predictor:
         """Return the predictor of a model that is built, or build it."""

@@ -85,6 +85,19 @@ class LogitTerm(abc.ABC):
         """Return how many numbers one logit takes while it is computed."""
         return 1
 
+    def compute_logits(self, words: WordIds, dtype: str = "float32") -> Tensor:
+        """Return the logits of the words in cells, outside of the fused op.
+
+        Args:
+            words: `(..., C)` int32, -1 in empty cells.
+            dtype: Dtype of the kernels, to which weights that meet queries are rounded.
+
+        Returns:
+            `(..., M, C)` or `(..., 1, C)`.
+        """
+        table = self.lay_out(self.weight, words)
+        return self.compute(table if self.queries is None else _round(table, dtype), self.queries)
+
 
 class BiasTerm(LogitTerm):
     """`bias[w]`, and `EMPTY_CELL_LOGIT` in empty cells.
@@ -161,3 +174,15 @@ class VectorTerm(LogitTerm):
     @classmethod
     def count_floats(cls, table: Tensor) -> int:
         return table.shape[-1]
+
+    def compute_logits(self, words: WordIds, dtype: str = "float32") -> Tensor:
+        size = self.weight.shape[0]
+        vectors = _round(ops.take(self.weight, ops.clip(words, 0, size - 1), axis=0), dtype)
+        logits = ops.matmul(self.queries, ops.swapaxes(vectors, -1, -2))  # (..., M, C)
+        # There are fewer logits than numbers in the vectors, which `lay_out` sets to zero.
+        has_vector = ops.logical_and(words >= 0, words < size)
+        return ops.where(ops.expand_dims(has_vector, -2), logits, 0.0)
+
+
+def _round(x: Tensor, dtype: str) -> Tensor:
+    return ops.cast(ops.cast(x, dtype), "float32")

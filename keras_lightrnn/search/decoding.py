@@ -123,21 +123,21 @@ def generate(
         predictor,
         prefix,
         Options(
-            length,
-            temperature,
-            top_k,
-            top_p,
-            seed,
-            end_word,
-            num_beams,
-            length_penalty,
-            num_return,
-            repetition_penalty,
-            return_log_probs,
+            length=length,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            end_word=end_word,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            num_return=num_return,
+            repetition_penalty=repetition_penalty,
+            return_log_probs=return_log_probs,
         ),
-        excluded,
-        mask,
-        source,
+        excluded=excluded,
+        mask=mask,
+        source=source,
     )
 
 
@@ -157,7 +157,7 @@ def _check_network(network: Any, softmax: Any) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of `generate` that are the same for all prefixes; see there."""
 

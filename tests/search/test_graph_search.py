@@ -9,12 +9,8 @@ from keras import ops
 
 from keras_lightrnn import Allocation
 from keras_lightrnn.layers import TwoComponentSoftmax
-from keras_lightrnn.search.graph_search import (
-    GraphTable,
-    find_best_cells,
-    find_best_words,
-    find_ranks,
-)
+from keras_lightrnn.search.graph_rows import GraphTable, find_best_cells, find_ranks
+from keras_lightrnn.search.graph_search import find_best_words
 from keras_lightrnn.search.layer_search import search_states
 
 V, H = 23, 5
@@ -149,7 +145,7 @@ class CountedTable:
         return GraphTable(self._rows, self.log_probs.shape[2], self.expand, self.expand_alike)
 
     def find_best(self, k):
-        cells, log_probs = find_best_cells(self.make(), k)
+        cells, log_probs = find_best_cells(ops, self.make(), k)
         expected = np.sort(self.log_probs.reshape(len(cells), -1))[:, ::-1][:, :k]
         assert np.asarray(log_probs) == pytest.approx(expected, abs=1e-5)
         flat = self.log_probs.reshape(len(cells), -1)
@@ -209,7 +205,7 @@ def test_ranks_of_flat_predictions(rng):
     table = CountedTable((logits - np.log(1800)).astype("float32"))
     cells = np.array([0, 77, 900, 1799], "int32")
     flat = table.log_probs.reshape(4, -1)
-    ranks, log_probs = find_ranks(table.make(), cells)
+    ranks, log_probs = find_ranks(ops, table.make(), cells)
     own = flat[np.arange(4), cells]
     assert np.asarray(log_probs) == pytest.approx(own, abs=1e-5)
     expected = 1 + (flat > own[:, None] + 1e-6).sum(axis=1)

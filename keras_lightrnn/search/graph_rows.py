@@ -1,0 +1,428 @@
+"""Exact search for the likeliest cells of one table, inside a graph.
+
+Functions take `ops`, the namespace of operations to use: `keras.ops`, or `tensorflow_operations`,
+with which exported models are traced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_lightrnn._internal.typing import Tensor
+
+# Rows of each text that one step expands.
+ROWS_AT_ONCE = 16
+# A search that has expanded this share of the rows of a text may give up and expand all rows in
+# order, which costs less for each row than to expand the likeliest: by about this factor.
+_LEAST_SHARE = 0.0625
+_COST_OF_ORDER = 2
+# Cells of each text that are expanded together in order.
+_CELLS_AT_ONCE = 1 << 14
+# Least log-probability of a row, and of a column given its row, inside the search: impossible words
+# stay finite. Cells that are never answered come after them, with minus infinity.
+LEAST = -1e38
+# Sums over components, and products of other shapes, are rounded differently by so much at most.
+ROUNDING = 1e-5
+
+
+class GraphTable(NamedTuple):
+    """The distribution of the next word after some texts, as one table predicts it.
+
+    Attributes:
+        row_log_probs: `(B, R)` float32, of each row, with the weights of the table's components.
+        num_columns: Integer `C`.
+        expand: `rows (B, n) int32 -> (B, n, C)` float32, the log-probabilities of columns given
+            these rows of each text. At least -1e38, and minus infinity for cells that are never
+            answered.
+        expand_alike: `rows (n,) int32 -> (B, n, C)`, likewise for the same rows of all texts.
+            `None` if that costs no less for each row.
+    """
+
+    row_log_probs: Tensor
+    num_columns: int
+    expand: Callable[[Any], Any]
+    expand_alike: Callable[[Any], Any] | None
+
+
+def find_best_cells(
+    ops: Any,
+    table: GraphTable,
+    k: Tensor,
+    excluded: Tensor = None,
+    get_words: Callable[[Any], Any] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the `k` likeliest cells of each text by one table, exactly.
+
+    Rows are expanded in falling order of probability, some at a time, until no further row can
+    hold a better cell: no word is likelier than its row. If the bound does not exclude most rows,
+    all rows are expanded in order, which takes about as long as the whole distribution.
+
+    Args:
+        ops: Namespace of operations.
+        table: `GraphTable` for `B` texts, which are expanded together.
+        k: Integer, or on TensorFlow an int32 scalar.
+        excluded: `(B, E)` int32, cells that are not answered, -1 for none; or `None`.
+        get_words: Returns the words in cells, of the same shape: of equally likely cells those with
+            lesser words are answered. `None` for an arbitrary choice.
+
+    Returns:
+        Cells `(B, k)` int32 and their log-probabilities `(B, k)` float32, best first. -1 and minus
+        infinity where fewer than `k` cells may be answered.
+    """
+    candidates = _Candidates(ops, table.num_columns, k, get_words)
+    start = candidates.start(table.row_log_probs)
+
+    def list_bounds(state: Any) -> Any:
+        return ops.min(state[1], axis=1)
+
+    cells, best = _go_through_rows(ops, table, list_bounds, candidates.add, start, excluded)
+    return finish(ops, cells, best, get_words, table.row_log_probs)
+
+
+def _go_through_rows(
+    ops: Any,
+    table: GraphTable,
+    list_bounds: Callable[[Any], Any],
+    add: Callable[..., Any],
+    start: tuple[Any, ...],
+    excluded: Tensor,
+) -> tuple[Any, ...]:
+    """Expand the likeliest rows of each text, or all rows, until none is left that counts.
+
+    Args:
+        ops: As in `find_best_cells`.
+        table: As in `find_best_cells`.
+        list_bounds: `state -> (B,)`: rows whose log-probability is lower do not count.
+        add: `(state, rows (B, n), joint (B, n, C), exclusion) -> state`, adds the log-probabilities
+            of the cells of rows. See `Exclusion`.
+        start: The first state, a tuple of tensors.
+        excluded: As in `find_best_cells`.
+
+    Returns:
+        The last state.
+    """
+    row_log_probs, num_columns = table.row_log_probs, table.num_columns
+    num_rows = row_log_probs.shape[1]
+    at_once = min(ROWS_AT_ONCE, num_rows)
+    falling, order = ops.top_k(row_log_probs, num_rows)
+    order = ops.cast(order, "int32")
+    excluded_rows = places = columns = None
+    if excluded is not None:
+        columns = ops.where(excluded < 0, -1, excluded % num_columns)
+        excluded_rows = ops.maximum(excluded, 0) // num_columns
+        places = ops.take_along_axis(ops.argsort(order), excluded_rows, axis=1)
+
+    def count_needed(state: Any) -> Any:
+        """Return how many of the likeliest rows may count for a text."""
+        bounds = ops.expand_dims(list_bounds(state), 1) - ROUNDING
+        return ops.max(ops.sum(ops.cast(falling >= bounds, "int32"), axis=1))
+
+    def is_sorted_search(first: Tensor, *state: Any) -> Any:
+        needed = count_needed(state)
+        is_needed = first < needed
+        if table.expand_alike is None:
+            return is_needed
+        is_cheap = ops.logical_or(
+            first < int(_LEAST_SHARE * num_rows), _COST_OF_ORDER * (needed - first) < num_rows
+        )
+        return ops.logical_and(is_needed, is_cheap)
+
+    def expand(first: Tensor, *state: Any) -> Any:
+        here, is_row = _make_range(ops, first, at_once, num_rows)
+        rows = ops.take(order, here, axis=1)  # (B, n)
+        joint = _join(ops, ops.take(falling, here, axis=1), table.expand(rows), is_row)
+        exclusion = None if places is None else Exclusion(ops, places - first, columns)
+        return (first + at_once, *add(state, rows, joint, exclusion))
+
+    zero = ops.zeros((), "int32")
+    first, *state = ops.while_loop(is_sorted_search, expand, (zero, *start))
+    if table.expand_alike is None:
+        return tuple(state)
+    is_open = first < count_needed(state)
+    block = min(max(ROWS_AT_ONCE, _CELLS_AT_ONCE // num_columns), num_rows)
+
+    def expand_alike(first: Tensor, *state: Any) -> Any:
+        rows, is_row = _make_range(ops, first, block, num_rows)
+        joint = _join(ops, ops.take(row_log_probs, rows, axis=1), table.expand_alike(rows), is_row)
+        exclusion = None if columns is None else Exclusion(ops, excluded_rows - first, columns)
+        rows = ops.broadcast_to(rows, (ops.shape(joint)[0], block))
+        return (first + block, *add(state, rows, joint, exclusion))
+
+    restarted = [ops.where(is_open, x, y) for x, y in zip(start, state, strict=True)]
+    _, *state = ops.while_loop(
+        lambda first, *_: ops.logical_and(is_open, first < num_rows),
+        expand_alike,
+        (zero, *restarted),
+    )
+    return tuple(state)
+
+
+def find_ranks(
+    ops: Any,
+    table: GraphTable,
+    cells: Tensor,
+    excluded: Tensor = None,
+    get_words: Callable[[Any], Any] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the rank of one cell of each text among all cells, exactly, by one table.
+
+    Args:
+        ops: As in `find_best_cells`.
+        table: As in `find_best_cells`.
+        cells: `(B,)` int32.
+        excluded: As in `find_best_cells`: these cells do not count.
+        get_words: As in `find_best_cells`: of equally likely cells those with lesser words come
+            first.
+
+    Returns:
+        Ranks `(B,)` int32, from 1, and the log-probabilities of the cells, `(B,)` float32.
+    """
+    num_columns = table.num_columns
+    rows = ops.expand_dims(cells // num_columns, 1)  # (B, 1)
+    log_probs = ops.take_along_axis(
+        table.expand(rows)[:, 0], ops.expand_dims(cells % num_columns, 1), axis=1
+    )
+    log_probs += ops.take_along_axis(table.row_log_probs, rows, axis=1)  # (B, 1)
+    own_cells = ops.expand_dims(cells, 1)  # a cell does not count for itself, however it is rounded
+    excluded = own_cells if excluded is None else ops.concatenate([excluded, own_cells], axis=1)
+    own = ops.maximum(log_probs, LEAST)
+    own_words = None if get_words is None else get_words(own_cells)
+
+    def add(state: Any, rows: Tensor, joint: Tensor, exclusion: Exclusion) -> Any:
+        joint = ops.reshape(joint, (-1, joint.shape[1] * num_columns))
+        joint = exclusion.apply(joint, rows.shape[1])
+        list_is_lesser = None
+        if get_words is not None:
+            list_is_lesser = lambda: get_words(list_cells(ops, rows, num_columns)) < own_words  # noqa: E731
+        return (state[0] + count_before(ops, joint, own, list_is_lesser),)
+
+    start = (ops.zeros_like(cells),)
+    bounds = own[:, 0]
+    (before,) = _go_through_rows(ops, table, lambda state: bounds, add, start, excluded)
+    return before + 1, log_probs[:, 0]
+
+
+def count_before(
+    ops: Any, values: Tensor, own: Tensor, list_is_lesser: Callable[[], Any] | None
+) -> Any:
+    """Return how many values of each text come before its own, `(B, N), (B, 1) -> (B,)`.
+
+    Args:
+        ops: Namespace of operations.
+        values: `(B, N)` float32.
+        own: `(B, 1)` float32.
+        list_is_lesser: Returns which of the values come before an equal one, `(B, N)`.
+    """
+    count = _count(ops, values > own)
+    if list_is_lesser is None:
+        return count
+    is_equal = values == own
+    equal = ops.cond(
+        ops.any(is_equal),
+        lambda: _count(ops, ops.logical_and(is_equal, list_is_lesser())),
+        lambda: ops.zeros_like(count),
+    )
+    return count + equal
+
+
+def _count(ops: Any, is_counted: Any) -> Any:
+    return ops.sum(ops.cast(is_counted, "int32"), axis=1)
+
+
+def _make_range(ops: Any, start: Tensor, size: int, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Return `size` numbers from `start`, and which of them are below `num_rows`; `(size,)` each.
+
+    The others are replaced by the last one.
+    """
+    numbers = start + ops.arange(size, dtype="int32")
+    return ops.minimum(numbers, num_rows - 1), numbers < num_rows
+
+
+def _join(ops: Any, row_log_probs: Tensor, column_log_probs: Any, is_row: Tensor) -> Any:
+    """Return the log-probabilities of cells, `(B, n), (B, n, C), (n,) -> (B, n, C)`."""
+    row_log_probs = ops.where(is_row, ops.maximum(row_log_probs, LEAST), -np.inf)
+    return ops.expand_dims(row_log_probs, -1) + column_log_probs
+
+
+def list_cells(ops: Any, rows: Tensor, num_columns: int) -> Any:
+    """Return the cells of rows, `(B, n) -> (B, n C)`."""
+    cells = ops.expand_dims(rows * num_columns, -1) + ops.arange(num_columns, dtype="int32")
+    return ops.reshape(cells, (-1, rows.shape[1] * num_columns))
+
+
+class _Candidates:
+    """Merges the cells of rows into the best `k` of each text.
+
+    Args:
+        ops: As in `find_best_cells`.
+        num_columns: Integer `C`.
+        k: As in `find_best_cells`.
+        get_words: As in `find_best_cells`.
+    """
+
+    def __init__(
+        self, ops: Any, num_columns: int, k: Tensor, get_words: Callable[[Any], Any] | None
+    ) -> None:
+        self.ops = ops
+        self.num_columns = num_columns
+        self.k = k
+        self.get_words = get_words
+
+    def start(self, row_log_probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `k` cells that lose against all others, and their log-probabilities."""
+        ops = self.ops
+        shape = ops.shape(row_log_probs)[0], self.k
+        return ops.zeros(shape, "int32"), ops.full(shape, -np.inf, "float32")
+
+    def add(self, state: Any, rows: Tensor, joint: Tensor, exclusion: Exclusion | None) -> Any:
+        """Return the best `k` cells, unordered, and their log-probabilities, `(B, k)` each.
+
+        Args:
+            state: The best cells so far, `(B, k)` int32, and their log-probabilities, `(B, k)`.
+            rows: `(B, n)` int32.
+            joint: `(B, n, C)` float32.
+            exclusion: The excluded cells, or `None`.
+        """
+        ops = self.ops
+        cells, best = state
+        num_rows, num_columns = rows.shape[1], self.num_columns
+        if exclusion is not None:
+            flat = exclusion.apply(ops.reshape(joint, (-1, num_rows * num_columns)), num_rows)
+            joint = ops.reshape(flat, (-1, num_rows, num_columns))
+        new_best, places = self._select_in_rows(joint, rows)
+        new_rows = ops.take_along_axis(rows, places // num_columns, axis=1)
+        cells = ops.concatenate([cells, new_rows * num_columns + places % num_columns], axis=1)
+        values = ops.concatenate([best, new_best], axis=1)
+        list_words = None
+        if self.get_words is not None:
+            list_words = lambda: self.get_words(cells)  # noqa: E731
+        best, places = select_best(ops, values, self.k, list_words)
+        return ops.take_along_axis(cells, places, axis=1), best
+
+    def _select_in_rows(self, joint: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the best values of rows and their places, `(B, n, C) -> (B, k')`, `k'` up to `k`.
+
+        The greatest values lie in the columns with the greatest maxima: only these are sorted.
+        """
+        ops = self.ops
+        num_rows, num_columns = joint.shape[1:]
+        size = num_rows * num_columns
+        flat = ops.reshape(joint, (-1, size))
+        list_words = None
+        if self.get_words is not None:
+            list_words = lambda: self.get_words(list_cells(ops, rows, num_columns))  # noqa: E731
+        if not isinstance(self.k, int) or size <= self.k:
+            k = self.k if not isinstance(self.k, int) else min(self.k, size)
+            return select_best(ops, flat, k, list_words)
+        if 4 * self.k > num_columns:
+            return select_best(ops, flat, self.k, list_words)
+        maxima = ops.max(joint, axis=1)  # (B, C)
+        columns = ops.cast(ops.top_k(maxima, self.k)[1], "int32")  # (B, k)
+        indices = ops.broadcast_to(
+            ops.expand_dims(columns, 1), (ops.shape(columns)[0], num_rows, self.k)
+        )
+        values = ops.reshape(ops.take_along_axis(joint, indices, axis=2), (-1, num_rows * self.k))
+        best, places = ops.top_k(values, self.k)
+        places = ops.cast(places, "int32")
+        kth = best[:, -1:]
+        column = ops.take_along_axis(columns, places % self.k, axis=1)
+        places = places // self.k * num_columns + column
+        if list_words is None:
+            return best, places
+        is_tied = ops.logical_or(
+            _count(ops, maxima >= kth) > self.k, _count(ops, values >= kth) > self.k
+        )
+        return ops.cond(
+            ops.any(ops.logical_and(is_tied, kth[:, 0] > -np.inf)),
+            lambda: select_best(ops, flat, self.k, list_words),
+            lambda: (best, places),
+        )
+
+
+class Exclusion(NamedTuple):
+    """Cells that are not answered, among those of some rows.
+
+    Attributes:
+        ops: Namespace of operations.
+        places: `(B, E)` int32, places of their rows among the rows, outside if they are not there.
+        columns: `(B, E)` int32, their columns, -1 for no cell.
+    """
+
+    ops: Any
+    places: Tensor
+    columns: Any
+
+    def apply(self, joint: Tensor, num_rows: int) -> Any:
+        """Return `joint`, `(B, n C)` of `n` rows, with minus infinity for these cells."""
+        num_columns = joint.shape[1] // num_rows
+        is_here = (self.places >= 0) & (self.places < num_rows) & (self.columns >= 0)
+        cells = self.ops.where(is_here, self.places * num_columns + self.columns, -1)
+        return exclude(self.ops, joint, cells)
+
+
+def exclude(ops: Any, values: Tensor, places: Tensor) -> Any:
+    """Return `values`, `(B, N)`, with minus infinity at some places of each text.
+
+    Args:
+        ops: Namespace of operations.
+        values: `(B, N)` float32.
+        places: `(B, E)` int32, -1 for none.
+    """
+    num_texts, num_places = ops.shape(places)
+    size = values.shape[1]
+    padding = [[0, 0], [0, 1]]  # a place for none
+    texts = ops.repeat(ops.arange(num_texts, dtype="int32"), num_places)
+    flat = ops.reshape(ops.where(places < 0, size, places), (-1,))
+    updates = ops.full((num_texts * num_places,), -np.inf, "float32")
+    indices = ops.stack([texts, flat], axis=1)
+    return ops.scatter_update(ops.pad(values, padding), indices, updates)[:, :size]
+
+
+def select_best(
+    ops: Any, values: Tensor, k: Tensor, list_words: Callable[[], Any] | None
+) -> tuple[Tensor, Tensor]:
+    """Return the `k` greatest of some values and their places, `(B, k)` each, in any order.
+
+    Args:
+        ops: Namespace of operations.
+        values: `(B, N)` float32.
+        k: As in `find_best_cells`.
+        list_words: Returns the words of the values, `(B, N)`: of values that are equal to the
+            `k`-th, those with the least words are returned. `None` for an arbitrary choice.
+    """
+    best, places = ops.top_k(values, k)
+    places = ops.cast(places, "int32")
+    if list_words is None:
+        return best, places
+    kth = best[:, -1:]
+    count = ops.sum(ops.cast(values >= kth, "int32"), axis=1)
+    is_tied = ops.logical_and(count > k, kth[:, 0] > -np.inf)
+
+    def choose_least_words() -> Any:
+        order = ops.where(values == kth, -ops.maximum(list_words(), 0), -(2**31))
+        chosen = ops.top_k(ops.where(values > kth, 1, order), k)[1]
+        return ops.cast(chosen, "int32")
+
+    places = ops.cond(ops.any(is_tied), choose_least_words, lambda: places)
+    return ops.take_along_axis(values, places, axis=1), places
+
+
+def finish(
+    ops: Any,
+    cells: Tensor,
+    best: Tensor,
+    get_words: Callable[[Any], Any] | None,
+    row_log_probs: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Sort the best cells, or words; mark what is missing, what is impossible, and NaN."""
+    order = ops.argsort(cells if get_words is None else get_words(cells))
+    cells, best = (ops.take_along_axis(x, order, axis=1) for x in (cells, best))
+    order = ops.argsort(-best)
+    cells, best = (ops.take_along_axis(x, order, axis=1) for x in (cells, best))
+    cells = ops.where(best > -np.inf, cells, -1)
+    best = ops.where(best <= LEAST / 2, -np.inf, best)
+    total = ops.sum(row_log_probs, axis=1, keepdims=True)
+    return cells, ops.where(ops.isnan(total), total, best)
