@@ -123,19 +123,19 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def compute_search_results() -> dict[str, np.ndarray]:
-    """Return what `TopWords` and ranks are with one table and two."""
+    """Return what `TopWords` and ranks are with one table and two, small and large."""
     rng, results = np.random.default_rng(3), {}
     states = rng.normal(size=(3, 5)).astype("float32")
     excluded = rng.integers(-1, V, size=(3, 4)).astype("int32")
-    for allocations in ([(R, C)], [(R, C), (C, R)]):
-        tables = [Allocation.random(V, *shape, seed=i) for i, shape in enumerate(allocations)]
+    for size, *shapes in ((V, (R, C)), (V, (R, C), (C, R)), (990, (100, 10), (110, 9))):
+        tables = [Allocation.random(size, *shape, seed=i) for i, shape in enumerate(shapes)]
         softmax = TwoComponentSoftmax(tables, row_reader="gated", num_components=2, mask_zero=True)
         inputs = keras.Input((5,)), keras.Input((4,), dtype="int32")
         model = keras.Model(inputs, TopWords(softmax, k=6)(inputs[0], excluded=inputs[1]))
         for weight in softmax.trainable_weights:
             weight.assign(rng.normal(size=weight.shape))
         words, log_probs = model.predict([states, excluded], verbose=0)
-        name = f"{len(tables)} table(s)"
+        name = f"{len(tables)} table(s), {size} words"
         results |= {f"{name}/words": words, f"{name}/log_probs": log_probs}
         ranks = softmax.compute_ranks(states, words[:, 3], excluded)
         results[f"{name}/ranks"] = keras.ops.convert_to_numpy(ranks)

@@ -58,6 +58,7 @@ SURFACE = {
     "keras_lightrnn.datasets": ["PythonDocstrings"],
     "keras_lightrnn.layers": [
         "GatedRowReader",
+        "TargetRanks",
         "TopWords",
         "TwoComponentEmbedding",
         "TwoComponentSoftmax",

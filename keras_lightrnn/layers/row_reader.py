@@ -10,6 +10,7 @@ from keras import ops
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.typing import Shape, Tensor
 from keras_lightrnn.ops import cast_word_ids
+from keras_lightrnn.ops.look_up import look_up
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
@@ -71,7 +72,7 @@ class GatedRowReader(keras.layers.Layer):
         return queries + self._look_up(self.row_shift, rows)
 
     def _look_up(self, vectors: Tensor, rows: Tensor) -> Tensor:
-        vectors = ops.take(ops.cast(vectors, self.compute_dtype), rows, axis=0)
+        vectors = look_up(ops.cast(vectors, self.compute_dtype), rows)
         return ops.expand_dims(vectors, -2)  # (..., 1, H)
 
     def compute_output_shape(self, queries_shape: Shape, rows_shape: Shape) -> Any:

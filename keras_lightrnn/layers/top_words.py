@@ -74,18 +74,7 @@ class TopWords(keras.layers.Layer):
 
     def __init__(self, softmax: TwoComponentSoftmax, k: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not isinstance(softmax, TwoComponentSoftmax):
-            raise TypeError(
-                "`softmax` must be a `TwoComponentSoftmax`. Received: softmax="
-                f"{softmax!r} (of type {type(softmax).__name__}). Give the layer that the model "
-                "was trained with."
-            )
-        if softmax.row_reader is None:
-            raise ValueError(
-                "`softmax` must have a row reader. Received: row_reader=None. Give it "
-                'row_reader="gated"; half-steps are searched by `TwoComponentSoftmax.next_words`, '
-                "with a function by which the network reads rows."
-            )
+        check_softmax(softmax)
         check_k("k", k, softmax.word_table.vocabulary_size - softmax.mask_zero)
         self.softmax = softmax
         self.k = int(k)
@@ -143,6 +132,22 @@ class TopWords(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> TopWords:
         softmax = keras.saving.deserialize_keras_object(config["softmax"])
         return cls(**{**config, "softmax": softmax})
+
+
+def check_softmax(softmax: Any) -> None:
+    """Raise unless `softmax` can be searched from states alone."""
+    if not isinstance(softmax, TwoComponentSoftmax):
+        raise TypeError(
+            "`softmax` must be a `TwoComponentSoftmax`. Received: softmax="
+            f"{softmax!r} (of type {type(softmax).__name__}). Give the layer that the model "
+            "was trained with."
+        )
+    if softmax.row_reader is None:
+        raise ValueError(
+            "`softmax` must have a row reader. Received: row_reader=None. Give it "
+            'row_reader="gated"; half-steps are searched by `TwoComponentSoftmax.next_words`, '
+            "with a function by which the network reads rows."
+        )
 
 
 def _take_last(states: Tensor, mask: Tensor) -> Any:

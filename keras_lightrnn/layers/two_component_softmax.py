@@ -31,6 +31,7 @@ from keras_lightrnn.ops import (
     mark_invalid_ids,
     split_half_steps,
 )
+from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.ops.products import project
 from keras_lightrnn.search.excluded import check_excluded
 from keras_lightrnn.search.graph_search import find_word_ranks
@@ -520,7 +521,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         logits = self._project(column_queries, self.column_kernel, self.column_bias)
         terms = self._make_terms(column_queries)
         if terms:
-            words = ops.take(self.word_table.words, rows, axis=0)  # (..., C)
+            words = look_up(ops.convert_to_tensor(self.word_table.words), rows)  # (..., C)
         for term in terms:
             logits += term.compute_logits(words, self.compute_dtype)
         return logits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from keras import ops
 
 from keras_lightrnn._internal.typing import Tensor, WordIds
+from keras_lightrnn.ops.look_up import look_up
 
 # A logit that leaves no probability in float32, finite so that no gradient becomes NaN. Logits of
 # words must stay far above it.
@@ -53,7 +54,7 @@ def compute_bias_table(word_bias: Tensor, words: WordIds) -> Tensor:
     if word_bias is None:
         bias = ops.zeros_like(words, "float32")
     else:
-        bias = ops.cast(ops.take(word_bias, ops.maximum(words, 0)), "float32")
+        bias = ops.cast(look_up(word_bias, ops.maximum(words, 0)), "float32")
     return ops.where(words < 0, EMPTY_CELL_LOGIT, bias)
 
 

@@ -418,11 +418,28 @@ def finish(
     row_log_probs: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Sort the best cells, or words; mark what is missing, what is impossible, and NaN."""
+    cells, best = sort_best(ops, cells, best, get_words)
+    return mark_best(ops, cells, best, row_log_probs)
+
+
+def sort_best(
+    ops: Any, cells: Tensor, log_probs: Tensor, get_words: Callable[[Any], Any] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return cells, or words, and log-probabilities, `(B, n)` each, best first.
+
+    Of equally likely cells those with lesser words come first; `None` stands for the cells.
+    """
     order = ops.argsort(cells if get_words is None else get_words(cells))
-    cells, best = (ops.take_along_axis(x, order, axis=1) for x in (cells, best))
-    order = ops.argsort(-best)
-    cells, best = (ops.take_along_axis(x, order, axis=1) for x in (cells, best))
-    cells = ops.where(best > -np.inf, cells, -1)
-    best = ops.where(best <= LEAST / 2, -np.inf, best)
+    cells, log_probs = (ops.take_along_axis(x, order, axis=1) for x in (cells, log_probs))
+    log_probs, order = ops.top_k(log_probs, ops.shape(log_probs)[1])
+    return ops.take_along_axis(cells, ops.cast(order, "int32"), axis=1), log_probs
+
+
+def mark_best(
+    ops: Any, cells: Tensor, log_probs: Tensor, row_log_probs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mark what is missing, what is impossible, and NaN."""
+    cells = ops.where(log_probs > -np.inf, cells, -1)
+    log_probs = ops.where(log_probs <= LEAST / 2, -np.inf, log_probs)
     total = ops.sum(row_log_probs, axis=1, keepdims=True)
-    return cells, ops.where(ops.isnan(total), total, best)
+    return cells, ops.where(ops.isnan(total), total, log_probs)

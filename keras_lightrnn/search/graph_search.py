@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.typing import Tensor, WordIds
+from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.ops.loops import map_blocks
 from keras_lightrnn.ops.word_ids import mark_invalid_ids
 from keras_lightrnn.search.graph_rows import LEAST, ROWS_AT_ONCE, GraphTable
@@ -141,21 +142,23 @@ def _make_table(softmax: Any, row_log_probs: Tensor, context: list[Any]) -> Grap
     queries, *shares = context  # (B, M, H), (B, R, M)
     word_table = softmax.word_table
     has_empty_cells = word_table.vocabulary_size < word_table.num_rows * word_table.num_columns
+    operations, dtype = _get_operations(), keras.backend.standardize_dtype(queries.dtype)
 
     def predict(rows: Tensor, of_all: Tensor) -> Any:
-        shape = (*ops.shape(rows), *queries.shape[1:])
-        read = ops.broadcast_to(ops.expand_dims(queries, 1), shape)  # (B, n, M, H)
+        num_rows = operations.shape(rows)[1]
+        # (B, 1, M, H) is read once for each row.
+        read = ops.expand_dims(queries, 1) + operations.zeros((1, num_rows, 1, 1), dtype)
         read = softmax.read_rows(read, rows)
         log_probs = ops.log_softmax(softmax.compute_column_logits(read, of_all))  # (B, n, M, C)
         if shares:
-            indices = ops.broadcast_to(ops.expand_dims(rows, -1), shape[:-1])
+            indices = ops.broadcast_to(ops.expand_dims(rows, -1), ops.shape(read)[:-1])
             of_rows = ops.take_along_axis(shares[0], indices, axis=1)  # (B, n, M)
             log_probs = ops.logsumexp(ops.expand_dims(of_rows, -1) + log_probs, axis=2)
         else:
             log_probs = ops.squeeze(log_probs, 2)
         log_probs = ops.maximum(log_probs, LEAST)
         if has_empty_cells:
-            is_empty = ops.take(word_table.words, of_all, axis=0) < 0
+            is_empty = look_up(ops.convert_to_tensor(word_table.words), of_all) < 0
             log_probs = ops.where(is_empty, -np.inf, log_probs)
         return log_probs
 

@@ -19,8 +19,9 @@ from keras_lightrnn.search.graph_rows import (
     exclude,
     find_best_cells,
     find_ranks,
-    finish,
+    mark_best,
     select_best,
+    sort_best,
 )
 
 # Rows of each table that a search expands at first, by how much more it expands next, and the
@@ -85,10 +86,10 @@ def find_best_of_tables(
             total = exclude(ops, total, excluded)
         words = ops.arange(total.shape[1], dtype="int32")
         best, places = select_best(ops, total, k, lambda: ops.broadcast_to(words, ops.shape(total)))
-        return [places, best]
+        return [*sort_best(ops, places, best)]
 
     def search_rows(sizes: Sequence[int]) -> list[Any]:
-        """Return the best words and their log-probabilities, `(B, k)` each, in any order."""
+        """Return the best words and their log-probabilities, `(B, k)` each."""
         if not sizes:
             return search_all_words()
         size, *larger = sizes
@@ -99,29 +100,26 @@ def find_best_of_tables(
         return search_likeliest_rows(size, larger) if k <= size else search_rows(larger)
 
     def search_likeliest_rows(size: int, larger: Sequence[int]) -> list[Any]:
-        candidates, log_probs, bounds = _compute_candidates(
-            ops, tables, word_tables, size, k, excluded
-        )
-        best, places = select_best(ops, log_probs, k, lambda: candidates)
-        words = ops.take_along_axis(candidates, places, axis=1)
-        is_exact = ops.all(ops.min(best, axis=1) - ROUNDING > bounds)
+        found, bounds = _find_likely_words(ops, tables, word_tables, size, k, excluded)
+        words, best = (x[:, :k] for x in found)
+        is_exact = ops.all(best[:, -1] - ROUNDING > bounds)
         return ops.cond(is_exact, lambda: [words, best], lambda: search_rows(larger))
 
     sizes = list_sizes([table.row_log_probs.shape[1] for table in tables])
     words, best = search_rows(sizes)
-    return finish(ops, words, best, None, tables[0].row_log_probs)
+    return mark_best(ops, words, best, tables[0].row_log_probs)
 
 
 def list_sizes(numbers_of_rows: Sequence[int]) -> list[int]:
     """Return how many rows of each table a search expands in turn before it computes all words.
 
-    >>> list_sizes([20]), list_sizes([246, 250]), list_sizes([3163, 3163])
-    ([], [24, 61], [24, 96, 384, 790])
+    >>> list_sizes([20]), list_sizes([100]), list_sizes([246, 250]), list_sizes([3163, 3163])
+    ([], [25], [24, 61], [24, 96, 384, 790])
     """
     most = int(_LARGEST_SHARE * min(numbers_of_rows))
     sizes = []
     size = _FIRST_ROWS
-    while size < most:
+    while 2 * size <= most:
         sizes.append(size)
         size *= _GROWTH
     return [*sizes, most] if most >= _FIRST_ROWS else []
@@ -180,29 +178,15 @@ def _compute_all_cells(ops: Any, table: GraphTable) -> Any:
     return ops.reshape(joint, (-1, num_rows * table.num_columns))
 
 
-class _ExpandedRows(NamedTuple):
-    """What one table says of words after each text, once some of its rows are expanded.
-
-    Attributes:
-        values: `(B, R + n C)` float32, the log-probabilities of all rows, and those of the cells of
-            the expanded ones.
-        starts: `(B, R)` int32, where the cells of each row start in `values`; of a row that is not
-            expanded, where its own log-probability is.
-    """
-
-    values: Tensor
-    starts: Tensor
-
-
-def _compute_candidates(
+def _find_likely_words(
     ops: Any,
     tables: Sequence[GraphTable],
     word_tables: Sequence[Any],
     num_rows: int,
     k: Tensor,
     excluded: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return likely words of each text, their log-probabilities, and a bound of all other words.
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Return likely words of each text, best first, and a bound of all other words.
 
     The likeliest rows of each table are expanded, which gives their words the share of that table.
     From another table a word gets its share if its row is expanded there, and at most the
@@ -218,125 +202,149 @@ def _compute_candidates(
         excluded: As in `find_best_of_tables`.
 
     Returns:
-        Some more than `k` words `(B, n)` int32 and log-probabilities, float32, in any order, of
-        minus infinity where there are fewer words; and `(B,)`, the most that another word may have.
+        Some more than `k` words `(B, n)` int32 and their log-probabilities, of minus infinity where
+        there are fewer words; and `(B,)`, the most that another word may have.
     """
-    expanded, words, unseen = [], [], None
-    for table, word_table in zip(tables, word_tables, strict=True):
+    expanded = [
+        _ExpandedTable(ops, table, word_table)
+        for table, word_table in zip(tables, word_tables, strict=True)
+    ]
+    words, unseen = [], None
+    for table in expanded:
         falling, rows = ops.top_k(table.row_log_probs, num_rows + 1)
         rows = ops.cast(rows[:, :num_rows], "int32")
-        expanded.append(_expand(ops, table, rows, _start(ops, table)))
-        of_rows = ops.take(word_table.words, rows, axis=0)
-        words.append(ops.reshape(of_rows, (-1, num_rows * table.num_columns)))
+        table.expand(rows)
+        words.append(ops.reshape(ops.take(table.words, rows, axis=0), (-1, table.num_expanded)))
         unseen = falling[:, -1] if unseen is None else ops.logaddexp(unseen, falling[:, -1])
-    bounds = [
-        _bound_words(ops, tables, word_tables, expanded, words[index], index, excluded)
-        for index in range(len(tables))
-    ]
+    bounds = [_bound_words(ops, expanded, words[index], index) for index in range(len(expanded))]
+    if excluded is not None:
+        bounds = [_leave_out(ops, expanded, bounds, excluded)]
     bounds, places = ops.top_k(ops.concatenate(bounds, axis=1), k + _MORE_CANDIDATES + 1)
     others, bounds = bounds[:, -1], bounds[:, :-1]
+    # Of fewer words than that, any place.
+    words = ops.concatenate([*words, words[0][:, :1]], axis=1)
     places = ops.cast(places[:, :-1], "int32")
-    words = ops.maximum(ops.take_along_axis(ops.concatenate(words, axis=1), places, axis=1), 0)
+    words = ops.maximum(ops.take_along_axis(words, places, axis=1), 0)
     log_probs, is_known = None, None
-    for table, word_table, rows in zip(tables, word_tables, expanded, strict=True):
-        cells = ops.take(word_table.cells, words, axis=0)
-        rows = _expand_rows_of(ops, table, cells, rows, _ROWS_OF_CANDIDATES + k // _WORDS_PER_ROW)
-        share, is_here, _ = _look_up(ops, table, rows, cells)
+    for table in expanded:
+        cells = ops.take(table.cells, words, axis=0)
+        table.expand_rows_of(cells, _ROWS_OF_CANDIDATES + k // _WORDS_PER_ROW)
+        share, is_here, _ = table.look_up(cells)
         log_probs = share if log_probs is None else ops.logaddexp(log_probs, share)
         is_known = is_here if is_known is None else ops.logical_and(is_known, is_here)
     is_found = ops.logical_and(is_known, bounds > -np.inf)
     log_probs = ops.where(is_found, ops.maximum(log_probs, LEAST), -np.inf)
     unknown = ops.max(ops.where(is_known, -np.inf, bounds), axis=1)
-    return words, log_probs, ops.maximum(ops.maximum(unknown, others), unseen)
+    bounds = ops.maximum(ops.maximum(unknown, others), unseen)
+    return sort_best(ops, words, log_probs), bounds
 
 
-def _start(ops: Any, table: GraphTable) -> _ExpandedRows:
-    """Return the state of a table none of whose rows is expanded."""
-    shape = ops.shape(table.row_log_probs)
-    starts = ops.broadcast_to(ops.arange(shape[1], dtype="int32"), shape)
-    return _ExpandedRows(ops.maximum(table.row_log_probs, LEAST), starts)
+class _ExpandedTable:
+    """What one table says of words after each text, once some of its rows are expanded.
 
+    Args:
+        ops: Namespace of operations.
+        table: `GraphTable`.
+        word_table: As in `find_best_of_tables`.
 
-def _expand(ops: Any, table: GraphTable, rows: Tensor, expanded: _ExpandedRows) -> _ExpandedRows:
-    """Expand rows, `(B, n)`."""
-    num_texts, num_rows = ops.shape(rows)
-    row_log_probs = ops.take_along_axis(expanded.values, rows, axis=1)
-    joint = ops.expand_dims(row_log_probs, -1) + table.expand(rows)  # (B, n, C)
-    joint = ops.reshape(joint, (-1, num_rows * table.num_columns))
-    starts = expanded.values.shape[1] + table.num_columns * ops.arange(num_rows, dtype="int32")
-    starts = ops.reshape(ops.broadcast_to(starts, (num_texts, num_rows)), (-1,))
-    return _ExpandedRows(
-        ops.concatenate([expanded.values, joint], axis=1),
-        ops.scatter_update(expanded.starts, _make_indices(ops, rows), starts),
-    )
-
-
-def _expand_rows_of(
-    ops: Any, table: GraphTable, cells: Tensor, expanded: _ExpandedRows, num_rows: Tensor
-) -> _ExpandedRows:
-    """Expand so many rows of cells `(B, n)`, first those that are not expanded."""
-    _, is_here, _ = _look_up(ops, table, expanded, cells)
-    is_missing = ops.reshape(ops.where(is_here, 0.0, 1.0), (-1,))
-    nothing = ops.zeros(ops.shape(table.row_log_probs), "float32")
-    indices = _make_indices(ops, cells // table.num_columns)
-    _, rows = ops.top_k(ops.scatter_update(nothing, indices, is_missing), num_rows)
-    return _expand(ops, table, ops.cast(rows, "int32"), expanded)
-
-
-def _make_indices(ops: Any, rows: Tensor) -> Any:
-    """Return the indices of rows of texts, `(B, n) -> (B n, 2)`, for `scatter_update`."""
-    num_texts, num_rows = ops.shape(rows)
-    texts = ops.repeat(ops.arange(num_texts, dtype="int32"), num_rows)
-    return ops.stack([texts, ops.reshape(rows, (-1,))], axis=1)
-
-
-def _look_up(
-    ops: Any, table: GraphTable, expanded: _ExpandedRows, cells: Tensor
-) -> tuple[Any, Any, Any]:
-    """Return what a table says of cells, `(B, n)`.
-
-    Returns:
-        The log-probabilities of the cells, or those of their rows, which are not lower, where the
-        row is not expanded; where it is expanded; and the places of these numbers in
-        `expanded.values`.
+    Attributes:
+        values: `(B, R + n C)` float32, the log-probabilities of all rows, and those of the cells of
+            `n` expanded rows.
+        starts: `(B, R)` int32, where the cells of each row start in `values`; of a row that is not
+            expanded, where its own log-probability is.
     """
-    rows = cells // table.num_columns
-    starts = ops.take_along_axis(expanded.starts, rows, axis=1)
-    is_here = starts >= table.row_log_probs.shape[1]
-    places = ops.where(is_here, starts + cells - rows * table.num_columns, starts)
-    return ops.take_along_axis(expanded.values, places, axis=1), is_here, places
+
+    def __init__(self, ops: Any, table: GraphTable, word_table: Any) -> None:
+        self.ops = ops
+        self.row_log_probs = table.row_log_probs
+        self.num_rows, self.num_columns = table.row_log_probs.shape[1], table.num_columns
+        self.compute_columns = table.expand
+        self.cells, self.words = word_table.cells, word_table.words
+        self.values = ops.maximum(table.row_log_probs, LEAST)
+        self.starts = ops.zeros_like(table.row_log_probs, "int32")
+        self.starts += ops.arange(self.num_rows, dtype="int32")
+
+    @property
+    def num_expanded(self) -> int:
+        """How many cells the expanded rows have."""
+        return self.values.shape[1] - self.num_rows
+
+    def expand(self, rows: Tensor) -> None:
+        """Expand rows, `(B, n)`."""
+        ops, num_rows = self.ops, self.ops.shape(rows)[1]
+        row_log_probs = ops.take_along_axis(self.values, rows, axis=1)
+        joint = ops.expand_dims(row_log_probs, -1) + self.compute_columns(rows)  # (B, n, C)
+        joint = ops.reshape(joint, (-1, num_rows * self.num_columns))
+        starts = self.values.shape[1] + self.num_columns * ops.arange(num_rows, dtype="int32")
+        self.starts = _scatter(ops, self.starts, rows, ops.zeros_like(rows) + starts)
+        self.values = ops.concatenate([self.values, joint], axis=1)
+
+    def expand_rows_of(self, cells: Tensor, num_rows: Tensor) -> None:
+        """Expand so many rows of cells `(B, n)`, first those that are not expanded."""
+        ops = self.ops
+        _, is_here, _ = self.look_up(cells)
+        nothing = ops.zeros_like(self.row_log_probs)
+        is_missing = ops.where(is_here, 0.0, 1.0)
+        is_wanted = _scatter(ops, nothing, cells // self.num_columns, is_missing)
+        self.expand(ops.cast(ops.top_k(is_wanted, num_rows)[1], "int32"))
+
+    def look_up(self, cells: Tensor) -> tuple[Any, Any, Any]:
+        """Return what the table says of cells, `(B, n)`.
+
+        Returns:
+            The log-probabilities of the cells, or those of their rows, which are not lower, where
+            the row is not expanded; where it is expanded; and the places of these numbers in
+            `values`.
+        """
+        ops = self.ops
+        rows = cells // self.num_columns
+        starts = ops.take_along_axis(self.starts, rows, axis=1)
+        is_here = starts >= self.num_rows
+        places = ops.where(is_here, starts + cells - rows * self.num_columns, starts)
+        return ops.take_along_axis(self.values, places, axis=1), is_here, places
 
 
-def _bound_words(
-    ops: Any,
-    tables: Sequence[GraphTable],
-    word_tables: Sequence[Any],
-    expanded: list[_ExpandedRows],
-    words: WordIds,
-    index: int,
-    excluded: Tensor,
-) -> Any:
+def _bound_words(ops: Any, expanded: Sequence[_ExpandedTable], words: WordIds, index: int) -> Any:
     """Return the most that the words in the expanded rows of one table may have, `(B, n C)`.
 
-    It is minus infinity for what is no answer, and for words in expanded rows of a table before,
-    so that a word is listed once.
+    It is minus infinity in empty cells, and for words in expanded rows of a table before, so that
+    a word is listed once.
     """
     is_listed = words >= 0
     words = ops.maximum(words, 0)
-    num_rows = tables[index].row_log_probs.shape[1]
-    bounds = expanded[index].values[:, num_rows:]
-    for other, (table, word_table) in enumerate(zip(tables, word_tables, strict=True)):
+    bounds = expanded[index].values[:, expanded[index].num_rows :]
+    for other, table in enumerate(expanded):
         if other == index:
             continue
-        cells = ops.take(word_table.cells, words, axis=0)  # (B, n C)
-        most, is_here, _ = _look_up(ops, table, expanded[other], cells)
+        most, is_here, _ = table.look_up(ops.take(table.cells, words, axis=0))
         bounds = ops.logaddexp(bounds, most)
         if other < index:
             is_listed = ops.logical_and(is_listed, ops.logical_not(is_here))
-    bounds = ops.where(is_listed, ops.maximum(bounds, LEAST), -np.inf)
-    if excluded is None:
-        return bounds
-    cells = ops.take(word_tables[index].cells, ops.maximum(excluded, 0), axis=0)
-    _, is_here, places = _look_up(ops, tables[index], expanded[index], cells)
-    is_here = ops.logical_and(is_here, excluded >= 0)
-    return exclude(ops, bounds, ops.where(is_here, places - num_rows, -1))
+    return ops.where(is_listed, ops.maximum(bounds, LEAST), -np.inf)
+
+
+def _leave_out(
+    ops: Any, expanded: Sequence[_ExpandedTable], bounds: Sequence[Tensor], excluded: Tensor
+) -> Any:
+    """Return the bounds of all tables and one more, with minus infinity for excluded words."""
+    start, all_places = 0, []
+    end = sum(table.num_expanded for table in expanded)
+    for table in expanded:
+        cells = ops.take(table.cells, ops.maximum(excluded, 0), axis=0)
+        _, is_here, places = table.look_up(cells)
+        is_here = ops.logical_and(is_here, excluded >= 0)
+        all_places.append(ops.where(is_here, start + places - table.num_rows, end))
+        start += table.num_expanded
+    places = ops.concatenate(all_places, axis=1)  # (B, tables E)
+    bounds = ops.concatenate([*bounds, bounds[0][:, :1]], axis=1)  # the last for words elsewhere
+    return _scatter(ops, bounds, places, ops.zeros_like(places, "float32") - np.inf)
+
+
+def _scatter(ops: Any, values: Tensor, places: Tensor, updates: Tensor) -> Any:
+    """Return `values`, `(B, N)`, with updates at some places of each text, `(B, n)` each."""
+    num_texts, size = ops.shape(values)
+    starts = ops.expand_dims(ops.arange(num_texts, dtype="int32") * size, 1)
+    indices = ops.reshape(places + starts, (-1, 1))
+    flat = ops.reshape(values, (-1,))
+    flat = ops.scatter_update(flat, indices, ops.reshape(updates, (-1,)))
+    return ops.reshape(flat, (-1, size))

@@ -17,6 +17,7 @@ from filling import fill_sequentially
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
 from keras_lightrnn.layers import (
     GatedRowReader,
+    TargetRanks,
     TopWords,
     TwoComponentEmbedding,
     TwoComponentSoftmax,
@@ -205,6 +206,13 @@ CASES: dict[str, Case] = {
         )
         for num_tables in (1, 2)
     },
+    "ranks of targets": Case(
+        TargetRanks,
+        lambda **kw: TargetRanks(
+            TwoComponentSoftmax(make_tables(), row_reader="gated", mask_zero=True, **kw)
+        ),
+        make_inputs=lambda: (make_half_steps()[:, ::2], make_windows()[:, 1:]),
+    ),
     "softmax with word vectors": Case(
         TwoComponentSoftmax,
         lambda **kw: TwoComponentSoftmax(make_table(), word_dim=2, num_word_vectors=V - 4, **kw),

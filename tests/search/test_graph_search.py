@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_lightrnn import Allocation
 from keras_lightrnn.layers import TwoComponentSoftmax
+from keras_lightrnn.search import graph_tables
 from keras_lightrnn.search.graph_rows import GraphTable, find_best_cells, find_ranks
 from keras_lightrnn.search.graph_search import find_best_words
 from keras_lightrnn.search.layer_search import search_states
@@ -59,6 +60,77 @@ def test_equals_the_search_outside(rng, num_tables, arguments):
                 assert received.tolist() == wanted.tolist()
             else:
                 assert received == pytest.approx(wanted, abs=2e-5)
+
+
+BIG = 990
+BIG_TABLES = [
+    Allocation.random(BIG, *shape, seed=seed)
+    for seed, shape in enumerate([(100, 10), (110, 9), (99, 10)])
+]
+
+
+def make_big_layer(rng, num_tables, row_scale, scale, **kwargs):
+    """Return a softmax of tables that have enough rows for a bound to pay."""
+    layer = TwoComponentSoftmax(BIG_TABLES[:num_tables], row_reader="gated", **kwargs)
+    layer.build((None, H))
+    for weight in layer.trainable_weights:
+        factor = row_scale if "row_kernel" in weight.path else scale
+        weight.assign(factor * rng.normal(size=weight.shape))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("num_tables", "arguments"),
+    [(2, {"mask_zero": True, "word_dim": 2}), (3, {"num_components": 2, "word_bias": "trainable"})],
+    ids=["two tables", "three mixtures"],
+)
+def test_some_rows_of_several_tables(rng, num_tables, arguments, monkeypatch):
+    layer = make_big_layer(rng, num_tables, 9.0, 1.0, **arguments)
+    states = rng.normal(size=(12, H)).astype("float32")
+    best, _ = layer.next_words(states, k=2)
+    excluded = np.concatenate([best, rng.integers(-1, BIG, size=(12, 3))], axis=1).astype("int32")
+    expected, expected_log_probs = layer.next_words(states, k=5, excluded=excluded)
+    is_found = []
+
+    def fail(*args):
+        raise LookupError  # all words would be computed
+
+    for i in range(len(states)):
+        text = slice(i, i + 1)
+        monkeypatch.setattr(graph_tables, "_compute_all_words", fail)
+        try:
+            found = find_best_words(layer, states[text], 5, excluded[text])
+            is_found.append(True)
+        except LookupError:
+            monkeypatch.undo()
+            found = find_best_words(layer, states[text], 5, excluded[text])
+            is_found.append(False)
+        assert np.asarray(found[0]).tolist() == expected[text].tolist()
+        assert np.asarray(found[1]) == pytest.approx(expected_log_probs[text], abs=2e-5)
+    assert np.mean(is_found) > 0.5
+
+
+def test_all_words_of_several_tables_if_the_bound_is_too_loose(rng):
+    layer = make_big_layer(rng, 2, 0.1, 0.1)
+    states = rng.normal(size=(3, H)).astype("float32")
+    find = tf.function(lambda x: find_best_words(layer, x, 7), jit_compile=True, autograph=False)
+    words, log_probs = (x.numpy() for x in find(states))
+    expected, expected_log_probs = layer.next_words(states, k=7)
+    assert log_probs == pytest.approx(expected_log_probs, abs=2e-5)
+    assert words.tolist() == expected.tolist()
+
+
+def test_equal_words_in_other_rows(rng):
+    layer = make_big_layer(rng, 2, 9.0, 1.0)
+    for table in layer.list_tables():  # of each row, the words are alike
+        for weight in (table.column_kernel, table.column_bias):
+            weight.assign(0 * weight)
+    states = rng.normal(size=(4, H)).astype("float32")
+    words, log_probs = (np.asarray(x) for x in find_best_words(layer, states, 12))
+    _, expected = layer.next_words(states, k=12)
+    assert log_probs == pytest.approx(expected, abs=2e-5)
+    is_tied = np.diff(log_probs) == 0
+    assert (np.diff(words)[is_tied] > 0).all()
 
 
 @pytest.mark.parametrize("num_tables", [1, 2])
