@@ -135,7 +135,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reallocation": {"_internal", "assignment", "clustering", "table"},
     "recurrence": {"_internal", "ops"},
     "search": {"_internal", "ops", "recurrence"},
-    "serving": {"_internal", "data", "layers", "models", "table"},
+    "serving": {"_internal", "data", "layers", "models", "search", "table"},
     "table": {"_internal", "ops"},
     "visualization": {"_internal", "table"},
 }

@@ -315,7 +315,7 @@ class _Candidates:
         if self.get_words is not None:
             list_words = lambda: self.get_words(list_cells(ops, rows, num_columns))  # noqa: E731
         if not isinstance(self.k, int) or size <= self.k:
-            k = self.k if not isinstance(self.k, int) else min(self.k, size)
+            k = min(self.k, size) if isinstance(self.k, int) else ops.minimum(self.k, size)
             return select_best(ops, flat, k, list_words)
         if 4 * self.k > num_columns:
             return select_best(ops, flat, self.k, list_words)
@@ -407,6 +407,7 @@ def select_best(
         return ops.cast(chosen, "int32")
 
     places = ops.cond(ops.any(is_tied), choose_least_words, lambda: places)
+    places = ops.reshape(places, (-1, k))  # TensorFlow may have lost its rank
     return ops.take_along_axis(values, places, axis=1), places
 
 

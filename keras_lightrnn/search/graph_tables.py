@@ -6,7 +6,7 @@ Functions take `ops`, the namespace of operations, as those of `graph_rows` do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -36,24 +36,14 @@ _ROWS_OF_CANDIDATES = 8
 _WORDS_PER_ROW = 4
 
 
-class ServedTable(NamedTuple):
-    """Where the words of a table are.
-
-    Attributes:
-        cells: `(V,)` int32, the cell of each word.
-        words: `(R, C)` int32, the word in each cell, -1 in empty cells.
-    """
-
-    cells: Tensor
-    words: WordIds
-
-
 def find_best_of_tables(
     ops: Any,
     tables: Sequence[GraphTable],
     word_tables: Sequence[Any],
     k: Tensor,
     excluded: Tensor = None,
+    is_word: Tensor = None,
+    get_order: Callable[[Any], Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the `k` likeliest words of each text by the sum over tables, exactly.
 
@@ -67,6 +57,9 @@ def find_best_of_tables(
             and `words`, `(R, C)` int32, the word in each cell and -1 in empty cells.
         k: Integer, or on TensorFlow an int32 scalar.
         excluded: `(B, E)` int32, words that are not answered, -1 for none; or `None`.
+        is_word: `(V,)` boolean, which ids are words, for several tables; `None` for all.
+        get_order: Returns numbers of words, of the same shape: of equally likely words those with
+            lesser numbers come first, with several tables. `None` for the ids.
 
     Returns:
         Words `(B, k)` int32 and their log-probabilities `(B, k)` float32, best first, of equal
@@ -82,31 +75,39 @@ def find_best_of_tables(
 
     def search_all_words() -> list[Any]:
         total = _compute_all_words(ops, tables, word_tables)
+        if is_word is not None:
+            total = ops.where(is_word, total, -np.inf)
         if excluded is not None:
             total = exclude(ops, total, excluded)
-        words = ops.arange(total.shape[1], dtype="int32")
-        best, places = select_best(ops, total, k, lambda: ops.broadcast_to(words, ops.shape(total)))
-        return [*sort_best(ops, places, best)]
 
-    def search_rows(sizes: Sequence[int]) -> list[Any]:
-        """Return the best words and their log-probabilities, `(B, k)` each."""
-        if not sizes:
-            return search_all_words()
-        size, *larger = sizes
-        if not isinstance(k, int):
-            return ops.cond(
-                k <= size, lambda: search_likeliest_rows(size, larger), lambda: search_rows(larger)
-            )
-        return search_likeliest_rows(size, larger) if k <= size else search_rows(larger)
+        def list_order() -> Any:
+            order = ops.arange(total.shape[1], dtype="int32")
+            order = order if get_order is None else get_order(order)
+            return ops.zeros_like(total, "int32") + order
 
-    def search_likeliest_rows(size: int, larger: Sequence[int]) -> list[Any]:
+        best, places = select_best(ops, total, k, list_order)
+        return [*sort_best(ops, places, best, get_order)]
+
+    def search_likeliest_rows(size: int) -> list[Any]:
         found, bounds = _find_likely_words(ops, tables, word_tables, size, k, excluded)
-        words, best = (x[:, :k] for x in found)
-        is_exact = ops.all(best[:, -1] - ROUNDING > bounds)
-        return ops.cond(is_exact, lambda: [words, best], lambda: search_rows(larger))
+        words, best = (x[:, :k] for x in sort_best(ops, *found, get_order))
+        return [words, best, ops.all(best[:, -1] - ROUNDING > bounds)]
 
     sizes = list_sizes([table.row_log_probs.shape[1] for table in tables])
-    words, best = search_rows(sizes)
+    if isinstance(k, int):
+        sizes = [size for size in sizes if k <= size]
+        if not sizes:
+            return mark_best(ops, *search_all_words(), tables[0].row_log_probs)
+        state = search_likeliest_rows(sizes.pop(0))
+    else:
+        shape = ops.shape(tables[0].row_log_probs)[0], k
+        state = [ops.zeros(shape, "int32"), ops.zeros(shape, "float32"), ops.zeros((), "bool")]
+    for size in sizes:
+        is_skipped = ops.logical_or(state[2], k > size)
+        state = ops.cond(
+            is_skipped, lambda state=state: state, lambda size=size: search_likeliest_rows(size)
+        )
+    words, best = ops.cond(state[2], lambda: state[:2], search_all_words)
     return mark_best(ops, words, best, tables[0].row_log_probs)
 
 
@@ -186,7 +187,7 @@ def _find_likely_words(
     k: Tensor,
     excluded: Tensor,
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Return likely words of each text, best first, and a bound of all other words.
+    """Return likely words of each text, and a bound of all other words.
 
     The likeliest rows of each table are expanded, which gives their words the share of that table.
     From another table a word gets its share if its row is expanded there, and at most the
@@ -202,8 +203,8 @@ def _find_likely_words(
         excluded: As in `find_best_of_tables`.
 
     Returns:
-        Some more than `k` words `(B, n)` int32 and their log-probabilities, of minus infinity where
-        there are fewer words; and `(B,)`, the most that another word may have.
+        Some more than `k` words `(B, n)` int32 and their log-probabilities, in any order, of minus
+        infinity where there are fewer words; and `(B,)`, the most that another word may have.
     """
     expanded = [
         _ExpandedTable(ops, table, word_table)
@@ -236,7 +237,7 @@ def _find_likely_words(
     log_probs = ops.where(is_found, ops.maximum(log_probs, LEAST), -np.inf)
     unknown = ops.max(ops.where(is_known, -np.inf, bounds), axis=1)
     bounds = ops.maximum(ops.maximum(unknown, others), unseen)
-    return sort_best(ops, words, log_probs), bounds
+    return (words, log_probs), bounds
 
 
 class _ExpandedTable:

@@ -40,9 +40,11 @@ class Network(tf.Module, abc.ABC):
         padding_cell: The cell.
         num_rows, num_columns: Integers `R` and `C`, of the first table.
         state_kinds: List of the dtypes of the states and their shapes without the batch axis.
+        reads_rows_by_steps: Boolean, whether a row is expanded by a step of the network.
     """
 
     state_kinds: list[tuple[Any, list[int | None]]]
+    reads_rows_by_steps = False
 
     def __init__(self, softmax: ServedSoftmax, padding_cell: int | None) -> None:
         super().__init__()
@@ -221,6 +223,8 @@ class HalfStepNetwork(RecurrentNetwork):
 
     The context and the row states are states.
     """
+
+    reads_rows_by_steps = True
 
     def __init__(self, model: LightRNNModel) -> None:
         super().__init__(model, ServedSoftmax(model.softmax))

@@ -246,7 +246,7 @@ class _ServedModel(tf.Module):
         k = _check(
             k, (k >= 1) & (k <= most), f"`k` must lie in [1, {most}]. Received k =", k, advice
         )
-        cells, log_probs = find_best_cells(self._network, self._read(text), k)
+        cells, log_probs = find_best_cells(self._network, self._read(text), k, self._get_ids)
         return {"words": self._get_words(cells), "log_probs": log_probs}
 
     @tf.function(
@@ -277,7 +277,7 @@ class _ServedModel(tf.Module):
             temperature,
         )
         states = self._read(text, room=length)
-        cells = generate_cells(self._network, states, length, temperature, seed)
+        cells = generate_cells(self._network, states, length, temperature, seed, self._get_ids)
         words = self._get_words(cells)
         return {"words": words, "text": tf.strings.reduce_join(words, axis=1, separator=" ")}
 
@@ -323,9 +323,11 @@ class _ServedModel(tf.Module):
     def _get_cells(self, ids: Any) -> Any:
         return ids if self._cells is None else tf.gather(self._cells, ids)
 
+    def _get_ids(self, cells: Any) -> Any:
+        return cells if self._words is None else tf.gather(self._words, cells)
+
     def _get_words(self, cells: Any) -> Any:
-        ids = cells if self._words is None else tf.gather(self._words, cells)
-        return self._vocabulary.get_words(ids)
+        return self._vocabulary.get_words(self._get_ids(cells))
 
 
 def _check_shape(name: str, value: Any, shape: list[int | None]) -> Any:

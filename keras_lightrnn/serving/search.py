@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
+from keras_lightrnn.search import graph_rows, tensorflow_operations
+from keras_lightrnn.search.graph_rows import LEAST, ROWS_AT_ONCE, GraphTable
+from keras_lightrnn.search.graph_tables import find_best_of_tables
 from keras_lightrnn.serving.network import Network
 from keras_lightrnn.serving.sampling import sample_cells
 from keras_lightrnn.serving.softmax import ServedTables
-from keras_lightrnn.serving.table_search import find_best_in_tables
 
-# Rows of each text that the search expands in one step.
-_ROWS_AT_ONCE = 16
 # Texts that are expanded together, and the largest number of floats in one tensor of theirs.
 _TEXTS_AT_ONCE = 64
 _FLOATS_AT_ONCE = 1 << 22
-# Log-probability of impossible words inside the search. Empty cells come after it.
-_LEAST = float(np.finfo(np.float32).min)
 
 
 def score_cells(network: Network, cells: Any, lengths: Any) -> Any:
@@ -65,87 +62,102 @@ def read_prefixes(network: Network, cells: Any, lengths: Any, room: Any = 0) -> 
     return _map_by_length(network, read_block, cells, lengths, network.state_kinds)
 
 
-def find_best_cells(network: Network, states: list[Any], k: Any) -> tuple[Any, Any]:
-    """Return the `k` likeliest cells to follow texts, and their log-probabilities.
+def find_best_cells(
+    network: Network, states: list[Any], k: Any, get_words: Callable[[Any], Any]
+) -> tuple[Any, Any]:
+    """Return the `k` likeliest cells to follow texts, and their log-probabilities, exactly.
 
-    The search expands rows in falling order of probability, some at a time, until no further row
-    can hold a better cell. It is exact. Empty cells and padding are never among the answers.
+    The search is that of `keras_lightrnn.search.graph_rows` and `graph_tables`. Empty cells and
+    padding are never among the answers.
 
     Args:
         network: `Network`.
         states: States of the texts.
         k: int32 scalar, from 1 to the number of words without padding.
+        get_words: Returns the words in cells: of equally likely cells those with lesser words come
+            first.
 
     Returns:
         `(B, k)` int32 and `(B, k)` float32, best first.
     """
 
     def find_block(*states: Any) -> list[Any]:
-        return list(_find_best_in_block(network, list(states), k))
+        return list(_find_best_in_block(network, list(states), k, get_words))
 
     kinds = [(tf.int32, [None]), (tf.float32, [None])]
     cells, log_probs = _map_blocks(find_block, states, kinds, _choose_block_size(network))
     return cells, log_probs
 
 
-def _find_best_in_block(network: Network, states: list[Any], k: Any) -> tuple[Any, Any]:
-    if isinstance(network.softmax, ServedTables):
-        return find_best_in_tables(network, states, k)
-    batch_size = tf.shape(states[0])[0]
-    num_columns = network.num_columns
-    at_once = min(_ROWS_AT_ONCE, network.num_rows)
-    row_log_probs, context = network.predict_rows(states)
-    log_probs, order = tf.math.top_k(row_log_probs, network.num_rows)
-    padding = [[0, 0], [0, -network.num_rows % at_once]]
-    # Rows past the last one are impossible; (B, R'), a multiple of `at_once`.
-    log_probs = tf.pad(log_probs, padding, constant_values=float("-inf"))
-    order = tf.pad(order, padding)
-    texts = tf.repeat(tf.range(batch_size), at_once)
-
-    def is_unsure(start: Any, _: Any, best: Any) -> Any:
-        bound = log_probs[:, tf.minimum(start, network.num_rows - 1)]
-        if network.softmax.has_impossible_words:
-            bound = tf.maximum(bound, _LEAST)
-        return (start < network.num_rows) & tf.reduce_any(best[:, -1] < bound)
-
-    def expand(start: Any, best_cells: Any, best: Any) -> Any:
-        rows = order[:, start : start + at_once]  # (B, n)
-        flat_rows = tf.reshape(rows, [-1])
-        columns, _ = network.expand_rows(texts, flat_rows, context)
-        columns = tf.reshape(columns, [batch_size, at_once, num_columns])
-        cells = rows[:, :, None] * num_columns + tf.range(num_columns)  # (B, n, C)
-        joint = log_probs[:, start : start + at_once, None] + columns  # -inf in empty cells
-        if network.softmax.has_impossible_words:
-            # They are answers if `k` asks for all words; empty cells and missing rows never are.
-            is_missing = tf.reshape(tf.range(start, start + at_once) >= network.num_rows, [-1, 1])
-            if network.softmax.empty_cells is not None:
-                is_empty = network.softmax.find_empty_cells(flat_rows)
-                is_missing |= tf.reshape(is_empty, [batch_size, at_once, num_columns])
-            joint = tf.where(is_missing, float("-inf"), tf.maximum(joint, _LEAST))
-        if network.padding_cell is not None:
-            joint = tf.where(cells == network.padding_cell, float("-inf"), joint)
-        shape = [batch_size, at_once * num_columns]
-        joint = tf.concat([best, tf.reshape(joint, shape)], axis=1)
-        best, places = tf.math.top_k(joint, k)
-        cells = tf.concat([best_cells, tf.reshape(cells, shape)], axis=1)
-        return start + at_once, tf.gather(cells, places, batch_dims=1), best
-
-    nothing = tf.zeros([batch_size, k], tf.int32), tf.fill([batch_size, k], float("-inf"))
-    _, best_cells, best = tf.while_loop(
-        is_unsure,
-        expand,
-        (tf.constant(0), *nothing),
-        shape_invariants=(
-            tf.TensorShape([]),
-            tf.TensorShape([None, None]),
-            tf.TensorShape([None, None]),
-        ),
+def _find_best_in_block(
+    network: Network, states: list[Any], k: Any, get_words: Callable[[Any], Any]
+) -> tuple[Any, Any]:
+    excluded, softmax = None, network.softmax
+    if network.padding_cell is not None:
+        excluded = tf.fill([tf.shape(states[0])[0], 1], network.padding_cell)
+    if not isinstance(softmax, ServedTables):
+        row_log_probs, context = network.predict_rows(states)
+        expand = lambda texts, rows: network.expand_rows(texts, rows, context)[0]  # noqa: E731
+        table = _make_table(softmax, row_log_probs, expand, network.reads_rows_by_steps)
+        return graph_rows.find_best_cells(tensorflow_operations, table, k, excluded, get_words)
+    tables, word_tables = [], []
+    for index, (of_table, predicted) in enumerate(
+        zip(softmax.tables, network.predict_tables(states), strict=True)
+    ):
+        tables.append(_make_reader_table(of_table, *predicted))
+        word_tables.append(softmax.get_word_table(index))
+    # A word is known by its cell in the first table.
+    is_word = softmax.first_cells[0] >= 0
+    return find_best_of_tables(
+        tensorflow_operations, tables, word_tables, k, excluded, is_word, get_words
     )
-    return best_cells, tf.where(best <= _LEAST, float("-inf"), best)
+
+
+def _make_reader_table(softmax: Any, row_log_probs: Any, context: list[Any]) -> GraphTable:
+    expand = lambda texts, rows: softmax.expand_rows(texts, rows, context)  # noqa: E731
+    return _make_table(softmax, row_log_probs, expand, False)
+
+
+def _make_table(
+    softmax: Any, row_log_probs: Any, expand_rows: Callable[[Any, Any], Any], is_stepwise: bool
+) -> GraphTable:
+    """Return a table for the search.
+
+    Args:
+        softmax: The softmax of the table.
+        row_log_probs: `(B, R)`.
+        expand_rows: `texts (m,), rows (m,) -> (m, C)`, the log-probabilities of columns.
+        is_stepwise: Whether a row costs a step of a network.
+    """
+    num_texts, num_columns = tf.shape(row_log_probs)[0], softmax.num_columns
+
+    def expand(rows: Any) -> Any:
+        num_rows = tensorflow_operations.shape(rows)[1]
+        flat = tf.reshape(rows, [-1])
+        log_probs = expand_rows(tf.repeat(tf.range(num_texts), num_rows), flat)
+        if softmax.has_impossible_words:
+            # They are answers if `k` asks for all words; empty cells never are.
+            log_probs = tf.maximum(log_probs, LEAST)
+            if softmax.empty_cells is not None:
+                is_empty = softmax.find_empty_cells(flat)
+                log_probs = tf.where(is_empty, float("-inf"), log_probs)
+        return tf.reshape(log_probs, [-1, num_rows, num_columns])
+
+    def expand_alike(rows: Any) -> Any:
+        return expand(tf.broadcast_to(rows, [num_texts, rows.shape[0]]))
+
+    if softmax.has_impossible_words:
+        row_log_probs = tf.maximum(row_log_probs, LEAST)
+    return GraphTable(row_log_probs, num_columns, expand, None if is_stepwise else expand_alike)
 
 
 def generate_cells(
-    network: Network, states: list[Any], length: Any, temperature: Any, seed: Any
+    network: Network,
+    states: list[Any],
+    length: Any,
+    temperature: Any,
+    seed: Any,
+    get_words: Callable[[Any], Any],
 ) -> Any:
     """Sample a continuation of `length` cells for each text, `(B, length)` int32."""
 
@@ -160,7 +172,7 @@ def generate_cells(
                 lambda: sample_cells(
                     network, old, tf.cast(temperature, tf.float64), block_seed, tf.cast(t, tf.int64)
                 ),
-                lambda: _find_best_in_block(network, old, 1)[0][:, 0],
+                lambda: _find_best_in_block(network, old, 1, get_words)[0][:, 0],
             )
             return (t + 1, chosen.write(t, cells), *network.read_words(cells, old))
 
@@ -184,7 +196,7 @@ def _choose_block_size(network: Network) -> int:
         floats_per_text = sum(table.num_rows * table.num_columns for table in tables)
         return max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats_per_text))
     floats_per_cell = max(network.softmax.word_dim, network.softmax.num_components)
-    floats_per_text = _ROWS_AT_ONCE * network.num_columns * floats_per_cell
+    floats_per_text = ROWS_AT_ONCE * network.num_columns * floats_per_cell
     return max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats_per_text))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -198,6 +198,13 @@ class ServedReaderSoftmax(ServedSoftmax):
         return pick(row_log_probs, rows) + pick(column_log_probs, columns)
 
 
+class ServedWordTable(NamedTuple):
+    """The cell of each word, `(V,)`, and the word in each cell, `(R, C)`, -1 in empty cells."""
+
+    cells: Any
+    words: Any
+
+
 class ServedTables(ServedReaderSoftmax):
     """A softmax of several word tables. It knows words by their cells in the first table.
 
@@ -231,6 +238,12 @@ class ServedTables(ServedReaderSoftmax):
     @property
     def tables(self) -> list[Any]:
         return [self, *self._further]
+
+    def get_word_table(self, index: int) -> ServedWordTable:
+        """Return where words are in a table, known by their cells in the first."""
+        table = self.tables[index]
+        words = tf.reshape(self.first_cells[index], [table.num_rows, table.num_columns])
+        return ServedWordTable(tf.convert_to_tensor(self.cells[index]), words)
 
     def predict_tables(self, states: Any) -> list[tuple[Any, list[Any]]]:
         """Return what `predict_rows` does, of each table; over all tables, rows sum to 1."""

@@ -18,8 +18,10 @@ from served import call, decode, needs_c_api, run_c_api
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
-from keras_lightrnn.serving import ServingLimits, export_litert, export_saved_model, table_search
+from keras_lightrnn.search import graph_tables
+from keras_lightrnn.serving import ServingLimits, export_litert, export_saved_model
 from keras_lightrnn.serving.network import make_network
+from keras_lightrnn.serving.search import _find_best_in_block
 
 LIMITS = ServingLimits(max_batch_size=20_000)
 TEXTS = ["w3 w1 nobody", "", "東京", "naïve\u2003w2\x85w3\n\tw7 w7  ", "<eos> <unk> w38"]
@@ -90,32 +92,31 @@ def test_next_words_equal_the_models(served, model, vocabulary):
     assert_next_words(served, model, vocabulary)
 
 
-def test_rows_are_expanded_one_by_one(vocabulary, tmp_path, monkeypatch):
-    monkeypatch.setattr(table_search, "_FIRST_ROWS", 1)
-    model = make_model()
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Let searches expand some rows of small tables, of which they would expand all."""
+    monkeypatch.setattr(graph_tables, "list_sizes", lambda numbers: [1, 3])
+    monkeypatch.setattr(graph_tables, "_ROWS_OF_CANDIDATES", 2)
+    monkeypatch.setattr(graph_tables, "_MORE_CANDIDATES", 2)
+
+
+def test_rows_are_expanded_part_by_part(vocabulary, tmp_path, small_parts):
+    model = make_model(scale=3.0)
     served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
     assert_next_words(served, model, vocabulary)
 
 
-def test_few_rows_are_expanded(monkeypatch):
+def test_few_rows_are_expanded(small_parts, monkeypatch):
     """Of sharp distributions; without it the search would be that of all words."""
     model = make_model(scale=3.0)
-    sizes = []
-    expand = table_search._expand
-
-    def count(table, row_log_probs, context, expanded, priorities, size):
-        expanded = expand(table, row_log_probs, context, expanded, priorities, size)
-        num_rows = tf.reduce_sum(tf.cast(expanded.places >= 0, tf.int32))
-        tf.py_function(lambda n: sizes.append(int(n)), [num_rows], [])
-        return expanded
-
-    monkeypatch.setattr(table_search, "_expand", count)
-    monkeypatch.setattr(table_search, "_FIRST_ROWS", 1)
     network = make_network(model)
     cells = tf.constant(model.word_table.allocation.cells[[[3]]])
     states = network.read_texts(cells, tf.constant([1]), 0)
-    table_search.find_best_in_tables(network, states, 1)
-    assert max(sizes) < 7
+    expected, _ = model.next_words([3], 1)
+    monkeypatch.setattr(graph_tables, "_compute_all_words", None)  # calling it is an error
+    words = model.word_table.allocation.words.ravel()
+    found, _ = _find_best_in_block(network, states, 1, lambda cells: tf.gather(words, cells))
+    assert words[found.numpy()[0]].tolist() == expected.tolist()
 
 
 def test_greedy_texts_equal_the_models(served, model, vocabulary):
