@@ -2,6 +2,7 @@
 
     taskset -c 0 python benchmarks/inference.py              # one core, 250,000 words, not trained
     taskset -c 0 python benchmarks/inference.py --model lightrnn-model --text test.txt
+    taskset -c 0 python benchmarks/inference.py --requests --vocabulary-size 60416 --units 100
 
 For prefixes of `--prefix-length` words, in turns in one process, medians: the exact best ten words
 of a `LightRNNModel`, the log-probabilities of all words, the best ten of an LSTM of that size with
@@ -11,6 +12,10 @@ batch size), and training steps on them. For a batch, the time of each prefix is
 `--model` reads what `examples/train_language_model.py` has written, and prefixes are drawn from
 `--text`; a model that is not trained can rule out no row but by its word bias, which is the worst
 case.
+
+With `--requests`, the best 20 words of `TopWords` from states, in a compiled function, beside a
+full softmax of that size with `top_k`: one state and a batch, by one table and by two, for sharp
+predictions (the likeliest row of a table has a quarter of the probability) and for flat ones.
 """
 
 from __future__ import annotations
@@ -30,10 +35,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lightrnn import LightRNNModel
+from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.data import Vocabulary, read_lines
+from keras_lightrnn.layers import TopWords, TwoComponentSoftmax
 
 K = 10
+_NUM_BEST = 20  # of a request
 _NUM_TEXTS = 64  # of a batch to search
 _BATCH_SIZE, _SEQUENCE_LENGTH = 32, 35
 _NUM_BATCHES = 64  # to score
@@ -50,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", help="file to draw prefixes from, with --model")
     parser.add_argument("--prefix-length", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--requests", action="store_true", help="measure TopWords")
     return parser
 
 
@@ -99,7 +107,7 @@ def draw_prefixes(stream: np.ndarray, length: int) -> Iterator[np.ndarray]:
 
 
 def take_turns(
-    contestants: dict[str, Callable[[np.ndarray], Any]], prefixes: Iterator[np.ndarray], rounds: int
+    contestants: dict[str, Callable[[Any], Any]], prefixes: Iterator[Any], rounds: int
 ) -> dict[str, float]:
     """Return the median milliseconds of each contestant, after three rounds of warming up."""
     milliseconds: dict[str, list[float]] = {name: [] for name in contestants}
@@ -135,8 +143,63 @@ def measure_throughput(model: LightRNNModel, stream: np.ndarray) -> dict[str, fl
     }
 
 
+def make_softmax(args: argparse.Namespace, num_tables: int, sharpness: float) -> Any:
+    """Return a softmax whose row and column logits have about this standard deviation."""
+    size, units = args.vocabulary_size, args.units
+    rng = np.random.default_rng(0)
+    tables = [Allocation.random(size, seed=seed) for seed in range(num_tables)]
+    softmax = TwoComponentSoftmax(tables, row_reader="gated", word_bias="counts", word_dim=14)
+    softmax.build((None, units))
+    softmax.word_kernel.assign(0.1 * rng.normal(size=softmax.word_kernel.shape))
+    for table in softmax.list_tables():
+        table.query_kernel.assign(rng.normal(size=(units, units)) / np.sqrt(units))
+        for kernel in (table.row_kernel, table.column_kernel):
+            kernel.assign(1.6 * sharpness * rng.normal(size=kernel.shape) / np.sqrt(units))
+    return softmax
+
+
+def measure_requests(args: argparse.Namespace) -> dict[str, float]:
+    """Return the median milliseconds of requests for the best 20 words, for each state."""
+    size, units = args.vocabulary_size, args.units
+    spec = tf.TensorSpec((None, units))
+
+    def compile_search(search: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        function = tf.function(search, autograph=False).get_concrete_function(spec)
+        return lambda states: function(states)[0].numpy()
+
+    dense = keras.layers.Dense(size)
+    dense.build((None, units))
+    searches = {
+        "full softmax": compile_search(
+            lambda states: tf.math.top_k(tf.nn.log_softmax(dense(states)), _NUM_BEST)
+        )
+    }
+    for num_tables, (kind, sharpness) in itertools.product(
+        (1, 2), {"sharp": 2.5, "flat": 0}.items()
+    ):
+        softmax = make_softmax(args, num_tables, sharpness)
+        searches[f"{num_tables} table(s), {kind}"] = compile_search(TopWords(softmax, _NUM_BEST))
+    rng = np.random.default_rng(1)
+
+    def draw_states(num_texts: int) -> Iterator[Any]:
+        while True:
+            yield tf.constant(rng.normal(size=(num_texts, units)).astype("float32"))
+
+    results = take_turns(searches, draw_states(1), args.rounds)
+    of_batch = take_turns(searches, draw_states(_NUM_TEXTS), max(args.rounds // 8, 1))
+    print(f"best {_NUM_BEST} of {size:,} words, {units} units\n")
+    print(f"| | ms | ms of each of {_NUM_TEXTS} |\n|---|---|---|")
+    for name, milliseconds in results.items():
+        print(f"| {name} | {milliseconds:.2f} | {of_batch[name] / _NUM_TEXTS:.2f} |", flush=True)
+    return {**results, **{f"{name}, batch": x / _NUM_TEXTS for name, x in of_batch.items()}}
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     args = make_parser().parse_args(argv)
+    if args.requests:
+        if args.model:
+            raise SystemExit("--requests measures models that are not trained: leave out --model.")
+        return measure_requests(args)
     if bool(args.model) != bool(args.text):
         raise SystemExit("A trained model is asked about a text: give --model and --text.")
     model, stream = make_model(args)

@@ -68,7 +68,9 @@ def export_saved_model(
     `score` scores the end word of a text as well, and pads shorter texts with `""` and 0.0.
     `generate` draws other random numbers than `model.generate`. A seed gives the same words
     again for a text at the same place of its batch; temperature 0 takes the best word at each step.
-    Of a model with several word tables, a temperature other than 0 and 1 computes the probabilities
+    There is no beam search, which keeps its hypotheses outside of the graph: a client makes one of
+    requests for `next_words` whose texts are the hypotheses.
+    With several word tables, a temperature other than 0 and 1 computes the probabilities
     of all words for each word that is drawn.
 
     A request that cannot be answered is an `INVALID_ARGUMENT` error: an input of another rank, a

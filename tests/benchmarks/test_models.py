@@ -52,6 +52,14 @@ def test_reallocation(text, capsys):
     assert all(4 < perplexity < 20 for [run] in results.values() for perplexity in run)
 
 
+def test_requests(capsys):
+    arguments = ["--requests", "--vocabulary-size", "50", "--units", "4", "--rounds", "1"]
+    results = load_script("benchmarks/inference.py").main(arguments)
+    assert len(results) == 2 * (1 + 4)  # of one state and of a batch: Dense, and two of two tables
+    assert all(milliseconds > 0 for milliseconds in results.values())
+    assert "best 20 of 50 words" in capsys.readouterr().out
+
+
 def test_inference(tmp_path, text, capsys):
     vocabulary = Vocabulary.from_lines(read_lines(text[1]))
     vocabulary.save(tmp_path / "vocabulary.txt")
