@@ -139,14 +139,15 @@ def _go_through_rows(
 
     zero = ops.zeros((), "int32")
     first, *state = ops.while_loop(is_sorted_search, expand, (zero, *start))
-    if table.expand_alike is None:
+    in_order = table.expand_alike
+    if in_order is None:
         return tuple(state)
     is_open = first < count_needed(state)
     block = min(max(ROWS_AT_ONCE, _CELLS_AT_ONCE // num_columns), num_rows)
 
     def expand_alike(first: Tensor, *state: Any) -> Any:
         rows, is_row = _make_range(ops, first, block, num_rows)
-        joint = _join(ops, ops.take(row_log_probs, rows, axis=1), table.expand_alike(rows), is_row)
+        joint = _join(ops, ops.take(row_log_probs, rows, axis=1), in_order(rows), is_row)
         exclusion = None if columns is None else Exclusion(ops, excluded_rows - first, columns)
         rows = ops.broadcast_to(rows, (ops.shape(joint)[0], block))
         return (first + block, *add(state, rows, joint, exclusion))

@@ -97,7 +97,8 @@ def find_best_of_tables(
     if isinstance(k, int):
         sizes = [size for size in sizes if k <= size]
         if not sizes:
-            return mark_best(ops, *search_all_words(), tables[0].row_log_probs)
+            words, best = search_all_words()
+            return mark_best(ops, words, best, tables[0].row_log_probs)
         state = search_likeliest_rows(sizes.pop(0))
     else:
         shape = ops.shape(tables[0].row_log_probs)[0], k
@@ -174,6 +175,7 @@ def _compute_all_words(ops: Any, tables: Sequence[GraphTable], word_tables: Sequ
 def _compute_all_cells(ops: Any, table: GraphTable) -> Any:
     """Return the log-probabilities of all cells, `(B, R C)`."""
     num_rows = table.row_log_probs.shape[1]
+    assert table.expand_alike is not None  # mixtures have row readers
     columns = table.expand_alike(ops.arange(num_rows, dtype="int32"))
     joint = ops.expand_dims(ops.maximum(table.row_log_probs, LEAST), -1) + columns  # (B, R, C)
     return ops.reshape(joint, (-1, num_rows * table.num_columns))
