@@ -46,6 +46,7 @@ class TargetRanks(keras.layers.Layer):
 
     Example:
 
+    >>> import numpy as np
     >>> from keras_lightrnn.layers import TwoComponentEmbedding
     >>> from keras_lightrnn.losses import NegativeLogLikelihood
     >>> from keras_lightrnn.metrics import RecallAtK
