@@ -15,7 +15,7 @@ case.
 
 With `--requests`, the best 20 words of `TopWords` from states, in a compiled function, beside a
 full softmax of that size with `top_k`: one state and a batch, by one table and by two, for sharp
-predictions (the likeliest row of a table has a quarter of the probability) and for flat ones.
+predictions, whose logits have a standard deviation of about 4, and for flat ones.
 """
 
 from __future__ import annotations
