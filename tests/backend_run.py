@@ -16,6 +16,7 @@ from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.layers import TopWords, TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.reallocation import LikelihoodObjective
+from keras_lightrnn.search import graph_tables
 
 V, R, C = 23, 4, 7
 WINDOWS = np.random.default_rng(0).integers(V, size=(4, 6)).astype("int32")
@@ -124,6 +125,7 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def compute_search_results() -> dict[str, np.ndarray]:
     """Return what `TopWords` and ranks are with one table and two, small and large."""
+    graph_tables._LARGEST_SHARE = 1 / 4  # lets a bound be tried with tables of 100 rows
     rng, results = np.random.default_rng(3), {}
     states = rng.normal(size=(3, 5)).astype("float32")
     excluded = rng.integers(-1, V, size=(3, 4)).astype("int32")

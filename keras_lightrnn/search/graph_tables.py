@@ -28,7 +28,7 @@ from keras_lightrnn.search.graph_rows import (
 # largest share of all rows before it computes all words: these bound the time of the worst case.
 _FIRST_ROWS = 24
 _GROWTH = 4
-_LARGEST_SHARE = 1 / 4
+_LARGEST_SHARE = 1 / 10
 # Words that are computed exactly, more than are asked for.
 _MORE_CANDIDATES = 8
 # Rows that are expanded because they hold a candidate, and one more for some words asked for.
@@ -116,15 +116,15 @@ def list_sizes(numbers_of_rows: Sequence[int]) -> list[int]:
     """Return how many rows of each table a search expands in turn before it computes all words.
 
     >>> list_sizes([20]), list_sizes([100]), list_sizes([246, 250]), list_sizes([3163, 3163])
-    ([], [25], [24, 61], [24, 96, 384, 790])
+    ([], [], [24], [24, 96])
     """
     most = int(_LARGEST_SHARE * min(numbers_of_rows))
     sizes = []
     size = _FIRST_ROWS
-    while 2 * size <= most:
+    while size <= most:
         sizes.append(size)
         size *= _GROWTH
-    return [*sizes, most] if most >= _FIRST_ROWS else []
+    return sizes
 
 
 def find_ranks_of_tables(
