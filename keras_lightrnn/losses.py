@@ -10,6 +10,7 @@ from keras import ops
 from keras_lightrnn._internal.distribution import all_reduce_sum, count_replicas
 from keras_lightrnn._internal.dtypes import choose_sum_dtype
 from keras_lightrnn._internal.keras_internals import get_mask, set_mask
+from keras_lightrnn._internal.observed_training import check_weights
 from keras_lightrnn._internal.typing import Tensor
 from keras_lightrnn.ops.word_ids import cast_word_ids
 from keras_lightrnn.ops.word_weights import compute_word_weights
@@ -52,7 +53,8 @@ class NegativeLogLikelihood(keras.losses.Loss):
 
     Raises:
         TypeError: if `y_true` does not hold numbers.
-        ValueError: if `y_true` has another shape than `y_pred`.
+        ValueError: if `y_true` has another shape than `y_pred`; or for sample weights while
+            `ReallocationCallback` sums states of a model without `models.ObservedTraining`.
 
     Example:
 
@@ -77,6 +79,7 @@ class NegativeLogLikelihood(keras.losses.Loss):
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> Tensor:
         if y_true is not None:
             _check_targets(y_true, y_pred)
+        check_weights(self, sample_weight)
         if sample_weight is not None:
             # Keras would take one weight for each window for one for each place in a window.
             sample_weight = compute_word_weights(y_pred, sample_weight)

@@ -15,8 +15,28 @@ from keras_lightrnn import Allocation, LightRNNModel, WordTable
 from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.layers import TopWords, TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
+from keras_lightrnn.models import ObservedTraining
 from keras_lightrnn.reallocation import LikelihoodObjective
 from keras_lightrnn.search import graph_tables
+
+
+@keras.saving.register_keras_serializable("tests")
+class ObservedModel(ObservedTraining, keras.Model):
+    """A functional model whose sample weights count in rounds."""
+
+
+class KeptSums(LikelihoodObjective):
+    """An objective that keeps one of its sums, and has no other."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("exact")
+        self.sums, self.kept = (name,), []
+
+    def propose(self, sums, weights, allocation, prices=None):
+        self.kept.append(sums[self.sums[0]])
+        both = dict.fromkeys(("column_sums", "row_sums"), sums[self.sums[0]])
+        return super().propose({**sums, **both}, weights, allocation, prices)
+
 
 V, R, C = 23, 4, 7
 WINDOWS = np.random.default_rng(0).integers(V, size=(4, 6)).astype("int32")
@@ -29,7 +49,7 @@ def make_models() -> dict[str, keras.Model]:
     x = TwoComponentEmbedding(table, 5)(words)
     x = keras.layers.GRU(6, return_sequences=True)(x)
     x = TwoComponentSoftmax(table, word_bias="trainable")(x, words[:, 1:])
-    functional = keras.Model(words, x)
+    functional = ObservedModel(words, x)
     allocation = Allocation.random(V, R, C, seed=1)
     padded = LightRNNModel(allocation, 5, 6, mask_zero=True)
     padded.build((None, None))
@@ -97,6 +117,7 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 Allocation.random(V, R, C, seed=7)
             )
             results[f"{name}/loaded"] = keras.ops.convert_to_numpy(loaded(windows))
+            results |= compute_weighted_sums(model)
     words, log_probs = model.next_words(WINDOWS[0], k=V)
     results |= {"next_words": words, "next_log_probs": log_probs}
     results["next_words_of_several"], _ = model.next_words(WINDOWS, k=3)
@@ -121,6 +142,27 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for index, table in enumerate(models["tables"].word_tables):
         results[f"rounds of tables/cells {index}"] = keras.ops.convert_to_numpy(table.cells)
     return results | compute_search_results()
+
+
+def compute_weighted_sums(model: keras.Model) -> dict[str, np.ndarray]:
+    """Return sums of states of equal shapes, which compiled steps must not confuse."""
+    results = {}
+    sample_weight = np.arange(20).reshape(4, 5) % 3
+    for name in ("column_sums", "row_sums"):
+        for data in (None, (WINDOWS, WINDOWS[:, 1:], sample_weight)):
+            objective = KeptSums(name)
+            model.fit(
+                WINDOWS,
+                WINDOWS[:, 1:],
+                sample_weight=sample_weight,
+                batch_size=2,
+                epochs=2,
+                shuffle=False,
+                verbose=0,
+                callbacks=[ReallocationCallback(objective, data=data, verbose=0)],
+            )
+            results[f"{name} of {'data' if data else 'steps'}"] = np.stack(objective.kept)
+    return results
 
 
 def compute_search_results() -> dict[str, np.ndarray]:

@@ -72,12 +72,13 @@ class HalfStepStatistics(RunState):
         **kwargs: Any,
     ) -> None:
         super().__init__(dtype="float32", **kwargs)
-        self.sums = tuple(sums)
-        unknown = sorted(set(self.sums) - set(_SUMS))
+        sums = tuple(sums)
+        unknown = sorted(set(sums) - set(_SUMS))
         if unknown:
             raise ValueError(
                 f"`sums` must be among {list(_SUMS)}. Received: unknown sums {unknown}."
             )
+        self.sums = tuple(name for name in _SUMS if name in sums)
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(self.sums, (vocabulary_size, units))
         if "occurrences" in self.sums:
             shapes["occurrences"] = (vocabulary_size,)
@@ -90,6 +91,11 @@ class HalfStepStatistics(RunState):
         for name, variable in self.replica_variables.items():
             setattr(self, name, variable)  # Keras tracks attributes
         self.built = True
+
+    @property
+    def kind(self) -> int:
+        """A number that says which sums are kept."""
+        return sum(1 << index for index, name in enumerate(_SUMS) if name in self.sums)
 
     def call(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +21,7 @@ from keras_lightrnn._internal.keras_internals import (
     list_layers,
     peek_model,
 )
+from keras_lightrnn._internal.observed_training import ObservedTraining
 from keras_lightrnn._internal.run_state import end_broken_runs
 from keras_lightrnn.callbacks.carried_vectors import compute_changes, list_indexed_weights
 from keras_lightrnn.callbacks.executions import count_steps
@@ -28,8 +30,8 @@ from keras_lightrnn.callbacks.readiness import check_ready
 from keras_lightrnn.callbacks.round_schedule import RoundSchedule
 from keras_lightrnn.callbacks.round_state import RoundState
 from keras_lightrnn.callbacks.rounds import Rounds
-from keras_lightrnn.callbacks.shown_step import ShownStep, StepFunctions
 from keras_lightrnn.layers import TwoComponentSoftmax
+from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.reallocation import OutputWeights, Proposal, ProposalStatus
 from keras_lightrnn.table.allocation import Allocation
 from keras_lightrnn.table.word_table import WordTable
@@ -67,7 +69,9 @@ class ReallocationCallback(keras.callbacks.Callback):
     ```
 
     A word counts in the sums as often as its sample weight says. Padding, with weight 0 or masked,
-    does not count. If a model has several outputs with sample weights, only the mask is used.
+    does not count. If a model has several outputs with sample weights, only the mask is used. A
+    model of yours with sample weights must inherit from `keras_lightrnn.models.ObservedTraining`,
+    which publishes them: Keras passes them to losses and metrics only.
 
     The procedure of the paper starts from a random allocation, trains until validation stops
     improving, reallocates by output costs over the whole corpus, and repeats:
@@ -79,11 +83,10 @@ class ReallocationCallback(keras.callbacks.Callback):
     and before `BackupAndRestore` and loggers. Where the order would restore or save weights that do
     not belong to their metric, `fit` raises an error.
 
-    TensorFlow does not release the memory of compiled step functions. With sums in train steps,
-    every `fit` compiles one function with them for each table that has a round (10 MB measured for
-    a small model on a CPU). The function without sums is compiled once for a model and reused. With
-    `data`, train steps do not sum, and every `fit` compiles one evaluation function (5 MB) for each
-    table that has a round.
+    Sums can be turned off between steps: outside of the epochs that need them, the compiled step
+    skips them. TensorFlow does not release the memory of compiled step functions, and every `fit`
+    with this callback compiles one: the train function (10 MB measured for a small model on a CPU)
+    or, with `data`, the evaluation function (5 MB).
 
     Args:
         objective: `"similarity"` (default), `"likelihood"`, or a
@@ -249,6 +252,7 @@ class ReallocationCallback(keras.callbacks.Callback):
                 "layers as in inference. Write `def call(self, inputs, training=None)`, or give "
                 "`data` to sum over."
             )
+        _warn_of_unknown_weights(self.model)
         self._check_order(find_callback_list(self))
         vocabulary_size = softmax.word_table.vocabulary_size
         self.objective.check(vocabulary_size)
@@ -258,14 +262,17 @@ class ReallocationCallback(keras.callbacks.Callback):
             sums.append("occurrences")  # words weigh by these at the input
         with strategy_scope(self.model):
             statistics = HalfStepStatistics(vocabulary_size, units, sums)
+            self._state = RoundState(
+                self._rounds, statistics, self.model, self.data is None, self._end_broken_fit
+            )
         statistics.is_within_epoch = not self.schedule.counts_steps
         self._softmax = softmax
         self._inputs = inputs
-        self._state = RoundState(self._rounds, statistics, self._end_broken_fit)
+        softmax.observe(self._state)
+        self._renew_functions()
         self._table = self._find_turn()
-        softmax.observe(self._state, table=self._table)
-        self._shown_step = ShownStep.use(self.model, "train_step")
-        self._set_summing(self.data is None)
+        if self.data is None:
+            self._state.sum_table(self._table)
 
     def _check_tables(self) -> None:
         """Raise `ValueError` unless the model has the tables that the argument `tables` names."""
@@ -282,17 +289,16 @@ class ReallocationCallback(keras.callbacks.Callback):
 
     def _take_turn(self) -> None:
         """Let the sums be those of the table that the next round moves."""
-        state, softmax, turn = self._state, self._softmax, self._find_turn()
-        if state is None or softmax is None or turn == self._table:
-            return
-        is_summing = state.is_summing
-        self._set_summing(False)
-        self._table = turn
-        softmax.observe(state, table=turn)
-        self._shown_step.renew()
-        if is_summing:
-            self._set_summing(True)
-            self.model.make_train_function()
+        self._table = self._find_turn()
+        if self._state is not None and self._state.summed_table is not None:
+            self._sum_table(self._table)
+
+    def _sum_table(self, table: int | None) -> None:
+        """Let the observed steps sum the states of a table from now on; `None` for no sums."""
+        state = self._state
+        if state is not None and state.summed_table != table:
+            _ = self.model  # on JAX, this copies its state back from the device
+            state.sum_table(table)
 
     def _check_order(self, callbacks: list[keras.callbacks.Callback]) -> None:
         """Raise `ValueError` if a callback would pair a metric with the weights after a round."""
@@ -315,21 +321,20 @@ class ReallocationCallback(keras.callbacks.Callback):
                 f"epoch belongs to. Received: `callbacks` with {fault} that callback."
             )
 
-    def _set_summing(self, is_summing: bool) -> None:
-        """Let train steps sum or not, with the compiled function for it."""
-        state = self._state
-        if state is not None and state.is_summing != is_summing:
-            functions = StepFunctions.of(self.model, "train_function")
-            functions.switch(self.model, state, is_summing, self._table)
-            state.is_summing = is_summing
+    def _renew_functions(self) -> None:
+        """Drop the compiled functions that have the observer, or ought to have it."""
+        model = self.model
+        if self.data is None:
+            model.make_train_function(force=True)
+            return
+        model.make_test_function(force=True)
+        if model.predict_function is not None:  # layers take a prediction for an evaluation
+            model.make_predict_function(force=True)
 
     def _detach(self) -> None:
         if self._softmax is not None and self._state is not None:
-            self._set_summing(False)
-            for name in ("train_function", "test_function"):
-                StepFunctions.of(self.model, name).forget(self._state)
             self._softmax.stop_observing(self._state)
-            self._shown_step.undo()
+            self._renew_functions()
         self._softmax = self._state = None
         self._inputs = []
 
@@ -339,8 +344,7 @@ class ReallocationCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._is_training = True
-        # A backup before this callback has restored the rounds, and may replace the function later.
-        self._take_turn()
+        self._take_turn()  # a backup before this callback has restored the rounds
         self._stop_summing_if_over()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -427,14 +431,13 @@ class ReallocationCallback(keras.callbacks.Callback):
     def _stop_summing_if_over(self) -> None:
         """Stop the sums if no round will read them."""
         state, num_epochs = self._state, self._rounds.num_epochs
-        if state is None or not state.is_summing or num_epochs is None:
+        if state is None or state.summed_table is None or num_epochs is None:
             return
         is_over = self.schedule.is_over(num_epochs, len(self._rounds.history))
         if not self.schedule.counts_steps and not self.at_end:
             is_over |= self._is_last_epoch()
         if is_over:
-            self._set_summing(False)
-            self.model.make_train_function()
+            self._sum_table(None)
             state.statistics.reset()
 
     def reallocation_round(self) -> dict[str, float]:
@@ -444,7 +447,7 @@ class ReallocationCallback(keras.callbacks.Callback):
                 "A reallocation round needs statistics, which are collected during `fit`. "
                 "Received: a callback that is not part of a running `fit`."
             )
-        if self.data is None and not self._state.is_summing:
+        if self.data is None and self._state.summed_table is None:
             raise ValueError(
                 "A reallocation round needs statistics, which are collected as long as a scheduled "
                 "round can come. Received: a callback without one in this `fit`: every="
@@ -455,7 +458,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         start = time.perf_counter()
         model = self.model  # on JAX, this copies its state back from the device
         if self.data is not None:
-            self._sum_over_data(self._softmax, self._state)
+            self._sum_over_data(self._state)
         index = self._table
         softmax = self._softmax.list_tables()[index]
         table = softmax.word_table
@@ -506,24 +509,16 @@ class ReallocationCallback(keras.callbacks.Callback):
             )
         return record
 
-    def _sum_over_data(self, softmax: TwoComponentSoftmax, state: RoundState) -> None:
+    def _sum_over_data(self, state: RoundState) -> None:
         """Sum in a pass over `data` with the network as it is."""
         state.statistics.reset()
-        table = self._table
-        softmax.observe(state, in_training=False, table=table)
-        functions = StepFunctions.of(self.model, "test_function")
-        functions.switch(self.model, state, True, table)
-        state.is_summing = True
-        shown_step = ShownStep.use(self.model, "test_step")
+        self._sum_table(self._table)
         try:
             data = self.data if isinstance(self.data, tuple) else (self.data,)
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
             self.model.evaluate(x, y, sample_weight=sample_weight, verbose=0)
         finally:
-            shown_step.undo()
-            functions.switch(self.model, state, False, table)
-            state.is_summing = False
-            softmax.observe(state, table=table)
+            self._sum_table(None)
 
     def _install(
         self,
@@ -567,6 +562,26 @@ def _read_indices(tables: Any) -> list[int]:
             "for all tables."
         )
     return [check_not_negative("tables", index) for index in indices]
+
+
+def _warn_of_unknown_weights(model: keras.Model) -> None:
+    """Warn if sample weights of a model, which may have none, can neither be read nor noticed."""
+    if isinstance(model, ObservedTraining):
+        return
+    has_own_step = type(model).train_step is not keras.Model.train_step
+    losses = [loss for loss in keras.tree.flatten(model.loss) if loss is not None]
+    # The loss of the package raises an error for weights that the sums have not had.
+    is_noticed = not losses or any(isinstance(x, NegativeLogLikelihood) for x in losses)
+    if has_own_step or not is_noticed:
+        warnings.warn(
+            "Reallocation counts every word once that is not masked, because it cannot know the "
+            f"sample weights of this model. Received: a model of class {type(model).__name__}, loss="
+            f"{model.loss!r}{', and its own `train_step`' if has_own_step else ''}. To let sample "
+            "weights count, or if there are none, inherit from "
+            "`keras_lightrnn.models.ObservedTraining`: `class ObservedModel(ObservedTraining, "
+            "keras.Model)`.",
+            stacklevel=2,
+        )
 
 
 def _find_softmax(layers: list[keras.layers.Layer]) -> TwoComponentSoftmax:

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
+from keras import ops
 
+from keras_lightrnn._internal.conditional_update import update_if
+from keras_lightrnn._internal.observed_training import (
+    ObservedTraining,
+    expect_no_weights,
+    get_step,
+)
 from keras_lightrnn._internal.run_state import RunState
+from keras_lightrnn._internal.typing import Tensor
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
 from keras_lightrnn.callbacks.rounds import Rounds
-from keras_lightrnn.callbacks.shown_step import get_shown_weight
 from keras_lightrnn.ops.word_weights import compute_word_weights
+
+_NO_TABLE = -1
 
 
 class RoundState(RunState):
@@ -21,14 +31,18 @@ class RoundState(RunState):
     too: `TrainingBackup`, `keras.callbacks.BackupAndRestore` and `ModelCheckpoint`. A model without
     the callback ignores it when it loads such a file.
 
+    The sums stand in the compiled step behind a condition on a variable. Turning them on and off,
+    or to another table, needs no other function.
+
     Args:
         rounds: The `Rounds` to store.
         statistics: The `HalfStepStatistics` that receive the states.
+        model: The model that is trained.
+        in_training: Boolean, whether states are those of train steps, or of evaluations.
         end_broken_run: Function without arguments that cleans up after a `fit` that raised.
 
     Attributes:
-        is_summing: Boolean, whether states are passed on to the statistics. A compiled function
-            keeps the value that it was traced with; see `StepFunctions`.
+        summed_table: Integer, the index of the table whose states are summed; `None` for no sums.
     """
 
     is_within_epoch = False
@@ -37,27 +51,51 @@ class RoundState(RunState):
         self,
         rounds: Rounds,
         statistics: HalfStepStatistics,
+        model: keras.Model,
+        in_training: bool,
         end_broken_run: Callable[[], None],
     ) -> None:
         super().__init__()
         self.rounds = rounds
         self._end_broken_run = end_broken_run
         self.statistics = statistics
-        self.is_summing = False
+        self._in_training = in_training
+        self._publishes_steps = isinstance(model, ObservedTraining)
+        self._model_losses = () if self._publishes_steps else tuple(keras.tree.flatten(model.loss))
+        self.summed_table: int | None = None
+        # JAX reuses the trace of a step for state of the same shapes. The shape of the variable
+        # says what is summed, so that a trace that sums something else is not reused.
+        kind = 2 * statistics.kind + in_training
+        self._table = keras.Variable(
+            np.full((kind + 1,), _NO_TABLE), dtype="int32", trainable=False, name="summed_table"
+        )
         self.built = True
 
-    def call(
-        self,
-        row_states: Any,
-        column_states: Any,
-        targets: Any,
-        weights: Any = None,
-        shares: Any = None,
-    ) -> None:
-        if not self.is_summing:
+    def sum_table(self, table: int | None) -> None:
+        """Sum the states of a table from now on; `None` for no sums."""
+        if table != self.summed_table:
+            value = _NO_TABLE if table is None else table
+            self._table.assign(np.full(self._table.shape, value))
+            self.summed_table = table
+
+    def see(self, make_tensors: Callable[[], list[Tensor]], training: bool, table: int) -> None:
+        """Sum the states of a table if it is the one to sum; see `ObservedLayer`."""
+        step = get_step()
+        # A prediction or an export is no evaluation.
+        is_other_call = step is None and self._publishes_steps and not training
+        if training is not self._in_training or is_other_call:
             return
-        weights = compute_word_weights(targets, get_shown_weight(), weights)  # (B, T)
-        self.statistics(row_states, column_states, targets, weights, shares)
+        if not self._publishes_steps:
+            expect_no_weights(self._model_losses)
+        sample_weight = None if step is None else step.sample_weight
+
+        def add() -> None:
+            row_states, column_states, targets, mask, shares = make_tensors()
+            weights = compute_word_weights(targets, sample_weight, mask)  # (B, T)
+            self.statistics(row_states, column_states, targets, weights, shares)
+
+        is_summed = ops.equal(ops.convert_to_tensor(self._table)[0], table)
+        update_if(is_summed, add, self.statistics.replica_variables.values())
 
     def read_run_state(self) -> dict[str, np.ndarray]:
         return self.rounds.to_arrays()

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import keras
+
+from keras_lightrnn._internal.typing import Tensor
+
+
+class Observer(Protocol):
+    """What an observer of an `ObservedLayer` is, in addition to a `keras.layers.Layer`."""
+
+    def see(self, make_tensors: Callable[[], list[Tensor]], training: bool, table: int) -> None:
+        """Use the tensors of a call, or leave them alone.
+
+        Args:
+            make_tensors: Function without arguments that computes the tensors. An observer that
+                does not call it costs the step nothing.
+            training: Boolean, whether the call is a training step.
+            table: Integer, the index of the word table that the tensors belong to.
+        """
 
 
 class ObservedLayer(keras.layers.Layer):
@@ -22,47 +38,37 @@ class ObservedLayer(keras.layers.Layer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._observers: list[Any] = []
-        # Of each observer: whether it observes training or evaluation, and which table.
-        self._observed: list[tuple[bool, int]] = []
 
     @property
     def observers(self) -> list[Any]:
         """The observers that were added and not removed."""
         return list(self._observers)
 
-    def observe(self, observer: Any, in_training: bool = True, table: int = 0) -> None:
-        """Add an observer, or change what an observer observes.
+    def observe(self, observer: Any) -> None:
+        """Add an observer.
 
-        The model's train function, or test function, must be rebuilt afterwards.
+        Compiled functions of the model do not have it. They must be made again afterwards, for
+        example by `model.make_train_function(force=True)`.
 
         Args:
-            observer: A `keras.layers.Layer` whose variables are to be part of the training state.
-            in_training: Boolean, whether it is called in training or in evaluation.
-            table: Integer, the index of the word table whose tensors it is shown.
+            observer: An `Observer` that is a `keras.layers.Layer`, because its variables become
+                part of the training state.
         """
         with self._open_tracker():
-            # An observer keeps its place, because backups number what belongs to a run.
-            if observer not in self._observers:
-                self._observers.append(observer)
-                self._observed.append((in_training, table))
-            self._observed[self._observers.index(observer)] = in_training, table
+            self._observers.append(observer)
 
     def stop_observing(self, observer: Any) -> None:
         """Undo `observe`."""
         with self._open_tracker():
             if observer in self._observers:
-                del self._observed[self._observers.index(observer)]
                 self._observers.remove(observer)
 
-    def is_observed(self, training: bool | None, table: int = 0) -> bool:
-        """Return whether `show` would call an observer."""
-        return (bool(training), table) in list(self._observed)
-
-    def show(self, *tensors: Any, training: bool | None, table: int = 0) -> None:
-        """Call the observers of a table, in training or in evaluation."""
-        for observer, observed in zip(self._observers, self._observed, strict=True):
-            if tuple(observed) == (bool(training), table):
-                observer(*tensors)
+    def show(
+        self, make_tensors: Callable[[], list[Tensor]], training: bool | None, table: int = 0
+    ) -> None:
+        """Show tensors to the observers; see `Observer.see`."""
+        for observer in self._observers:
+            observer.see(make_tensors, bool(training), table)
 
     @contextlib.contextmanager
     def _open_tracker(self) -> Iterator[None]:

@@ -334,12 +334,10 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             joint = self.compute_component_log_probs(states) + joint  # (B, T, tables M)
             log_probs = ops.logsumexp(joint, axis=-1)
         mask = self._mask_targets(states, targets)
-        for index, (_, *queries) in enumerate(parts):
-            if self.is_observed(training, index):
-                shares = None
-                if self.component_kernel is not None:
-                    shares = ops.exp(joint - ops.expand_dims(log_probs, -1))
-                self._show_states(index, queries, targets, shares, mask, training)
+        if self.observers:
+            mixed = None if self.component_kernel is None else (joint, log_probs)
+            for index, (_, *queries) in enumerate(parts):
+                self._show_states(index, queries, targets, mixed, mask, training)
         # Not in place: PyTorch differentiates by the result of `logsumexp`.
         log_probs = log_probs + mark_invalid_ids(targets, self.word_table.vocabulary_size)
         if mask is not None:
@@ -375,70 +373,57 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             )
         return log_probs, row_queries, column_queries
 
-    def observe(self, observer: Any, in_training: bool = True, table: int = 0) -> None:
-        """Show an observer the states that predict the rows and the columns of targets.
-
-        The observer is called with row states and column states `(B, T, H)`, targets `(B, T)` and
-        their mask `(B, T)` or `None`. Of a mixture, the states are means over the components of
-        the table, weighted by their shares in the word: the negative log-likelihood of a word is
-        at most the mean, by these shares, of that of the components (the bound of expectation
-        maximisation), and sums of averaged states give it. With several tables, a fifth argument
-        is the share of the table in each word, `(B, T)`.
-
-        The model's train function, or test function, must be rebuilt afterwards.
-
-        Args:
-            observer: A `keras.layers.Layer` whose variables are to be part of the training state.
-                One that observes already gets the other arguments.
-            in_training: Boolean, whether it is called in training or in evaluation.
-            table: Integer, the index of the word table whose states it is shown.
-
-        Raises:
-            ValueError: if there is no such table.
-        """
-        if not 0 <= table < len(self.list_tables()):
-            raise ValueError(
-                f"`table` must be an index of the {len(self.list_tables())} word table(s). "
-                f"Received: table={table}."
-            )
-        super().observe(observer, in_training, table)
-
     def _show_states(
         self,
         table: int,
-        queries: Tensor,
+        queries: list[Tensor],
         targets: WordIds,
-        shares: Tensor,
+        log_probs: tuple[Tensor, Tensor] | None,
         mask: Tensor,
         training: bool | None,
     ) -> None:
-        """Show the observers of a table what `observe` says.
+        """Show the observers of a table the states that predict the rows and columns of targets.
+
+        These are row states and column states `(B, T, H)`, targets `(B, T)`, their mask `(B, T)`
+        or `None`, and the share of the table in each target, `(B, T)`, or `None` for one table. Of
+        a mixture, the states are means over the components of the table, weighted by their shares
+        in the word: the negative log-likelihood of a word is at most the mean, by these shares, of
+        that of the components (the bound of expectation maximisation), and sums of averaged states
+        give it.
 
         Args:
             table: Index of the table.
             queries: Row queries and column queries, `(..., M, H)` each.
             targets: `(...)`.
-            shares: Shares of the components of all tables in the words, `(..., tables M)`
-                float32, or `None` for one component.
+            log_probs: Log-probabilities of the targets in the components of all tables,
+                `(..., tables M)`, and of all together, `(...)`. `None` for one component.
             mask: `(...)`, or `None`.
             training: Boolean, whether this is a training step.
         """
-        if shares is None:
-            shown = [*(ops.squeeze(x, -2) for x in queries), targets, mask]
-        else:
-            start = table * self.num_components
-            shares = ops.stop_gradient(shares[..., start : start + self.num_components])
-            total = ops.sum(shares, axis=-1)  # (...)
-            shares = shares / ops.maximum(ops.expand_dims(total, -1), 1e-30)
-            shown = [
-                ops.sum(x * ops.cast(ops.expand_dims(shares, -1), x.dtype), axis=-2)
-                for x in queries
-            ]
-            shown += [targets, mask, *([total] if self.further_tables else [])]
-        # Observers see windows; of single states, each is a window of one word.
-        if len(targets.shape) == 1:
-            shown = [None if x is None else ops.expand_dims(x, 1) for x in shown]
-        self.show(*shown, training=training, table=table)
+        queries = [ops.stop_gradient(x) for x in queries]
+        if log_probs is not None:
+            joint, total = (ops.stop_gradient(x) for x in log_probs)
+
+        def make_tensors() -> list[Tensor]:
+            if log_probs is None:
+                shown = [*(ops.squeeze(x, -2) for x in queries), targets, mask, None]
+            else:
+                start = table * self.num_components
+                shares = joint[..., start : start + self.num_components]
+                shares = ops.exp(shares - ops.expand_dims(total, -1))  # (..., M)
+                share = ops.sum(shares, axis=-1)  # (...)
+                shares = shares / ops.maximum(ops.expand_dims(share, -1), 1e-30)
+                shown = [
+                    ops.sum(x * ops.cast(ops.expand_dims(shares, -1), x.dtype), axis=-2)
+                    for x in queries
+                ]
+                shown += [targets, mask, share if self.further_tables else None]
+            # Observers see windows; of single states, each is a window of one word.
+            if len(targets.shape) == 1:
+                shown = [None if x is None else ops.expand_dims(x, 1) for x in shown]
+            return shown
+
+        self.show(make_tensors, training, table)
 
     def _compute_fused_log_probs(
         self, row_queries: Tensor, column_queries: Tensor, cells: Tensor

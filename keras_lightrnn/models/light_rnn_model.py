@@ -17,6 +17,7 @@ from keras_lightrnn._internal.distribution import (
 )
 from keras_lightrnn._internal.inference import compile_inference
 from keras_lightrnn._internal.keras_internals import set_mask
+from keras_lightrnn._internal.observed_training import get_step
 from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.layers.row_reader import serialize_row_reader
@@ -153,7 +154,6 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
                 f"num_components={num_components}, {num_tables} word table(s), "
                 'row_reading="recurrence". Give row_reading="reader".'
             )
-        self._is_in_test_step = False
         super().__init__(**kwargs)
         self.autocast = False  # word ids must never be rounded to a float type
         self.word_tables = get_word_tables(word_table)
@@ -267,7 +267,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             words = _check_batch_size(words, self.carried_state)
             initial_states = self.carried_state.read()
         # Elsewhere a model is plain operations, of any shapes, for any runtime.
-        is_step = training or self._is_in_test_step
+        is_step = training or get_step() is not None
         states, last = self._predictor.network.run_windows(
             words,
             initial_states,
@@ -278,13 +278,6 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         if self.carried_state is not None:
             self.carried_state.write(last)
         return self.softmax(states, words[:, 1:], training=training, fused=is_step)  # (B, T)
-
-    def test_step(self, *args: Any, **kwargs: Any) -> Any:
-        self._is_in_test_step = True
-        try:
-            return super().test_step(*args, **kwargs)
-        finally:
-            self._is_in_test_step = False
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         batch_size, length = input_shape

@@ -9,15 +9,16 @@ from keras import ops
 
 from keras_lightrnn._internal.distribution import count_replicas, is_multi_worker, strategy_scope
 from keras_lightrnn._internal.keras_internals import FirstBatchBuild, build_from_batch
+from keras_lightrnn._internal.observed_training import ObservedTraining
 
 
-class MultiWorkerTraining(FirstBatchBuild):
+class MultiWorkerTraining(ObservedTraining, FirstBatchBuild):
     """Mixin with which `fit` and `evaluate` work under `MultiWorkerMirroredStrategy`.
 
     Keras averages the results of a step over their first axis, which scalars do not have
     (keras-team/keras#20585). It also averages the first batch over replicas, as if inputs, targets
     and weights were one tensor and all replicas had equal shares. Without a strategy, and on other
-    backends, the mixin changes nothing.
+    backends, the mixin adds no more than `ObservedTraining`, which it includes.
 
     Example: a functional model that several workers can train.
 
@@ -28,10 +29,10 @@ class MultiWorkerTraining(FirstBatchBuild):
     """
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
-        return self._reshape_logs(super().train_step(*args, **kwargs))  # type: ignore[misc]
+        return self._reshape_logs(super().train_step(*args, **kwargs))
 
     def test_step(self, *args: Any, **kwargs: Any) -> Any:
-        return self._reshape_logs(super().test_step(*args, **kwargs))  # type: ignore[misc]
+        return self._reshape_logs(super().test_step(*args, **kwargs))
 
     def _reshape_logs(self, logs: Any) -> Any:
         if not is_multi_worker(self):

@@ -14,6 +14,7 @@ from keras_lightrnn.callbacks import ReallocationCallback
 from keras_lightrnn.callbacks.carried_vectors import carry_vectors
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.losses import NegativeLogLikelihood
+from keras_lightrnn.models import ObservedTraining
 from keras_lightrnn.reallocation import LikelihoodObjective, SimilarityObjective
 
 VOCABULARY_SIZE = 20
@@ -291,7 +292,6 @@ def test_a_broken_fit_leaves_no_observer_to_the_next():
     model.fit(make_windows(), callbacks=[callback], verbose=0)
     assert callback.history
     assert model.softmax.observers == []
-    assert "train_step" not in vars(model)
 
 
 def test_a_plain_fit_after_a_broken_one_sums_no_more():
@@ -309,7 +309,6 @@ def test_a_plain_fit_after_a_broken_one_sums_no_more():
     assert counts.any()
     model.fit(make_windows(), epochs=1, verbose=0)
     assert model.softmax.observers == []
-    assert "train_step" not in vars(model)
     assert np.array_equal(state.statistics.read()["counts"], counts)
 
 
@@ -417,19 +416,108 @@ def test_steps_of_an_epoch_that_executions_do_not_divide(steps_per_execution):
     assert len(callback.history) == 4
 
 
-def test_a_train_step_of_the_users_own_comes_back():
-    model = make_model()
+class Spy(LikelihoodObjective):
+    """Keeps the counts of the words that each round has got."""
+
+    def __init__(self):
+        super().__init__("exact")
+        self.counts = []
+
+    def propose(self, sums, *args):
+        self.counts.append(sums["counts"].tolist())
+        return super().propose(sums, *args)
+
+
+class ObservedModel(ObservedTraining, keras.Model):
+    """A functional model that publishes its steps."""
+
+
+def make_composed(model_class=keras.Model, loss=None):
+    table = WordTable(Allocation.random(VOCABULARY_SIZE, seed=0))
+    words = keras.Input((None,), dtype="int32")
+    x = TwoComponentEmbedding(table, 4)(words)
+    x = keras.layers.GRU(4, return_sequences=True)(x)
+    model = model_class(words, TwoComponentSoftmax(table)(x, words[:, 1:]))
+    model.compile("adam", loss=NegativeLogLikelihood() if loss is None else loss)
+    return model
+
+
+WEIGHTS = np.arange(8 * 6).reshape(8, 6).astype("float32") % 3
+
+
+def count_weighted(windows, weights):
+    return np.bincount(windows[:, 1:].ravel(), weights.ravel(), VOCABULARY_SIZE).tolist()
+
+
+@pytest.mark.parametrize("has_data", [False, True])
+def test_words_count_by_their_sample_weights(has_data):
+    windows, spy = make_windows(8), Spy()
+    weighted = (windows, windows[:, 1:], WEIGHTS)
+    callback = ReallocationCallback(
+        spy, data=weighted if has_data else None, verbose=0, at_end=True
+    )
+    plain = (windows, windows[:, 1:], np.ones_like(WEIGHTS))
+    x, y, sample_weight = plain if has_data else weighted
+    model = make_composed(ObservedModel)
+    model.fit(x, y, sample_weight=sample_weight, callbacks=[callback], verbose=0)
+    assert spy.counts == [count_weighted(windows, WEIGHTS)]
+
+
+def test_a_train_step_that_does_not_call_that_of_its_base_class():
     calls = []
-    own = lambda data: calls.append(1) or type(model).train_step(model, data)  # noqa: E731
-    model.train_step = own
-    callback = ReallocationCallback(verbose=0, at_end=True)
-    model.fit(make_windows(16), callbacks=[callback], verbose=0)
+
+    class OwnStep(ObservedTraining, keras.Model):
+        def train_step(self, data):
+            calls.append(1)
+            return keras.Model.train_step(self, data)
+
+    windows, spy = make_windows(8), Spy()
+    callback = ReallocationCallback(spy, verbose=0, at_end=True)
+    model = make_composed(OwnStep)
+    model.fit(windows, windows[:, 1:], sample_weight=WEIGHTS, callbacks=[callback], verbose=0)
     assert calls
+    assert spy.counts == [count_weighted(windows, WEIGHTS)]
+
+
+def test_sample_weights_that_a_model_does_not_publish():
+    windows, model = make_windows(8), make_composed()
+    weighted = (windows, windows[:, 1:], WEIGHTS)
+    match = r"sample weights.*a model without `keras_lightrnn.models.ObservedTraining`"
+    with pytest.raises(ValueError, match=match):
+        model.fit(
+            *weighted[:2], sample_weight=WEIGHTS, callbacks=[ReallocationCallback()], verbose=0
+        )
+    callback = ReallocationCallback(data=weighted, verbose=0, at_end=True)
+    with pytest.raises(ValueError, match=match):
+        model.fit(*weighted[:2], callbacks=[callback], verbose=0)
+    # Weights that the sums do not need are none of their business.
+    callback = ReallocationCallback(data=weighted[:2], verbose=0, at_end=True)
+    model.fit(*weighted[:2], sample_weight=WEIGHTS, callbacks=[callback], verbose=0)
     assert len(callback.history) == 1
-    assert model.train_step is own
-    del model.train_step
-    model.fit(make_windows(16), callbacks=[callback], verbose=0)
-    assert "train_step" not in vars(model)
+    callback = ReallocationCallback(verbose=0, at_end=True)
+    model.fit(*weighted[:2], validation_data=weighted, callbacks=[callback], verbose=0)
+    assert len(callback.history) == 1
+
+
+class OwnStepModel(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+@pytest.mark.parametrize(
+    ("model_class", "loss", "received"),
+    [
+        (keras.Model, lambda y, log_probs: -log_probs, "loss=<function"),
+        (OwnStepModel, None, "of class OwnStepModel.*, and its own `train_step`"),
+    ],
+)
+def test_sample_weights_that_nothing_would_notice(model_class, loss, received):
+    windows = make_windows(8)
+    callback = ReallocationCallback(verbose=0, at_end=True)
+    model = make_composed(model_class, loss)
+    with pytest.warns(UserWarning, match=rf"every word once.*{received}.*ObservedTraining"):
+        model.fit(windows, windows[:, 1:], callbacks=[callback], verbose=0)
+    assert len(callback.history) == 1
 
 
 def test_prints_one_line_a_round(capsys):
@@ -638,7 +726,7 @@ def test_carried_vectors_obey_their_constraint():
     assert lengths == pytest.approx(1, abs=1e-5)
 
 
-def test_several_callbacks_leave_the_step_as_it_was():
+def test_several_callbacks_in_one_fit():
     model = make_model()
     for _ in range(2):
         callbacks = [
@@ -647,32 +735,7 @@ def test_several_callbacks_leave_the_step_as_it_was():
         ]
         model.fit(make_windows(), epochs=3, callbacks=callbacks, verbose=0)
         assert [len(callback.history) for callback in callbacks] == [2, 2]
-        assert "train_step" not in vars(model)
         assert model.softmax.observers == []
-
-
-@pytest.mark.parametrize("weights", [None, np.ones((8, 4), "float32")])
-def test_a_pass_over_arrays(weights):
-    table = WordTable(Allocation.random(VOCABULARY_SIZE, 5, 5, seed=0))
-    words = keras.Input((None,), dtype="int32")
-    x = TwoComponentEmbedding(table, 4)(words)
-    x = keras.layers.GRU(4, return_sequences=True)(x)
-    model = keras.Model(words, TwoComponentSoftmax(table)(x, words[:, 1:]))
-    model.compile("adam", loss=NegativeLogLikelihood())
-    windows = make_windows(8)[:, :5]
-    targets = windows[:, 1:]
-    data = (windows, targets) if weights is None else (windows, targets, 2 * weights)
-    counts = []
-
-    class Objective(LikelihoodObjective):
-        def propose(self, sums, *args):
-            counts.append(sums["counts"])
-            return super().propose(sums, *args)
-
-    callback = ReallocationCallback(Objective("exact"), data=data, verbose=0, at_end=True)
-    model.fit(windows, targets, callbacks=[callback], verbose=0)
-    expected = np.bincount(targets.ravel(), minlength=VOCABULARY_SIZE)
-    assert counts[0].tolist() == ((1 if weights is None else 2) * expected).tolist()
 
 
 def test_a_pass_over_arrays_of_a_stateful_model():
@@ -759,39 +822,47 @@ def test_a_model_that_is_not_compiled():
         ReallocationCallback().set_model(model)
 
 
-def test_compiled_functions_are_used_again():
-    """TensorFlow does not release compiled programs, so each fit may add one at most."""
-    model, windows = make_model(), make_windows(8)
-    plain, passes = set(), set()
+class FunctionWatch(keras.callbacks.Callback):
+    """Keeps the compiled functions of a `fit`."""
 
-    class Watch(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            if epoch == 1:
-                plain.add(self.model.train_function)
+    def __init__(self):
+        super().__init__()
+        self.train_functions, self.test_functions = set(), set()
 
-    for _ in range(2):
-        callback = ReallocationCallback(verbose=0)
-        model.fit(windows, epochs=2, callbacks=[callback, Watch()], verbose=0)
-        assert len(callback.history) == 1
-        assert {model.train_function} == plain
-    # Rounds over data leave the train steps alone, and make one function for all their passes.
-    callback = ReallocationCallback(data=windows, every="epoch", verbose=0)
-    evaluate = model.evaluate
+    def on_train_batch_end(self, batch, logs=None):
+        self.train_functions.add(self.model.train_function)
 
-    def watch(*args, **kwargs):
-        result = evaluate(*args, **kwargs)
-        passes.add(model.test_function)
-        return result
+    def on_epoch_end(self, epoch, logs=None):
+        self.test_functions.add(self.model.test_function)
 
-    model.evaluate = watch
-    model.fit(windows, epochs=3, callbacks=[callback, Watch()], verbose=0)
+
+def test_a_fit_compiles_one_function():
+    """TensorFlow does not release compiled programs: turning sums on and off needs no other."""
+    model, windows, watch = make_model(), make_windows(8), FunctionWatch()
+    callback = ReallocationCallback(every=[1, 3], verbose=0)
+    model.fit(windows, epochs=4, callbacks=[callback, watch], verbose=0)
     assert len(callback.history) == 2
-    assert len(passes) == 1
-    assert {model.train_function} == plain
-    # Compiled again, all of them are stale.
-    model.compile("sgd")
-    model.fit(windows, epochs=2, callbacks=[ReallocationCallback(verbose=0), Watch()], verbose=0)
-    assert len(plain) == 2
+    assert len(watch.train_functions) == 1
+    # Those that hold the sums are dropped.
+    assert model.train_function not in watch.train_functions
+
+
+def test_rounds_over_data_leave_the_train_function_alone():
+    model, windows, watch = make_model(), make_windows(8), FunctionWatch()
+    model.fit(windows, verbose=0)
+    train_function = model.train_function
+    callback = ReallocationCallback(data=windows, every="epoch", verbose=0)
+    model.fit(
+        windows,
+        epochs=3,
+        validation_data=(windows,),
+        callbacks=[callback, watch],
+        verbose=0,
+    )
+    assert len(callback.history) == 2
+    assert watch.train_functions == {train_function} == {model.train_function}
+    assert len(watch.test_functions) == 1
+    assert model.test_function not in watch.test_functions
 
 
 def test_data_that_can_be_read_once():

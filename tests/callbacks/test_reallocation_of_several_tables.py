@@ -330,25 +330,6 @@ def test_tables_that_the_model_lacks():
         ReallocationCallback(tables=[0, 2]).set_model(make_model())
 
 
-def test_observers_of_a_table_that_there_is_not():
-    softmax = make_model().softmax
-    with pytest.raises(ValueError, match=r"index of the 2 word table.*table=2"):
-        softmax.observe(keras.layers.Layer(), table=2)
-
-
-def test_an_observer_keeps_its_place():
-    softmax = make_model().softmax
-    first, second = keras.layers.Layer(), keras.layers.Layer()
-    softmax.observe(first)
-    softmax.observe(second)
-    softmax.observe(first, in_training=False, table=1)
-    assert softmax.observers == [first, second]
-    assert softmax.is_observed(True, 0)
-    assert softmax.is_observed(False, 1)
-    assert not softmax.is_observed(True, 1)
-    assert not softmax.is_observed(None, 0)
-
-
 def test_the_model_saves_and_loads_after_rounds(tmp_path):
     model = make_model()
     callback = ReallocationCallback(every=[1, 2], verbose=0)

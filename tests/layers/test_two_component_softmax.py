@@ -202,29 +202,35 @@ def test_a_layer_that_is_observed_can_still_be_built():
     assert not layer.observers
 
 
-def test_observers_see_training_steps_only(rng):
-    class Observer(keras.layers.Layer):
-        def __init__(self):
-            super().__init__()
-            self.seen = []
+class Watcher(keras.layers.Layer):
+    """An observer that keeps what it sees in training."""
 
-        def call(self, column_half_steps, row_half_steps, targets, mask):
-            self.seen.append((column_half_steps, row_half_steps, targets, mask))
+    def __init__(self):
+        super().__init__()
+        self.seen = []
 
-    layer, observer = make(TABLES["full"]), Observer()
+    def see(self, make_tensors, training, table):
+        if training:
+            self.seen.append((table, *make_tensors()))
+
+
+def test_observers_see_states_and_targets(rng):
+    layer, observer = make(TABLES["full"]), Watcher()
     half_steps, targets = make_inputs(rng, 12)
     layer.observe(observer)
     layer(half_steps, targets)
     assert observer.seen == []
     layer(half_steps, targets, training=True)
-    columns, rows, words, mask = observer.seen.pop()
+    [(table, columns, rows, words, mask, share)] = observer.seen
+    assert table == 0
     assert np.array_equal(columns, half_steps[:, ::2])
     assert np.array_equal(rows, half_steps[:, 1::2])
     assert np.array_equal(words, targets)
     assert mask is None
+    assert share is None
     layer.stop_observing(observer)
     layer(half_steps, targets, training=True)
-    assert observer.seen == []
+    assert len(observer.seen) == 1
 
 
 @pytest.mark.parametrize(
