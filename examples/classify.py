@@ -1,10 +1,10 @@
-"""Train a classifier with very many classes, and ask it for the five likeliest.
+"""Train a classifier with very many classes and predict the five likeliest.
 
 An example is a vector of 64 numbers that the script makes: the sum of a vector of its category, one
 of its variant, and noise. A class is a category and a variant, as in a catalogue of products. Class
-ids count the variants of one category after those of another, so that the default table, which puts
-consecutive ids into one row, fits them. Where ids follow no such order, cluster vectors of the
-classes with `keras_lightrnn.clustering.cluster_features` and give the allocation to the softmax.
+ids are ordered by category, which fits the default table: it puts consecutive ids into one row.
+Where ids follow no such order, cluster vectors of the classes with
+`keras_lightrnn.clustering.cluster_features` and give the allocation to the softmax.
 
 The script prints the parameters, the memory and the time of a training step, and those of the same
 network with `Dense(classes)`: measured up to 200,000 classes, and by arithmetic above.
@@ -79,7 +79,7 @@ class Task:
 
 
 def make_models(num_classes: int, units: int) -> tuple[keras.Model, keras.Model]:
-    """Return the model to train, and the one that answers with the five likeliest classes."""
+    """Return the model to train, and the one that predicts the five likeliest classes."""
     x = keras.Input((NUM_FEATURES,))
     targets = keras.Input((), dtype="int32")
     states = keras.layers.Dense(units, "tanh")(x)

@@ -1,17 +1,17 @@
-"""Train and serve a recommender of the next item of a session.
+"""Train and serve a model that recommends the next item of a session.
 
-Without arguments it makes a catalogue of 1,920 items and sessions over it, which needs no
+Without arguments it generates a catalogue of 1,920 items and sessions over it, and needs no
 download. Pass `--train FILE --test FILE` to read files of sessions, plain or gzip: one session a
 line, item ids from 1 separated by spaces. A line of the test file is the start of a session and,
 last, the item to predict.
 
 The model reads a session with a GRU and attention, and predicts with a `TwoComponentSoftmax` over
-several tables of items. It is evaluated by P@20, the share of targets among the 20 best items, and
-MRR@20, the mean of one over their rank there, over all test lines and with exact searches.
+several tables of items. It is evaluated with exact searches on all test lines by P@20, the share of
+targets among the 20 best items, and MRR@20, the mean of their reciprocal ranks (0 below rank 20).
 
 `--features FILE.npy` puts items with similar features into shared rows and columns. An item that
 is in no training session, but has features, can then be recommended from its first day on.
-Without files, `--features` takes the features of the made catalogue.
+Without files, `--features` uses the features of the generated catalogue.
 
 For the public sessions of Diginetica (43,097 items) use `--batch-size 1024 --epochs 8`, and for
 those of Nowplaying (60,416 items) also `--item-dim 14`: a quarter of the numbers that one vector of
@@ -293,7 +293,7 @@ class SessionBatches(keras.utils.PyDataset):
 
 
 def compute_neighbour_features(sessions: Sessions, num_features: int) -> np.ndarray:
-    """Return what items are next to within sessions, as features `(V, num_features)`."""
+    """Return features of items from their neighbours in sessions, `(V, num_features)`."""
     # A word 0 ends each session: items of different sessions are not neighbours.
     stream = np.concatenate([np.append(session, 0) for session in sessions.train])
     features, _ = compute_word_features(

@@ -188,7 +188,7 @@ def make_encoder(model: keras.Model) -> keras.Model:
 
 
 def show(vocabulary: Vocabulary, prefix: Any, words: Any) -> str:
-    """Return a prefix and what continues it, up to the end word."""
+    """Return a prefix and its continuation, up to the end word."""
     size = list(words == vocabulary.end_id).index(True) if vocabulary.end_id in words else None
     return f"  {vocabulary.decode(prefix)} | {vocabulary.decode(words[:size])}"
 

@@ -1,12 +1,12 @@
 """Translate with an encoder-decoder of Keras layers over a large target vocabulary.
 
-Without arguments it makes a parallel text from a small grammar: the source marks number and tense
-by words of their own, the target by endings, with another order of words. Pass `--source FILE
+Without arguments it generates a parallel text from a small grammar. The source marks number and
+tense by separate words, the target by endings, and the word order differs. Pass `--source FILE
 --target FILE` to read a parallel text: one sentence per line, words separated by spaces, line `n`
 of one file the translation of line `n` of the other.
 
-Translations are scored by chrF and BLEU of sacrebleu: `pip install "keras-lightrnn[translation]"`.
-Without it, the share of translations and of words that are right is reported alone.
+sacrebleu scores translations by chrF and BLEU: `pip install "keras-lightrnn[translation]"`. Without
+it, the script reports only the shares of correct translations and of correct words.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def read_pairs(source: str, target: str) -> Pairs:
 
 
 def make_vocabulary(lines: Sequence[str], size: int) -> Vocabulary:
-    """Return the words of a text behind the padding, which is word 0."""
+    """Return the words of a text after its padding, which is word 0."""
     return Vocabulary(["<pad>", *Vocabulary.from_lines(lines, max_size=size - 1).words])
 
 
@@ -217,7 +217,7 @@ class TranslatorSteps(StepNetwork):
         return self.predict(cache), cache
 
     def predict(self, cache: Any) -> Any:
-        """Return what the softmax reads, `(B, H)`."""
+        """Return the input of the softmax, `(B, H)`."""
         hidden = cache["state"][:, None]  # (B, 1, H)
         mask = cache["is_word"][:, None]
         read = self.get("attention")(hidden, cache["memory"], attention_mask=mask)

@@ -575,11 +575,11 @@ def _warn_of_unknown_weights(model: keras.Model) -> None:
     if has_own_step or not is_noticed:
         warnings.warn(
             "Reallocation counts every word once that is not masked, because it cannot know the "
-            f"sample weights of this model. Received: a model of class {type(model).__name__}, loss="
-            f"{model.loss!r}{', and its own `train_step`' if has_own_step else ''}. To let sample "
-            "weights count, or if there are none, inherit from "
-            "`keras_lightrnn.models.ObservedTraining`: `class ObservedModel(ObservedTraining, "
-            "keras.Model)`.",
+            "sample weights of this model. Received: a model of class "
+            f"{type(model).__name__}, loss={model.loss!r}"
+            f"{', and its own `train_step`' if has_own_step else ''}. To let sample weights count, "
+            "or if there are none, inherit from `keras_lightrnn.models.ObservedTraining`: `class "
+            "ObservedModel(ObservedTraining, keras.Model)`.",
             stacklevel=2,
         )
 

@@ -21,40 +21,39 @@ from keras_lightrnn.search.graph_search import find_best_words
 class TopWords(keras.layers.Layer):
     """The `k` likeliest words of a softmax, exactly, as a layer of a Keras model.
 
-    It uses the weights of the softmax and has none besides. It runs on every backend, in compiled
-    code, and in a SavedModel that `model.export` writes, which TensorFlow loads without this
-    package. `TwoComponentSoftmax.next_words` answers the same outside of a graph.
+    The layer has no weights except those of the softmax. It runs on every backend, in compiled
+    code, and in a SavedModel written by `model.export`, which TensorFlow loads without this
+    package. Outside of a graph, `TwoComponentSoftmax.next_words` returns the same words.
 
-    Rows are expanded in falling order of probability, until no further row can hold a better word.
-    If that does not exclude most rows, all words are computed, as a softmax over the vocabulary
-    does.
+    Rows are expanded in descending order of probability until no remaining row can hold a better
+    word. If this does not rule out most rows, all words are computed, as in a softmax over the
+    vocabulary.
 
-    Where a model that is saved as a `.keras` file also contains the softmax itself, the loaded
-    model has one softmax, too. `keras.models.clone_model` makes two, because Keras clones layer by
-    layer.
+    A model that contains both this layer and its softmax still has one softmax after it is saved
+    as a `.keras` file and loaded. `keras.models.clone_model` makes two, because Keras clones layer
+    by layer.
 
     Args:
         softmax: `TwoComponentSoftmax` with a row reader.
-        k: Integer in `[1, V]`, how many words to return; with `mask_zero`, below `V`.
+        k: Integer in `[1, V]`, the number of words to return; below `V` with `mask_zero`.
         **kwargs: `name` of the layer.
 
     Call arguments:
-        states: `(B, H)`; or `(B, T, H)`, of which the last step is used, or the last step that is
-            not masked.
-        excluded: Integers `(B, E)`, words that take no place among the answers, such as items that
-            a user has seen; -1 for none. Default: `None`.
-        k: Integers, a scalar or `(B,)`: how many of the `k` words a text gets. Default: all.
+        states: `(B, H)`; or `(B, T, H)`, of which the last step that is not masked is used.
+        excluded: Integers `(B, E)`, words that are never returned, such as items that a user has
+            seen; -1 for none. Defaults to `None`.
+        k: Integers, a scalar or `(B,)`: how many words to return for each text, at most the `k`
+            of the layer. Defaults to all.
 
     Returns:
-        Word ids, int32, and their log-probabilities in nats, float32, `(B, k)` each, best first,
-        of equal words the lesser ids. Where a text has fewer words, or gets fewer by the call
-        argument `k`, the ids are -1 and the log-probabilities minus infinity. The
-        log-probabilities of a text are NaN if its state is NaN or an excluded id is outside of
-        `[-1, V)`. With `mask_zero`, word 0 is never an answer.
+        Word ids, int32, and their log-probabilities in nats, float32, `(B, k)` each, best first;
+        ties go to the smaller id. Places without a word hold the id -1 and the log-probability
+        minus infinity. The log-probabilities of a text are NaN if its state is NaN or an excluded
+        id is outside `[-1, V)`. With `mask_zero`, word 0 is never returned.
 
     Raises:
-        TypeError: if `softmax` is no `TwoComponentSoftmax`.
-        ValueError: if it has no row reader, `k` is out of range, or a shape is another.
+        TypeError: if `softmax` is not a `TwoComponentSoftmax`.
+        ValueError: if it has no row reader, `k` is out of range, or a shape is wrong.
 
     Example:
 

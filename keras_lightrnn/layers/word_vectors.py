@@ -16,16 +16,16 @@ from keras_lightrnn.ops import cast_word_ids, look_up_word_vectors
 class WordVectors(keras.layers.Layer):
     """Small vectors of words that an embedding and a softmax share.
 
-    Given to both layers, each word has one vector of size `K` at the input and at the output, as
-    the tied embeddings of other models. This saves half of the numbers, and what is learned of a
-    word as a target is known when it is read. Each layer has a projection for itself. A model
-    that is saved and loaded still has one layer of vectors.
+    When both layers are given the same `WordVectors`, each word has one vector of size `K` for
+    input and output, like tied embeddings. This halves the number of parameters, and the input
+    benefits from what the output learns. Each layer has a separate projection. After saving and
+    loading, the model still has one layer of vectors.
 
     Args:
-        num_words: Integer `N`, how many words have a vector: the words `0 .. N - 1`.
+        num_words: Integer `N`, the number of words with a vector: the words `0 .. N - 1`.
         dim: Integer `K`, the size of a vector.
-        initializer, regularizer, constraint: Those of the vectors. Default: `"uniform"`, `None`
-            and `None`.
+        initializer, regularizer, constraint: Those of the vectors. They default to `"uniform"`,
+            `None` and `None`.
         **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
 
     Call arguments:
@@ -105,11 +105,11 @@ class WordVectors(keras.layers.Layer):
 def get_word_vectors(
     identifier: Any, word_dim: Any, num_word_vectors: Any, vocabulary_size: int
 ) -> WordVectors | None:
-    """Return word vectors to share, from the layer or its configuration; `None` for none.
+    """Return the word vectors to share, given the layer or its configuration, or `None`.
 
     Raises:
-        TypeError: if it is neither.
-        ValueError: if there are vectors of more words than the vocabulary has, or `word_dim` or
+        TypeError: if `identifier` is neither.
+        ValueError: if more words have vectors than the vocabulary has, or if `word_dim` or
             `num_word_vectors` is given as well.
     """
     if identifier is None:
@@ -124,8 +124,8 @@ def get_word_vectors(
         )
     if word_dim != 0 or num_word_vectors is not None or identifier.num_words > vocabulary_size:
         raise ValueError(
-            "`word_vectors` must be of at most as many words as the vocabulary has, and takes the "
-            f"place of `word_dim` and `num_word_vectors`. Received: {identifier.num_words} word "
+            "`word_vectors` must have at most one vector for each word of the vocabulary, and "
+            f"replaces `word_dim` and `num_word_vectors`. Received: {identifier.num_words} word "
             f"vectors, vocabulary_size={vocabulary_size}, word_dim={word_dim!r}, "
             f"num_word_vectors={num_word_vectors!r}. Give `WordVectors` alone."
         )
@@ -133,9 +133,9 @@ def get_word_vectors(
 
 
 def serialize_word_vectors(layer: Any) -> dict[str, Any]:
-    """Return what the config of an embedding or a softmax says of its word vectors."""
+    """Return the entries for word vectors in the config of an embedding or a softmax."""
     vectors = layer.word_vectors
-    if vectors is not None:  # they say what the other arguments would
+    if vectors is not None:  # they replace the other arguments
         return {"word_dim": 0, "num_word_vectors": None, "word_vectors": serialize_shared(vectors)}
     return {
         "word_dim": layer.word_dim,
@@ -145,7 +145,7 @@ def serialize_word_vectors(layer: Any) -> dict[str, Any]:
 
 
 def count_word_vectors(word_dim: Any, num_word_vectors: Any, vocabulary_size: int) -> int:
-    """Return how many words have a word vector.
+    """Return the number of words with a word vector.
 
     Raises:
         ValueError: if `word_dim` is not an integer of at least 0, or `num_word_vectors` is not in

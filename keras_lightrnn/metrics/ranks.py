@@ -1,4 +1,4 @@
-"""Metrics of ranks: how often, and how far up, the right word is among the likeliest."""
+"""Ranking metrics: how often and how high the target is among the likeliest words."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RankMetric(keras.metrics.Metric):
         )
 
     def compute_gains(self, ranks: Any) -> Any:
-        """Return the gains of ranks, floats of at least 1, as far as all ranks count."""
+        """Return the gains of ranks, which are floats of at least 1, regardless of `k`."""
         raise NotImplementedError
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
@@ -63,12 +63,13 @@ class RankMetric(keras.metrics.Metric):
 class RecallAtK(RankMetric):
     """The share of targets among the `k` likeliest words: the mean of `rank <= k`.
 
-    With one target for each text it is also called hit rate, and `P@k` in work on recommendation.
+    With one target for each text, it is also called hit rate, or `P@k` in the literature on
+    recommendation.
 
     The result is NaN as long as no target counts, and if a rank is -1.
 
     Args:
-        k: Integer, how many of the likeliest words count. Default: 10.
+        k: Integer, the number of likeliest words that count. Default: 10.
         name: Name in `logs` and the progress bar. Default: `"recall_at_k"`.
         dtype: `"float64"` for float64 totals. They are float32 for every other dtype or policy.
             Default: `keras.config.floatx()`.

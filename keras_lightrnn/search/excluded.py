@@ -1,4 +1,4 @@
-"""Checks of the words that a search leaves out."""
+"""Check of the words that a search must not return."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def check_excluded(
     """Return excluded words as an array `(B, E)`, or raise.
 
     Args:
-        excluded: Word ids, -1 for none: `(B, E)`, or `(E,)` for all texts alike.
+        excluded: Word ids, -1 for none: `(B, E)`, or `(E,)` for every text.
         num_texts: Integer `B`.
         vocabulary_size: Integer `V`.
-        k: Integer, how many words are to be found for each text.
-        has_padding: Boolean, whether word 0 is padding, which is never answered.
+        k: Integer, the number of words to find for each text.
+        has_padding: Boolean, whether word 0 is padding, which is never returned.
 
     Raises:
         TypeError: if the ids are not integers.
-        ValueError: if the shape is another, an id is outside of `[-1, V)`, or a text has fewer
-            than `k` words that are not excluded.
+        ValueError: if the shape is wrong, an id is outside `[-1, V)`, or a text has fewer than `k`
+            words that are not excluded.
 
     Example:
 
@@ -44,7 +44,7 @@ def check_excluded(
         words = np.broadcast_to(words, (num_texts, len(words)))
     if words.ndim != 2 or len(words) != num_texts:
         raise ValueError(
-            f"`excluded` must have the shape ({num_texts}, E), or (E,) for all texts alike. "
+            f"`excluded` must have the shape ({num_texts}, E), or (E,) for every text. "
             f"Received: excluded.shape={np.shape(excluded)}. Fill up with -1."
         )
     words = words.astype(np.int64)
@@ -56,9 +56,9 @@ def check_excluded(
             f"id {words[text, place]} at position ({text}, {place}) ({int(is_wrong.sum())} of "
             f"{words.size} ids lie outside). Leave out ids of other vocabularies."
         )
-    falls = np.sort(words, axis=1)
-    is_counted = falls >= int(has_padding)  # padding counts once, below
-    is_counted[:, 1:] &= falls[:, 1:] != falls[:, :-1]
+    ordered = np.sort(words, axis=1)
+    is_counted = ordered >= int(has_padding)  # padding is subtracted once, below
+    is_counted[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]  # repeated ids count once
     left = vocabulary_size - has_padding - is_counted.sum(axis=1)
     if left.size and left.min() < k:
         text = int(left.argmin())

@@ -14,9 +14,9 @@ class Prefixes(NamedTuple):
     """Texts to continue.
 
     Attributes:
-        words: `(B, N)` int32, the words of each text from the left, then 0.
-        lengths: `(B,)` int32, how many words each text has.
-        is_batch: Boolean, whether the user gave several texts or one.
+        words: `(B, N)` int32, the words of each text, padded on the right with 0.
+        lengths: `(B,)` int32, the number of words of each text.
+        is_batch: Boolean, whether the input was a batch of texts rather than a single text.
     """
 
     words: np.ndarray
@@ -29,18 +29,18 @@ class Prefixes(NamedTuple):
         return bool((self.lengths == self.words.shape[1]).all())
 
     def take(self, texts: Tensor) -> Prefixes:
-        """Return some of the texts, given their places or a slice."""
+        """Return the texts at some indices, or of a slice."""
         lengths = self.lengths[texts]
         return Prefixes(self.words[texts, : max(lengths.max(), 1)], lengths, self.is_batch)
 
 
 def prepare_prefixes(softmax: Any, prefix: WordIds, mask: Tensor) -> Prefixes:
-    """Return prefixes without their padding, or raise.
+    """Check prefixes and return them without their padding.
 
     Args:
         softmax: `TwoComponentSoftmax`. With `mask_zero`, word 0 is padding.
         prefix: Word ids `(N,)` or `(B, N)`, or a list of texts of unequal lengths.
-        mask: Of the shape of `prefix`, false for padding; or `None`.
+        mask: Boolean, with the shape of `prefix`, false for padding; or `None`.
     """
     joined, joined_mask = _join_unequal(prefix)
     words, is_batch = check_texts(softmax, "prefix", joined)
@@ -62,7 +62,7 @@ def prepare_prefixes(softmax: Any, prefix: WordIds, mask: Tensor) -> Prefixes:
 def check_texts(
     softmax: Any, name: str, words: WordIds, at_least: int = 1
 ) -> tuple[np.ndarray, bool]:
-    """Return texts of one length as `(B, N)` int32, and whether they were a batch, or raise."""
+    """Check texts of one length; return them as `(B, N)` int32, and whether they were a batch."""
     words = np.asarray(words)
     if words.ndim not in (1, 2) or words.size == 0 or words.shape[-1] < at_least:
         raise ValueError(
@@ -81,7 +81,7 @@ def check_texts(
 def _join_unequal(prefix: WordIds) -> tuple[Any, np.ndarray | None]:
     """Return a list of texts of unequal lengths as an array and its mask.
 
-    Other values are returned as they are, and `None`.
+    Anything else is returned unchanged, with `None` for the mask.
 
     Example:
 
@@ -103,11 +103,11 @@ def _join_unequal(prefix: WordIds) -> tuple[Any, np.ndarray | None]:
 
 
 def _check_mask(mask: Tensor, words: WordIds, is_unequal: bool) -> np.ndarray:
-    """Return the mask of texts as `(B, N)` boolean, or raise."""
+    """Check the mask of texts and return it as `(B, N)` boolean."""
     mask = np.asarray(mask)
     if is_unequal or mask.shape != np.shape(words):
         raise ValueError(
-            "`mask` must have the shape of `prefix`, which must be an array then. Received: "
+            "`mask` needs a `prefix` that is an array, and must have its shape. Received: "
             f"mask.shape={mask.shape}, "
             + ("a list of unequal lengths." if is_unequal else f"prefix.shape={np.shape(words)}.")
         )
