@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 
@@ -11,7 +9,7 @@ from keras_lightrnn._internal.distribution import all_reduce_sum, count_replicas
 from keras_lightrnn._internal.dtypes import choose_sum_dtype
 from keras_lightrnn._internal.keras_internals import get_mask, set_mask
 from keras_lightrnn._internal.observed_training import check_weights
-from keras_lightrnn._internal.typing import Tensor
+from keras_lightrnn._internal.typing import Config, Dtype, Tensor
 from keras_lightrnn.ops.word_ids import cast_word_ids
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
@@ -69,7 +67,7 @@ class NegativeLogLikelihood(keras.losses.Loss):
         self,
         reduction: str | None = "mean_with_sample_weight",
         name: str = "negative_log_likelihood",
-        dtype: Any = None,
+        dtype: Dtype = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=choose_sum_dtype(dtype))
 
@@ -103,7 +101,7 @@ class NegativeLogLikelihood(keras.losses.Loss):
         value = gradient * ops.divide_no_nan(batch_size, size * count_replicas())
         return gradient + ops.stop_gradient(value - gradient)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "dtype": self.dtype}
 
 

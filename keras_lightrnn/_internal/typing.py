@@ -11,3 +11,9 @@ from typing import Any
 Tensor = Any  # of the Keras backend, or a `KerasTensor`
 WordIds = Any  # integers, an array or a tensor
 Shape = Any  # a tuple or list of `int | None`
+Dtype = Any  # a name, or `None` for the default
+Initializer = Any  # an object, a name or a config, as for every Keras layer
+Regularizer = Any
+Constraint = Any
+Config = dict[str, Any]  # of `get_config`
+Logs = dict[str, Any] | None  # of a callback

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 from scipy import sparse
 
 
 def list_indexed_weights(
-    layers: Iterable[Any], table_shape: tuple[int, int]
-) -> tuple[list[Any], list[Any]]:
+    layers: Iterable[keras.layers.Layer], table_shape: tuple[int, int]
+) -> tuple[list[keras.Variable], list[keras.Variable]]:
     """Return the weights of layers that are indexed by rows and by columns, each weight once.
 
     Args:

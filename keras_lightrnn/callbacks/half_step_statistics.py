@@ -102,7 +102,7 @@ class HalfStepStatistics(RunState):
         column_half_steps: Tensor,
         row_half_steps: Tensor,
         targets: WordIds,
-        weights: Any = None,
+        weights: Tensor = None,
         shares: Tensor = None,
     ) -> None:
         weights = compute_word_weights(targets, weights)
@@ -120,18 +120,18 @@ class HalfStepStatistics(RunState):
             factors = self._count("following_counts", words, weights[:, :-1])
             self._add_states("following_sums", words, column_half_steps[:, 1:], factors)
 
-    def _count(self, name: str, words: WordIds, weights: Any) -> Any:
+    def _count(self, name: str, words: WordIds, weights: Tensor) -> Tensor:
         """Count words, and return their weights, 0 for words at the limit."""
         counts = _gather(self.replica_variables[name], words)
         factors = ops.where(counts < _MOST_OCCURRENCES, weights, 0.0)
         self._add(name, words, factors)
         return factors
 
-    def _add_states(self, name: str, words: WordIds, half_steps: Tensor, factors: Any) -> None:
+    def _add_states(self, name: str, words: WordIds, half_steps: Tensor, factors: Tensor) -> None:
         half_steps = ops.stop_gradient(ops.cast(half_steps, "float32"))
         self._add(name, words, half_steps * ops.expand_dims(factors, -1))
 
-    def _add(self, name: str, words: WordIds, values: Any) -> None:
+    def _add(self, name: str, words: WordIds, values: Tensor) -> None:
         variable = self.replica_variables[name]
         values = ops.reshape(values, (-1, *variable.shape[1:]))
         _scatter_add(variable, ops.reshape(words, (-1,)), values)
@@ -148,7 +148,7 @@ class HalfStepStatistics(RunState):
         }
 
 
-def _gather(variable: Any, indices: Tensor) -> Any:
+def _gather(variable: keras.Variable, indices: Tensor) -> Tensor:
     """Return elements of a vector, on this replica. Reading it whole would copy it."""
     if keras.backend.backend() != "tensorflow":
         return ops.take(variable, indices, axis=0)
@@ -157,7 +157,7 @@ def _gather(variable: Any, indices: Tensor) -> Any:
     return tf.gather(get_replica_resource(variable), indices)
 
 
-def _scatter_add(variable: Any, indices: Tensor, values: Any) -> None:
+def _scatter_add(variable: keras.Variable, indices: Tensor, values: Tensor) -> None:
     """Add to rows of a variable in place; `keras.ops` would copy all `V` of them."""
     backend = keras.backend.backend()
     if backend == "tensorflow":

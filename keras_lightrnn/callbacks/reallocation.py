@@ -23,6 +23,7 @@ from keras_lightrnn._internal.keras_internals import (
 )
 from keras_lightrnn._internal.observed_training import ObservedTraining
 from keras_lightrnn._internal.run_state import end_broken_runs
+from keras_lightrnn._internal.typing import Logs
 from keras_lightrnn.callbacks.carried_vectors import compute_changes, list_indexed_weights
 from keras_lightrnn.callbacks.executions import count_steps
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
@@ -342,22 +343,22 @@ class ReallocationCallback(keras.callbacks.Callback):
         if self._is_training:  # and not only attached, by hand or by a `fit` that is about to begin
             self._detach()
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._is_training = True
         self._take_turn()  # a backup before this callback has restored the rounds
         self._stop_summing_if_over()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         self._detach()
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs = None) -> None:
         if not self._is_training:  # given to `evaluate`, where there is nothing to do
             self._detach()
 
-    def on_predict_begin(self, logs: Any = None) -> None:
+    def on_predict_begin(self, logs: Logs = None) -> None:
         self.on_test_begin()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         rounds = self._rounds
         if rounds.num_epochs not in (None, epoch):
             raise ValueError(
@@ -371,10 +372,10 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._take_turn()
         self._stop_summing_if_over()
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._first_step = batch
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         rounds = self._rounds
         steps = count_steps(self, self._first_step, batch)
         before, step = rounds.num_steps, rounds.num_steps_before + steps
@@ -386,7 +387,7 @@ class ReallocationCallback(keras.callbacks.Callback):
             self.reallocation_round()
             self._stop_summing_if_over()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         rounds = self._rounds
         number = epoch + 1
         logs = {} if logs is None else logs

@@ -30,6 +30,7 @@ from keras_lightrnn._internal.keras_internals import (
 )
 from keras_lightrnn._internal.path_lock import PathLock
 from keras_lightrnn._internal.run_state import find_run_states
+from keras_lightrnn._internal.typing import Logs
 from keras_lightrnn.callbacks.backup_file import BackupFile, write_backup
 from keras_lightrnn.callbacks.executions import count_steps
 from keras_lightrnn.callbacks.readiness import check_ready
@@ -130,7 +131,7 @@ class TrainingBackup(keras.callbacks.Callback):
         with BackupFile(self.path) as file:
             return file.header["epoch"]
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         if self.every_steps is not None and (
             keras.backend.backend() != "tensorflow" or is_multi_worker(self.model)
         ):
@@ -159,7 +160,7 @@ class TrainingBackup(keras.callbacks.Callback):
         remove_temporaries(self.path)
         return {}
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         set_initial_epoch(self.model, None)  # Keras has read it, and would read it in the next fit
         self._epoch = epoch
         self._steps = 0
@@ -171,18 +172,18 @@ class TrainingBackup(keras.callbacks.Callback):
             # All callbacks have finished the epoch before.
             self._save(is_within_epoch=False)
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._is_in_step = True
         self._first_step = batch
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         before, self._steps = self._steps, count_steps(self, self._first_step, batch)
         if self.every_steps is None or self._is_skipping:
             return
         if before // self.every_steps < self._steps // self.every_steps:
             self._save(is_within_epoch=True)
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         set_initial_epoch(self.model, None)
         if not is_chief(self.model):
             return
@@ -224,7 +225,7 @@ class TrainingBackup(keras.callbacks.Callback):
                 for name, values in layer.read_run_state().items():
                     yield f"state_{index}_{name}", values
 
-    def _find_divergence(self, logs: dict[str, Any] | None = None) -> str | None:
+    def _find_divergence(self, logs: Logs = None) -> str | None:
         """Return a description of what is not finite, or `None`.
 
         What is not trainable may be infinite on purpose.

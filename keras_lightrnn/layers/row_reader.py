@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
-from keras_lightrnn._internal.typing import Shape, Tensor
+from keras_lightrnn._internal.typing import Config, Dtype, Shape, Tensor
 from keras_lightrnn.ops import cast_word_ids
 from keras_lightrnn.ops.look_up import look_up
 
@@ -60,7 +60,7 @@ class GatedRowReader(keras.layers.Layer):
         self.built = True
 
     @property
-    def row_weights(self) -> list[Any]:
+    def row_weights(self) -> list[keras.Variable]:
         """Weights with one entry for each row: they follow the words at a reallocation."""
         return [weight for weight in (self.row_gate, self.row_shift) if weight is not None]
 
@@ -75,10 +75,10 @@ class GatedRowReader(keras.layers.Layer):
         vectors = look_up(ops.cast(vectors, self.compute_dtype), rows)
         return ops.expand_dims(vectors, -2)  # (..., 1, H)
 
-    def compute_output_shape(self, queries_shape: Shape, rows_shape: Shape) -> Any:
+    def compute_output_shape(self, queries_shape: Shape, rows_shape: Shape) -> Shape:
         return tuple(queries_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "num_rows": self.num_rows, "use_shift": self.use_shift}
 
 
@@ -90,7 +90,7 @@ def serialize_row_reader(row_reader: Any) -> Any:
     return {key: value for key, value in config.items() if key != "build_config"}
 
 
-def get_row_reader(identifier: Any, num_rows: int, dtype: Any) -> Any:
+def get_row_reader(identifier: Any, num_rows: int, dtype: Dtype) -> Any:
     """Return a row reader by name, from its configuration, or as it is; `None` for none.
 
     Raises:

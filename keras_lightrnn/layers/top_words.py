@@ -11,7 +11,7 @@ from keras import ops
 from keras_lightrnn._internal.checks import check_k
 from keras_lightrnn._internal.keras_internals import get_mask
 from keras_lightrnn._internal.shared_objects import serialize_shared
-from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
+from keras_lightrnn._internal.typing import Config, Shape, Tensor, WordIds
 from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
 from keras_lightrnn.ops import cast_word_ids
 from keras_lightrnn.search.graph_search import find_best_words
@@ -124,11 +124,11 @@ class TopWords(keras.layers.Layer):
         shape = states.shape[0], self.k
         return keras.KerasTensor(shape, "int32"), keras.KerasTensor(shape, "float32")
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "softmax": serialize_shared(self.softmax), "k": self.k}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> TopWords:
+    def from_config(cls, config: Config) -> TopWords:
         softmax = keras.saving.deserialize_keras_object(config["softmax"])
         return cls(**{**config, "softmax": softmax})
 
@@ -145,11 +145,11 @@ def check_softmax(softmax: Any) -> None:
         raise ValueError(
             "`softmax` must have a row reader. Received: row_reader=None. Give it "
             'row_reader="gated"; half-steps are searched by `TwoComponentSoftmax.next_words`, '
-            "with a function by which the network reads rows."
+            "given a function with which the network reads rows."
         )
 
 
-def _take_last(states: Tensor, mask: Tensor) -> Any:
+def _take_last(states: Tensor, mask: Tensor) -> Tensor:
     """Return the last step of each text that is not masked, `(B, T, H) -> (B, H)`."""
     if mask is None:
         return states[:, -1]

@@ -12,7 +12,16 @@ from keras import ops
 from keras_lightrnn._internal.checks import check_k, check_size
 from keras_lightrnn._internal.keras_internals import get_mask, set_mask
 from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared
-from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
+from keras_lightrnn._internal.typing import (
+    Config,
+    Constraint,
+    Dtype,
+    Initializer,
+    Regularizer,
+    Shape,
+    Tensor,
+    WordIds,
+)
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.observed_layer import ObservedLayer
 from keras_lightrnn.layers.row_reader import GatedRowReader, get_row_reader, serialize_row_reader
@@ -152,12 +161,12 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         word_table: Any,
         use_bias: bool = True,
         word_bias: str | None = None,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
         word_dim: int = 0,
         num_word_vectors: int | None = None,
         row_reader: Any = None,
@@ -250,11 +259,11 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         self.built = True
 
     @property
-    def word_kernel(self) -> Any:
+    def word_kernel(self) -> keras.Variable | None:
         """The vectors of words, `(N, K)`; `None` for none, and for a further table."""
         return self._word_kernel if self.word_vectors is None else self.word_vectors.vectors
 
-    def build_from_config(self, config: dict[str, Any]) -> None:
+    def build_from_config(self, config: Config) -> None:
         shapes = config.get("shapes_dict", {})
         if "half_steps_shape" in shapes:  # a file of version 0.1
             shapes = {
@@ -267,7 +276,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         kernel = self._add_kernel(f"{name}_kernel", number, (size, units))
         return kernel, self._add_bias(f"{name}_bias", number, size) if self.use_bias else None
 
-    def _add_kernel(self, name: str, number: int, shape: tuple[int, int]) -> Any:
+    def _add_kernel(self, name: str, number: int, shape: tuple[int, int]) -> keras.Variable:
         return self.add_weight(
             name=name,
             shape=shape,
@@ -276,10 +285,10 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             constraint=self.kernel_constraint,
         )
 
-    def _add_query_kernel(self, units: int) -> Any:
+    def _add_query_kernel(self, units: int) -> keras.Variable:
         """Return the kernel of all queries, `(H, M H)`: each component starts as if alone."""
 
-        def initialize(shape: Any, dtype: Any = None) -> Any:
+        def initialize(shape: Shape, dtype: Dtype = None) -> Tensor:
             kernels = [
                 clone_initializer(self.kernel_initializer, 4 + k)((units, units), dtype=dtype)
                 for k in range(self.num_components)
@@ -294,7 +303,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             constraint=self.kernel_constraint,
         )
 
-    def _add_bias(self, name: str, number: int, size: int) -> Any:
+    def _add_bias(self, name: str, number: int, size: int) -> keras.Variable:
         return self.add_weight(
             name=name,
             shape=(size,),
@@ -305,13 +314,13 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         )
 
     @property
-    def row_weights(self) -> list[Any]:
+    def row_weights(self) -> list[keras.Variable]:
         """Weights with one entry for each row: they follow the words at a reallocation."""
         weights = [self.row_kernel, self.row_bias, *getattr(self.row_reader, "row_weights", [])]
         return [weight for weight in weights if weight is not None]
 
     @property
-    def column_weights(self) -> list[Any]:
+    def column_weights(self) -> list[keras.Variable]:
         """Weights with one entry for each column."""
         return [x for x in (self.column_kernel, self.column_bias) if x is not None]
 
@@ -321,7 +330,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         targets: WordIds,
         training: bool | None = None,
         fused: bool | None = None,
-    ) -> Any:
+    ) -> Tensor:
         targets = cast_word_ids(targets)
         self._check_shapes(states.shape, targets.shape)
         fused = training if fused is None else fused
@@ -344,7 +353,9 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             set_mask(log_probs, mask)
         return log_probs
 
-    def predict(self, states: Tensor, targets: WordIds, fused: bool) -> tuple[Any, Any, Any]:
+    def predict(
+        self, states: Tensor, targets: WordIds, fused: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the log-probabilities of targets in each component of this table, and queries.
 
         Args:
@@ -427,7 +438,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
     def _compute_fused_log_probs(
         self, row_queries: Tensor, column_queries: Tensor, cells: Tensor
-    ) -> Any:
+    ) -> Tensor:
         row_bias, column_bias = (
             ops.zeros((kernel.shape[0],), "float32") if bias is None else ops.cast(bias, "float32")
             for kernel, bias in (
@@ -460,7 +471,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
     # The parts of a prediction, for searches and whatever else goes row by row.
 
-    def compute_queries(self, states: Tensor) -> Any:
+    def compute_queries(self, states: Tensor) -> Tensor:
         """Return the queries of the components, `(..., H) -> (..., M, H)`.
 
         Example:
@@ -475,16 +486,16 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         queries = ops.cast(ops.tanh(products), self.compute_dtype)
         return ops.reshape(queries, (*ops.shape(states)[:-1], self.num_components, units))
 
-    def read_rows(self, queries: Tensor, rows: Tensor) -> Any:
+    def read_rows(self, queries: Tensor, rows: Tensor) -> Tensor:
         """Return the column queries after rows, `(..., M, H), (...) -> (..., M, H)`."""
         return self.row_reader(queries, rows)
 
-    def compute_component_log_probs(self, states: Tensor) -> Any:
+    def compute_component_log_probs(self, states: Tensor) -> Tensor:
         """Return the log-weights of all components, `(..., H) -> (..., tables M)` float32."""
         kernel = ops.transpose(self.component_kernel)
         return ops.log_softmax(self._project(states, kernel, self.component_bias))
 
-    def compute_row_logits(self, row_queries: Tensor, row_offsets: Tensor = None) -> Any:
+    def compute_row_logits(self, row_queries: Tensor, row_offsets: Tensor = None) -> Tensor:
         """Return the logits of all rows, `(..., H) -> (..., R)`.
 
         Args:
@@ -495,7 +506,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         offsets = self.compute_row_offsets() if row_offsets is None else row_offsets
         return logits if offsets is None else logits + offsets
 
-    def compute_column_logits(self, column_queries: Tensor, rows: Tensor) -> Any:
+    def compute_column_logits(self, column_queries: Tensor, rows: Tensor) -> Tensor:
         """Return the logits of all columns given rows, `(..., M, H), (...) -> (..., M, C)`.
 
         Args:
@@ -511,7 +522,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             logits += term.compute_logits(words, self.compute_dtype)
         return logits
 
-    def _project(self, states: Tensor, kernel: Tensor, bias: Tensor) -> Any:
+    def _project(self, states: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         states = ops.cast(states, self.compute_dtype)
         kernel = ops.cast(kernel, self.compute_dtype)
         logits = ops.cast(project(states, ops.transpose(kernel)), "float32")
@@ -646,14 +657,14 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
     # Keras conventions.
 
-    def compute_mask(self, states: Tensor, previous_mask: Tensor = None) -> Any:
+    def compute_mask(self, states: Tensor, previous_mask: Tensor = None) -> Tensor:
         """Return which targets have a state that is not masked, or `None` if all have."""
         if previous_mask is None or self.row_reader is not None:
             return previous_mask
         column_mask, row_mask = split_half_steps(previous_mask)
         return ops.logical_and(column_mask, row_mask)
 
-    def _mask_targets(self, states: Tensor, targets: WordIds) -> Any:
+    def _mask_targets(self, states: Tensor, targets: WordIds) -> Tensor:
         """Return which targets count, or `None` if all do."""
         mask = self.compute_mask(states, get_mask(states))
         if not self.mask_zero:
@@ -686,7 +697,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             "or (B, H). The targets of a window (B, T + 1) are its words from the second on."
         )
 
-    def compute_output_shape(self, states_shape: Shape, targets_shape: Shape) -> Any:
+    def compute_output_shape(self, states_shape: Shape, targets_shape: Shape) -> Shape:
         self._check_shapes(states_shape, targets_shape)
         return tuple(targets_shape)
 
@@ -700,7 +711,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         shape = self.compute_output_shape(states.shape, targets.shape)
         return keras.KerasTensor(shape, dtype="float32")
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         config = {
             **super().get_config(),
             "word_table": serialize_word_tables([table.word_table for table in self.list_tables()]),
@@ -721,7 +732,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         return config | {"shared_id": get_shared_id(self)}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> TwoComponentSoftmax:
+    def from_config(cls, config: Config) -> TwoComponentSoftmax:
         # `TopWords` holds a softmax that may be a layer of the same model, too.
         return load_shared(config, lambda config: cls(**config))
 
@@ -765,7 +776,7 @@ class _FurtherTable(TwoComponentSoftmax):
         )
 
 
-def _agree(shape: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+def _agree(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
     """Return whether two shapes are equal as far as they are known."""
     return len(shape) == len(other) and all(
         None in (size, other_size) or size == other_size
@@ -773,6 +784,6 @@ def _agree(shape: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     )
 
 
-def _double(targets_shape: tuple[Any, ...]) -> Any:
+def _double(targets_shape: tuple[int | None, ...]) -> int | None:
     length = targets_shape[-1]
     return None if length is None else 2 * length

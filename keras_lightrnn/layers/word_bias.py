@@ -73,7 +73,7 @@ class WordBias:
             self._untrack_variable(self._row_offsets)  # type: ignore[attr-defined]
 
     @property
-    def variables(self) -> list[Any]:
+    def variables(self) -> list[keras.Variable]:
         derived = [] if self._row_offsets is None else [self._row_offsets]
         return [*super().variables, *derived]  # type: ignore[misc]
 

@@ -8,7 +8,15 @@ import keras
 
 from keras_lightrnn._internal.checks import check_size, is_size
 from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared, serialize_shared
-from keras_lightrnn._internal.typing import Shape, WordIds
+from keras_lightrnn._internal.typing import (
+    Config,
+    Constraint,
+    Initializer,
+    Regularizer,
+    Shape,
+    Tensor,
+    WordIds,
+)
 from keras_lightrnn.ops import cast_word_ids, look_up_word_vectors
 
 
@@ -53,9 +61,9 @@ class WordVectors(keras.layers.Layer):
         self,
         num_words: int,
         dim: int,
-        initializer: Any = "uniform",
-        regularizer: Any = None,
-        constraint: Any = None,
+        initializer: Initializer = "uniform",
+        regularizer: Regularizer = None,
+        constraint: Constraint = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -77,16 +85,16 @@ class WordVectors(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, words: WordIds) -> Any:
+    def call(self, words: WordIds) -> Tensor:
         vectors = keras.ops.convert_to_tensor(self.vectors)
         return keras.ops.cast(
             look_up_word_vectors(vectors, cast_word_ids(words)), self.compute_dtype
         )
 
-    def compute_output_shape(self, input_shape: Shape) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape, self.dim)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "num_words": self.num_words,
@@ -98,7 +106,7 @@ class WordVectors(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> WordVectors:
+    def from_config(cls, config: Config) -> WordVectors:
         return load_shared(config, lambda config: cls(**config))
 
 
@@ -132,7 +140,7 @@ def get_word_vectors(
     return identifier
 
 
-def serialize_word_vectors(layer: Any) -> dict[str, Any]:
+def serialize_word_vectors(layer: Any) -> Config:
     """Return the entries for word vectors in the config of an embedding or a softmax."""
     vectors = layer.word_vectors
     if vectors is not None:  # they replace the other arguments

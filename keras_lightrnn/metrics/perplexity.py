@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_lightrnn._internal.dtypes import choose_sum_dtype
 from keras_lightrnn._internal.keras_internals import get_mask
-from keras_lightrnn._internal.typing import Tensor
+from keras_lightrnn._internal.typing import Dtype, Tensor
 from keras_lightrnn.metrics.totals import add_compensated
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
@@ -49,7 +47,7 @@ class Perplexity(keras.metrics.Metric):
     4.0
     """
 
-    def __init__(self, name: str = "perplexity", dtype: Any = None) -> None:
+    def __init__(self, name: str = "perplexity", dtype: Dtype = None) -> None:
         super().__init__(name=name, dtype=choose_sum_dtype(dtype))
         self._direction = "down"  # tells callbacks such as `EarlyStopping` that less is better
         self.nats, self.nats_rest, self.words, self.words_rest = (
@@ -66,6 +64,6 @@ class Perplexity(keras.metrics.Metric):
         add_compensated(self.nats, self.nats_rest, nats)
         add_compensated(self.words, self.words_rest, ops.sum(weights))
 
-    def result(self) -> Any:
+    def result(self) -> Tensor:
         words = self.words + self.words_rest
         return ops.exp((self.nats + self.nats_rest) / words)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.dtypes import choose_sum_dtype
 from keras_lightrnn._internal.keras_internals import get_mask
+from keras_lightrnn._internal.typing import Config, Dtype, Tensor
 from keras_lightrnn.metrics.totals import add_compensated
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
@@ -26,7 +25,7 @@ class RankMetric(keras.metrics.Metric):
             Default: `keras.config.floatx()`.
     """
 
-    def __init__(self, k: int | None, name: str, dtype: Any = None) -> None:
+    def __init__(self, k: int | None, name: str, dtype: Dtype = None) -> None:
         super().__init__(name=name, dtype=choose_sum_dtype(dtype))
         self._direction = "up"  # tells callbacks such as `EarlyStopping` that more is better
         self.k = None if k is None else check_size("k", k)
@@ -35,11 +34,11 @@ class RankMetric(keras.metrics.Metric):
             for variable in ("gain", "gain_rest", "targets", "targets_rest")
         )
 
-    def compute_gains(self, ranks: Any) -> Any:
+    def compute_gains(self, ranks: Tensor) -> Tensor:
         """Return the gains of ranks, which are floats of at least 1, regardless of `k`."""
         raise NotImplementedError
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
         mask = get_mask(y_pred)
         ranks = ops.cast(y_pred, self.dtype)
         weights = compute_word_weights(ranks, sample_weight, mask, dtype=self.dtype)
@@ -52,10 +51,10 @@ class RankMetric(keras.metrics.Metric):
         add_compensated(self.gain, self.gain_rest, gains)
         add_compensated(self.targets, self.targets_rest, ops.sum(weights))
 
-    def result(self) -> Any:
+    def result(self) -> Tensor:
         return (self.gain + self.gain_rest) / (self.targets + self.targets_rest)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "k": self.k}
 
 
@@ -89,10 +88,10 @@ class RecallAtK(RankMetric):
     0.6667
     """
 
-    def __init__(self, k: int = 10, name: str = "recall_at_k", dtype: Any = None) -> None:
+    def __init__(self, k: int = 10, name: str = "recall_at_k", dtype: Dtype = None) -> None:
         super().__init__(k, name, dtype)
 
-    def compute_gains(self, ranks: Any) -> Any:
+    def compute_gains(self, ranks: Tensor) -> Tensor:
         return ops.ones_like(ranks)
 
 
@@ -124,11 +123,11 @@ class MeanReciprocalRank(RankMetric):
     """
 
     def __init__(
-        self, k: int | None = None, name: str = "mean_reciprocal_rank", dtype: Any = None
+        self, k: int | None = None, name: str = "mean_reciprocal_rank", dtype: Dtype = None
     ) -> None:
         super().__init__(k, name, dtype)
 
-    def compute_gains(self, ranks: Any) -> Any:
+    def compute_gains(self, ranks: Tensor) -> Tensor:
         return 1.0 / ranks
 
 
@@ -161,8 +160,8 @@ class NDCG(RankMetric):
     0.4769
     """
 
-    def __init__(self, k: int | None = None, name: str = "ndcg", dtype: Any = None) -> None:
+    def __init__(self, k: int | None = None, name: str = "ndcg", dtype: Dtype = None) -> None:
         super().__init__(k, name, dtype)
 
-    def compute_gains(self, ranks: Any) -> Any:
+    def compute_gains(self, ranks: Tensor) -> Tensor:
         return 1.0 / ops.log2(1.0 + ranks)

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_lightrnn._internal.distribution import count_replicas, make_replica_variable
 from keras_lightrnn._internal.run_state import RunState
+from keras_lightrnn._internal.typing import Logs, Tensor
 
 
 class CarriedState(RunState):
@@ -55,12 +56,12 @@ class CarriedState(RunState):
             "score them with `score`, which carries no state from call to call."
         )
 
-    def read(self) -> list[list[Any]]:
+    def read(self) -> list[list[Tensor]]:
         """Return the states as tensors, by layer."""
         # Copies: PyTorch writes variables in place, and the backward pass needs the old values.
         return [[ops.copy(state) for state in states] for states in self.states]
 
-    def write(self, new_states: list[list[Any]]) -> None:
+    def write(self, new_states: list[list[Tensor]]) -> None:
         """Store `new_states` for the next call."""
         for states, values in zip(self.states, new_states, strict=True):
             for state, value in zip(states, values, strict=True):
@@ -74,18 +75,18 @@ class StateReset(keras.callbacks.Callback):
     of an epoch.
     """
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self.model.reset_states()
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs = None) -> None:
         self._found = self.model.carried_state.read_run_state()
         self.model.reset_states()
 
-    def on_test_end(self, logs: Any = None) -> None:
+    def on_test_end(self, logs: Logs = None) -> None:
         self.model.carried_state.assign_run_state(self._found)
 
-    def on_predict_begin(self, logs: Any = None) -> None:
+    def on_predict_begin(self, logs: Logs = None) -> None:
         self.on_test_begin()
 
-    def on_predict_end(self, logs: Any = None) -> None:
+    def on_predict_end(self, logs: Logs = None) -> None:
         self.on_test_end()

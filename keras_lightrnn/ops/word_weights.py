@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras import ops
 
-from keras_lightrnn._internal.typing import WordIds
+from keras_lightrnn._internal.typing import Dtype, Tensor, WordIds
 
 
-def compute_word_weights(words: WordIds, *factors: Any, dtype: Any = "float32") -> Any:
+def compute_word_weights(words: WordIds, *factors: Tensor, dtype: Dtype = "float32") -> Tensor:
     """Return the product of sample weights and masks for each word, of the shape of `words`.
 
     Args:

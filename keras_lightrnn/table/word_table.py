@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_lightrnn._internal.keras_internals import get_shared_objects
 from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared, serialize_shared
-from keras_lightrnn._internal.typing import Shape, WordIds
+from keras_lightrnn._internal.typing import Config, Shape, Tensor, WordIds
 from keras_lightrnn.ops import cast_word_ids, invert_cells
 from keras_lightrnn.table.allocation import Allocation
 from keras_lightrnn.table.linked_variable import DerivedVariable, LinkedVariable
@@ -86,7 +86,7 @@ class WordTable(keras.layers.Layer):
     [0, 0]
     """
 
-    def __init__(self, allocation: Allocation | int | dict[str, Any], **kwargs: Any) -> None:
+    def __init__(self, allocation: Allocation | int | Config, **kwargs: Any) -> None:
         kwargs.pop("dtype", None)  # cells are integers under every policy
         kwargs.pop("trainable", None)
         super().__init__(dtype="float32", trainable=False, **kwargs)
@@ -118,7 +118,7 @@ class WordTable(keras.layers.Layer):
         self.built = True
 
     @property
-    def variables(self) -> list[Any]:
+    def variables(self) -> list[keras.Variable]:
         return [*super().variables, self.words]
 
     def build(self, input_shape: Shape = None) -> None:
@@ -157,7 +157,7 @@ class WordTable(keras.layers.Layer):
             )
         self.cells.assign(allocation.cells)
 
-    def call(self, words: WordIds) -> Any:
+    def call(self, words: WordIds) -> Tensor:
         words = cast_word_ids(words)
         # A gather would count negative ids from the end; V is out of range everywhere.
         words = ops.where(words < 0, self.vocabulary_size, words)
@@ -166,7 +166,7 @@ class WordTable(keras.layers.Layer):
     def compute_output_spec(self, words: WordIds) -> keras.KerasTensor:
         return keras.KerasTensor(words.shape, dtype="int32")
 
-    def compute_output_shape(self, input_shape: Shape) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
@@ -178,8 +178,8 @@ class WordTable(keras.layers.Layer):
             "`quantize` a `filters` argument that names the other layers."
         )
 
-    def get_config(self) -> dict[str, Any]:
-        allocation: dict[str, Any] = {
+    def get_config(self) -> Config:
+        allocation: Config = {
             "vocabulary_size": self.vocabulary_size,
             "num_rows": self.num_rows,
             "num_columns": self.num_columns,
@@ -192,7 +192,7 @@ class WordTable(keras.layers.Layer):
         return {"name": self.name, "allocation": allocation, "shared_id": get_shared_id(self)}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> WordTable:
+    def from_config(cls, config: Config) -> WordTable:
         return load_shared(config, lambda config: cls(**config))
 
     def load_own_variables(self, store: Any) -> None:
@@ -231,7 +231,7 @@ def get_word_table(word_table: Any) -> WordTable:
     return WordTable(word_table)
 
 
-def _read_allocation(config: dict[str, Any]) -> Allocation:
+def _read_allocation(config: Config) -> Allocation:
     """Return the allocation that the config of a table describes."""
     config = dict(config)
     cells = config.pop("cells", None)
