@@ -143,7 +143,8 @@ class ReallocationCallback(keras.callbacks.Callback):
         ValueError: in `fit`, if the model is not built or not compiled, has no
             `TwoComponentSoftmax` or several, other word tables than that, no table of an index in
             `tables`, no layer that declares `row_weights` or `column_weights`, or a `call` without
-            `training`; if the order of callbacks is wrong; or if the sums are not finite.
+            `training`; if the order of callbacks is wrong; for sample weights that the model does
+            not publish; or if the sums are not finite.
         KeyboardInterrupt: if a round is interrupted; weights and table are unchanged.
 
     Example:
@@ -569,7 +570,8 @@ def _warn_of_unknown_weights(model: keras.Model) -> None:
     """Warn if sample weights of a model, which may have none, can neither be read nor noticed."""
     if isinstance(model, ObservedTraining):
         return
-    has_own_step = type(model).train_step is not keras.Model.train_step
+    is_own_class = type(model).train_step is not keras.Model.train_step
+    has_own_step = is_own_class or "train_step" in vars(model)
     losses = [loss for loss in keras.tree.flatten(model.loss) if loss is not None]
     # The loss of the package raises an error for weights that the sums have not had.
     is_noticed = not losses or any(isinstance(x, NegativeLogLikelihood) for x in losses)

@@ -259,7 +259,8 @@ def follow_words(
                 f"axis. Received: a cache of {type(predictor.network).__name__} with the shapes "
                 f"{shapes}."
             )
-        cache = take_texts(cache, ops.convert_to_tensor(texts.astype(np.int32)))
+        if not np.array_equal(texts, np.arange(search.num_texts)):  # a copy costs its time
+            cache = take_texts(cache, ops.convert_to_tensor(texts.astype(np.int32)))
     predicted = predictor.run("read_words", ops.convert_to_tensor(words), cache, row_offsets)
     return _make_search(predictor, predicted)
 
