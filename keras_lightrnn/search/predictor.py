@@ -47,7 +47,7 @@ class Predictor(abc.ABC):
 
     def run(self, name: str, *args: Any, any_size: bool = True, **options: Any) -> Any:
         """Run one of the methods of tensors below, compiled for its options."""
-        key = (name, any_size, *options.items())
+        key = (name, any_size, len(args), *options.items())
         if key not in self._compiled:
             method = getattr(self, name)
 
@@ -72,18 +72,17 @@ class Predictor(abc.ABC):
     def read_prefixes(
         self,
         words: WordIds,
-        lengths: Tensor,
+        lengths: Tensor = None,
         source: Any = None,
-        is_padded: bool = True,
         max_length: int | None = None,
     ) -> tuple[Any, Any]:
         """Return log-probabilities of rows after prefixes `(B, N)`, and a context.
 
         The first are a list, `(B, R)` of each table. For the other arguments see
-        `StepNetwork.start`; without `is_padded` the network is given no lengths.
+        `StepNetwork.start`.
         """
         offsets = list_row_offsets(self.softmax)
-        started = self.network.start(words, lengths if is_padded else None, max_length, source)
+        started = self.network.start(words, lengths, max_length, source)
         return self._predict_rows("start", words, started, offsets)
 
     def read_words(self, words: WordIds, cache: Any, row_offsets: list[Any]) -> tuple[Any, Any]:
@@ -105,12 +104,16 @@ class Predictor(abc.ABC):
         """Return log-probabilities of rows after hidden states, and what `expand_rows` needs."""
 
     @abc.abstractmethod
-    def expand_rows(self, places: Tensor, context: Any, table: int = 0) -> tuple[Any, Any]:
+    def get_expandable(self, context: Any) -> Any:
+        """Return the part of a context that `expand_rows` needs: each tensor more costs time."""
+
+    @abc.abstractmethod
+    def expand_rows(self, places: Tensor, expandable: Any, table: int = 0) -> tuple[Any, Any]:
         """Return the words in rows, `(n, C)`, and their log-probabilities given the row.
 
         Args:
             places: `(2, n)` int32, texts and rows.
-            context: That of the texts.
+            expandable: Of the context of the texts; see `get_expandable`.
             table: Integer, the table of the rows.
         """
 
@@ -124,9 +127,12 @@ class HalfStepPredictor(Predictor):
         logits = self.softmax.compute_row_logits(hidden, *row_offsets)
         return [ops.log_softmax(logits)], []
 
-    def expand_rows(self, places: Tensor, context: Any, table: int = 0) -> tuple[Any, Any]:
+    def get_expandable(self, context: Any) -> Any:
+        return context[0]  # the cache
+
+    def expand_rows(self, places: Tensor, expandable: Any, table: int = 0) -> tuple[Any, Any]:
         texts, rows = places[0], places[1]  # (n,) each
-        half_steps = self.network.read_rows(rows, take_texts(context[0], texts))
+        half_steps = self.network.read_rows(rows, take_texts(expandable, texts))
         logits = self.softmax.compute_column_logits(ops.expand_dims(half_steps, 1), rows)[:, 0]
         return ops.take(self.softmax.word_table.words, rows, axis=0), ops.log_softmax(logits)
 
@@ -141,9 +147,12 @@ class WordStepPredictor(Predictor):
         log_probs, of_tables = (list(parts) for parts in zip(*predicted, strict=True))
         return log_probs, of_tables
 
-    def expand_rows(self, places: Tensor, context: Any, table: int = 0) -> tuple[Any, Any]:
+    def get_expandable(self, context: Any) -> Any:
+        return context[1]
+
+    def expand_rows(self, places: Tensor, expandable: Any, table: int = 0) -> tuple[Any, Any]:
         softmax = self.softmax.list_tables()[table]
-        return predict_columns(softmax, places[0], places[1], context[1][table])
+        return predict_columns(softmax, places[0], places[1], expandable[table])
 
 
 def make_predictor(network: Any, softmax: Any, compile_function: Callable[..., Any]) -> Predictor:
@@ -223,14 +232,16 @@ def read_prefixes(
     max_length: int | None = None,
 ) -> Search | TablesSearch:
     """Return the search after prefixes. For `source` and `max_length` see `StepNetwork.start`."""
-    words, lengths = (ops.convert_to_tensor(x) for x in (prefixes.words, prefixes.lengths))
-    args = [words, lengths] if source is None else [words, lengths, source]
+    args = [ops.convert_to_tensor(prefixes.words), ops.convert_to_tensor(prefixes.lengths)]
+    if source is not None:
+        args.append(source)
     options: dict[str, Any] = {"max_length": max_length}
     if isinstance(predictor.network, WordNetwork):
-        # Recurrent layers run faster without a mask, and those that pass over word 0 need no
-        # other. Each option is compiled.
-        is_padded = not (prefixes.have_one_length or predictor.softmax.mask_zero)
-        options = {"is_padded": is_padded}
+        options = {}
+        if prefixes.have_one_length or predictor.softmax.mask_zero:
+            # Recurrent layers run faster without a mask, and those that pass over word 0 need no
+            # other.
+            args = args[:1]
     elif not prefixes.lengths.all():
         raise ValueError(
             "Every prefix must hold a word. Received: padding alone at index "
@@ -274,7 +285,9 @@ def _expand_rows(
     search: Search | TablesSearch, texts: np.ndarray, rows: np.ndarray, table: int
 ) -> tuple[np.ndarray, np.ndarray]:
     places = np.stack([texts, rows]).astype(np.int32)  # (2, n)
-    results = search.predictor.run("expand_rows", _pad(places), search.context, table=table)
+    predictor = search.predictor
+    expandable = predictor.get_expandable(search.context)
+    results = predictor.run("expand_rows", _pad(places), expandable, table=table)
     words, log_probs = (ops.convert_to_numpy(x)[: len(rows)] for x in results)
     return words, log_probs
 
