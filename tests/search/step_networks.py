@@ -231,7 +231,7 @@ def spread(*layers):
     """Make the distributions of a network far from uniform."""
     weights = [weight for layer in layers for weight in layer.trainable_weights]
     for index, weight in enumerate(weights):
-        weight.assign(np.random.default_rng(index).normal(size=weight.shape))
+        weight.assign(np.random.default_rng(index).normal(scale=0.7, size=weight.shape))
 
 
 KINDS = {

@@ -294,7 +294,7 @@ def test_excluded_words_that_are_no_ids(composed):
 def test_bad_prefixes(composed):
     with pytest.raises(ValueError, match=r"empty text at index 1"):
         composed.generate([[1, 2], []])
-    with pytest.raises(ValueError, match=r"array then.*a list of unequal lengths"):
+    with pytest.raises(ValueError, match=r"that is an array.*a list of unequal lengths"):
         composed.generate([[1, 2], [1]], mask=[[1, 1], [1, 0]])
     with pytest.raises(ValueError, match=rf"\[0, {V}\).*id 9"):
         composed.generate([[1, 2], [9]])
