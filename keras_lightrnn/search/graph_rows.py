@@ -79,7 +79,8 @@ def find_best_cells(
         return ops.min(state[1], axis=1)
 
     cells, best = _go_through_rows(ops, table, list_bounds, candidates.add, start, excluded)
-    return finish(ops, cells, best, get_words, table.row_log_probs)
+    cells, best = sort_best(ops, cells, best, get_words)
+    return mark_best(ops, cells, best, table.row_log_probs)
 
 
 def _go_through_rows(
@@ -372,14 +373,20 @@ def exclude(ops: Any, values: Tensor, places: Tensor) -> Any:
         values: `(B, N)` float32.
         places: `(B, E)` int32, -1 for none.
     """
-    num_texts, num_places = ops.shape(places)
     size = values.shape[1]
     padding = [[0, 0], [0, 1]]  # a place for none
-    texts = ops.repeat(ops.arange(num_texts, dtype="int32"), num_places)
-    flat = ops.reshape(ops.where(places < 0, size, places), (-1,))
-    updates = ops.full((num_texts * num_places,), -np.inf, "float32")
-    indices = ops.stack([texts, flat], axis=1)
-    return ops.scatter_update(ops.pad(values, padding), indices, updates)[:, :size]
+    places = ops.where(places < 0, size, places)
+    updates = ops.zeros_like(places, "float32") - np.inf
+    return scatter(ops, ops.pad(values, padding), places, updates)[:, :size]
+
+
+def scatter(ops: Any, values: Tensor, places: Tensor, updates: Tensor) -> Any:
+    """Return `values`, `(B, N)`, with updates at some places of each text, `(B, n)` each."""
+    num_texts, size = ops.shape(values)
+    starts = ops.expand_dims(ops.arange(num_texts, dtype="int32") * size, 1)
+    indices = ops.reshape(places + starts, (-1, 1))
+    flat = ops.scatter_update(ops.reshape(values, (-1,)), indices, ops.reshape(updates, (-1,)))
+    return ops.reshape(flat, (-1, size))
 
 
 def select_best(
@@ -410,18 +417,6 @@ def select_best(
     places = ops.cond(ops.any(is_tied), choose_least_words, lambda: places)
     places = ops.reshape(places, (-1, k))  # TensorFlow may have lost its rank
     return ops.take_along_axis(values, places, axis=1), places
-
-
-def finish(
-    ops: Any,
-    cells: Tensor,
-    best: Tensor,
-    get_words: Callable[[Any], Any] | None,
-    row_log_probs: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Sort the best cells, or words; mark what is missing, what is impossible, and NaN."""
-    cells, best = sort_best(ops, cells, best, get_words)
-    return mark_best(ops, cells, best, row_log_probs)
 
 
 def sort_best(

@@ -20,6 +20,7 @@ from keras_lightrnn.search.graph_rows import (
     find_best_cells,
     find_ranks,
     mark_best,
+    scatter,
     select_best,
     sort_best,
 )
@@ -224,10 +225,9 @@ def _find_likely_words(
         bounds = [_leave_out(ops, expanded, bounds, excluded)]
     bounds, places = ops.top_k(ops.concatenate(bounds, axis=1), k + _MORE_CANDIDATES + 1)
     others, bounds = bounds[:, -1], bounds[:, :-1]
-    # Of fewer words than that, any place.
-    words = ops.concatenate([*words, words[0][:, :1]], axis=1)
     places = ops.cast(places[:, :-1], "int32")
-    words = ops.maximum(ops.take_along_axis(words, places, axis=1), 0)
+    words = ops.take_along_axis(ops.concatenate(words, axis=1), places, axis=1)
+    words = ops.maximum(words, 0)  # of fewer words than that, any
     log_probs, is_known = None, None
     for table in expanded:
         cells = ops.take(table.cells, words, axis=0)
@@ -279,7 +279,7 @@ class _ExpandedTable:
         joint = ops.expand_dims(row_log_probs, -1) + self.compute_columns(rows)  # (B, n, C)
         joint = ops.reshape(joint, (-1, num_rows * self.num_columns))
         starts = self.values.shape[1] + self.num_columns * ops.arange(num_rows, dtype="int32")
-        self.starts = _scatter(ops, self.starts, rows, ops.zeros_like(rows) + starts)
+        self.starts = scatter(ops, self.starts, rows, ops.zeros_like(rows) + starts)
         self.values = ops.concatenate([self.values, joint], axis=1)
 
     def expand_rows_of(self, cells: Tensor, num_rows: Tensor) -> None:
@@ -288,7 +288,7 @@ class _ExpandedTable:
         _, is_here, _ = self.look_up(cells)
         nothing = ops.zeros_like(self.row_log_probs)
         is_missing = ops.where(is_here, 0.0, 1.0)
-        is_wanted = _scatter(ops, nothing, cells // self.num_columns, is_missing)
+        is_wanted = scatter(ops, nothing, cells // self.num_columns, is_missing)
         self.expand(ops.cast(ops.top_k(is_wanted, num_rows)[1], "int32"))
 
     def look_up(self, cells: Tensor) -> tuple[Any, Any, Any]:
@@ -329,25 +329,13 @@ def _bound_words(ops: Any, expanded: Sequence[_ExpandedTable], words: WordIds, i
 def _leave_out(
     ops: Any, expanded: Sequence[_ExpandedTable], bounds: Sequence[Tensor], excluded: Tensor
 ) -> Any:
-    """Return the bounds of all tables and one more, with minus infinity for excluded words."""
+    """Return the bounds of all tables, with minus infinity for excluded words."""
     start, all_places = 0, []
-    end = sum(table.num_expanded for table in expanded)
     for table in expanded:
         cells = ops.take(table.cells, ops.maximum(excluded, 0), axis=0)
         _, is_here, places = table.look_up(cells)
         is_here = ops.logical_and(is_here, excluded >= 0)
-        all_places.append(ops.where(is_here, start + places - table.num_rows, end))
+        all_places.append(ops.where(is_here, start + places - table.num_rows, -1))
         start += table.num_expanded
     places = ops.concatenate(all_places, axis=1)  # (B, tables E)
-    bounds = ops.concatenate([*bounds, bounds[0][:, :1]], axis=1)  # the last for words elsewhere
-    return _scatter(ops, bounds, places, ops.zeros_like(places, "float32") - np.inf)
-
-
-def _scatter(ops: Any, values: Tensor, places: Tensor, updates: Tensor) -> Any:
-    """Return `values`, `(B, N)`, with updates at some places of each text, `(B, n)` each."""
-    num_texts, size = ops.shape(values)
-    starts = ops.expand_dims(ops.arange(num_texts, dtype="int32") * size, 1)
-    indices = ops.reshape(places + starts, (-1, 1))
-    flat = ops.reshape(values, (-1,))
-    flat = ops.scatter_update(flat, indices, ops.reshape(updates, (-1,)))
-    return ops.reshape(flat, (-1, size))
+    return exclude(ops, ops.concatenate(bounds, axis=1), places)

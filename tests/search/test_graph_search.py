@@ -111,6 +111,20 @@ def test_some_rows_of_several_tables(rng, num_tables, arguments, monkeypatch):
     assert np.mean(is_found) > 0.5
 
 
+def test_no_word_is_found_twice_where_every_excluded_word_is_expanded(rng, monkeypatch):
+    monkeypatch.setattr(graph_tables, "_LARGEST_SHARE", 1 / 4)
+    layer = make_big_layer(rng, 2, 9.0, 1.0)
+    states = rng.normal(size=(100, H)).astype("float32")
+    excluded, _ = layer.next_words(states, k=1)
+    expected, _ = layer.next_words(states, k=5, excluded=excluded)
+    find = tf.function(lambda *x: find_best_words(layer, x[0], 5, x[1]), autograph=False)
+    for i in range(
+        len(states)
+    ):  # one at a time, because a text whose bound is open decides for all
+        words, _ = find(states[i : i + 1], excluded[i : i + 1].astype("int32"))
+        assert words.numpy()[0].tolist() == expected[i].tolist()
+
+
 def test_all_words_of_several_tables_if_the_bound_is_too_loose(rng, monkeypatch):
     monkeypatch.setattr(graph_tables, "_LARGEST_SHARE", 1 / 4)
     layer = make_big_layer(rng, 2, 0.1, 0.1)
