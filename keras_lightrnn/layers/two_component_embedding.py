@@ -350,9 +350,8 @@ class TwoComponentEmbedding(keras.layers.Layer):
         """Return what rows let through of columns, summed, `(..., gate_dim / gate_pool)`."""
         gates = self._look_up(self.input_gate, rows)
         gated = self._look_up(self.gated_embeddings, columns) * gates
-        if self.gate_pool == 1:
-            return gated
-        return sum(ops.split(gated, self.gate_pool, axis=-1))
+        first, *others = ops.split(gated, self.gate_pool, axis=-1)
+        return sum(others, first)
 
     def _find_cells(self, words: WordIds) -> tuple[Tensor, Tensor]:
         """Return the rows and the columns of words."""

@@ -55,7 +55,7 @@ def multiply_table(table: Tensor, weights: Sequence[Tensor], num_vectors: int) -
     (7, 12)
     """
     kernel, _, bias = weights
-    bias, _ = _split_bias(bias)
+    bias, _ = split_bias(bias)
     return _multiply_table([table, kernel, bias / num_vectors])[0]
 
 
@@ -97,7 +97,7 @@ def run_recurrence(
     ((2, 5, 3), True)
     """
     kernel, recurrent_kernel, bias = weights
-    bias, recurrent_bias = _split_bias(bias)
+    bias, recurrent_bias = split_bias(bias)
     if isinstance(x, ProductSums):  # the products have the bias
         of_inputs = [None, None, None, *x]
     else:
@@ -107,7 +107,7 @@ def run_recurrence(
     return hidden, last
 
 
-def _split_bias(bias: Tensor) -> tuple[Tensor, Tensor | None]:
+def split_bias(bias: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the bias of the inputs and, or `None`, that of the recurrence."""
     return (bias[0], bias[1]) if len(bias.shape) == 2 else (bias, None)
 

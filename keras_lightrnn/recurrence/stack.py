@@ -10,7 +10,12 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.typing import Shape, Tensor
-from keras_lightrnn.recurrence.fused import ProductSums, multiply_table, run_recurrence
+from keras_lightrnn.recurrence.fused import (
+    ProductSums,
+    multiply_table,
+    run_recurrence,
+    split_bias,
+)
 from keras_lightrnn.recurrence.kinds import Recurrence, get_recurrence
 
 RECURRENCE_PATHS = ("auto", "fused", "keras")
@@ -331,7 +336,6 @@ def _multiply(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
     return ops.cast(ops.matmul(x, kernel), "float32")
 
 
-def _get_biases(layer: Any) -> tuple[Tensor, Tensor]:
+def _get_biases(layer: Any) -> tuple[Tensor, Tensor | None]:
     """Return what is added to the products of the inputs and, or `None`, of the states."""
-    bias = ops.cast(layer.cell.bias, "float32")
-    return (bias[0], bias[1]) if len(bias.shape) == 2 else (bias, None)
+    return split_bias(ops.cast(layer.cell.bias, "float32"))

@@ -8,15 +8,11 @@ import pytest
 from scripts import load_script
 
 
-def test_trains_every_model(tmp_path, capsys):
-    paths = []
-    for name, repeats in (("train", 60), ("valid", 8), ("test", 8)):
-        paths.append(tmp_path / f"{name}.txt")
-        paths[-1].write_text("the cat sat on the mat\nthe dog sat on the log\n" * repeats, "utf-8")
+def test_trains_every_model(sentences, tmp_path, capsys):
     options = ["--units", "4", "--batch-size", "2", "--sequence-length", "6", "--epochs", "1"]
     options += ["--models", "half-steps", "reader-2x2", "--json", str(tmp_path / "results.json")]
     main = load_script("benchmarks/row_reading.py").main
-    results = main(["--text", *map(str, paths), *options])
+    results = main([*sentences, *options])
     assert json.loads((tmp_path / "results.json").read_text("utf-8")) == results
     for [run] in results.values():
         assert 1 < run["test"] < 12  # below the number of words

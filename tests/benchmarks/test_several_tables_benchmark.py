@@ -5,14 +5,10 @@ from __future__ import annotations
 from scripts import load_script
 
 
-def test_trains_every_model(tmp_path, capsys):
-    paths = []
-    for name, repeats in (("train", 60), ("valid", 8), ("test", 8)):
-        paths.append(tmp_path / f"{name}.txt")
-        paths[-1].write_text("the cat sat on the mat\nthe dog sat on the log\n" * repeats, "utf-8")
+def test_trains_every_model(sentences, capsys):
     options = ["--units", "4", "--batch-size", "2", "--sequence-length", "6", "--epochs", "1"]
     main = load_script("benchmarks/several_tables.py").main
-    results = main(["--text", *map(str, paths), *options, "--tables", "1", "2"])
+    results = main([*sentences, *options, "--tables", "1", "2"])
     assert list(results) == [(1, 1), (2, 1)]
     one, two = (run for [run] in results.values())
     assert two["parameters"] > one["parameters"]

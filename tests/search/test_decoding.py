@@ -294,10 +294,11 @@ def truncate(log_probs, temperature=1.0, top_k=None, top_p=None):
 def assert_follows(samples, expected):
     frequencies = np.bincount(samples, minlength=V) / len(samples)
     assert (frequencies[expected == 0] == 0).all(), "a word from outside of the set"
-    # Five standard deviations of each word's frequency, and one sample: a rare word that is drawn
-    # once among few samples is many deviations away.
+    # Five standard deviations of each word's frequency. A rare word that is drawn once among few
+    # samples is more of them away: it may come once.
     deviation = np.sqrt(expected * (1 - expected) / len(samples))
-    assert (np.abs(frequencies - expected) <= 5 * deviation + 1 / len(samples)).all()
+    slack = np.where(expected * len(samples) < 1, max(1 / len(samples), 1e-3), 1e-3)
+    assert (np.abs(frequencies - expected) <= 5 * deviation + slack).all()
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
