@@ -24,6 +24,7 @@ from keras_lightrnn.ops import (
     look_up_word_vectors,
     mark_invalid_ids,
 )
+from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.ops.products import project
 from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
 
@@ -455,7 +456,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         return half_steps
 
     def _look_up(self, vectors: Tensor, indices: Tensor) -> Tensor:
-        return ops.take(ops.cast(vectors, self.compute_dtype), indices, axis=0)
+        return look_up(ops.cast(vectors, self.compute_dtype), indices)
 
     def compute_mask(self, words: WordIds, mask: Tensor = None) -> Tensor:
         if not self.mask_zero:
