@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 
 def compile_inference(
@@ -20,28 +22,12 @@ def compile_inference(
             of every axis of integers, or once for each shape.
 
     Returns:
-        A function of the same arguments. It sees later changes of the variables.
+        A function of the same arguments, which may be NumPy arrays too. It sees later changes of
+        the variables.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        import tensorflow as tf
-
-        def describe(x: Any) -> tf.TensorSpec:
-            sizes = [None] * x.shape.rank
-            return tf.TensorSpec(sizes if x.dtype.is_integer else [None, *x.shape[1:]], x.dtype)
-
-        compiled: Any = None
-
-        def run(*args: Any) -> Any:
-            nonlocal compiled
-            if compiled is None:
-                signature = keras.tree.map_structure(describe, args) if any_size else None
-                compiled = tf.function(function, signature, autograph=False)
-                if any_size:  # to check arguments against the signature takes as long as some calls
-                    compiled = compiled.get_concrete_function()
-            return compiled(*args)
-
-        return run
+        return _compile_for_tensorflow(function, any_size)
     if backend == "jax":
         import jax
 
@@ -56,10 +42,49 @@ def compile_inference(
     return run_without_gradients(function)
 
 
+def _compile_for_tensorflow(function: Callable[..., Any], any_size: bool) -> Callable[..., Any]:
+    import tensorflow as tf
+
+    if not any_size:
+        return tf.function(function, autograph=False)
+
+    def describe(x: Any) -> tf.TensorSpec:
+        sizes = [None] * x.shape.rank
+        return tf.TensorSpec(sizes if x.dtype.is_integer else [None, *x.shape[1:]], x.dtype)
+
+    traced: Any = None
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+
+    def run(*args: Any) -> Any:
+        nonlocal traced
+        if traced is None:
+            tensors = keras.tree.map_structure(tf.convert_to_tensor, args)
+            signature = keras.tree.map_structure(describe, tensors)
+            traced = tf.function(function, signature, autograph=False).get_concrete_function()
+        if has_gpu:
+            return traced(*keras.tree.map_structure(tf.convert_to_tensor, args))
+        # The op that a call ends in: a call also checks its arguments, which takes as long as a
+        # small function runs.
+        outputs = tf.raw_ops.StatefulPartitionedCall(
+            args=[*keras.tree.flatten(args), *traced.captured_inputs],
+            Tout=[output.dtype for output in traced.outputs],
+            f=traced,
+        )
+        return keras.tree.pack_sequence_as(traced.structured_outputs, outputs)
+
+    return run
+
+
 def run_without_gradients(function: Callable[..., Any], any_size: bool = True) -> Any:
     """Return a function that is not compiled, and on PyTorch records nothing for gradients."""
+
+    def run(*args: Any) -> Any:
+        return function(
+            *(ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x for x in args)
+        )
+
     if keras.backend.backend() == "torch":
         import torch
 
-        return torch.no_grad()(function)
-    return function
+        return torch.no_grad()(run)
+    return run

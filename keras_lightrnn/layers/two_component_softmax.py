@@ -517,7 +517,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         logits = self._project(column_queries, self.column_kernel, self.column_bias)
         terms = self._make_terms(column_queries)
         if terms:
-            words = look_up(ops.convert_to_tensor(self.word_table.words), rows)  # (..., C)
+            words = look_up(self.word_table.words, rows)  # (..., C)
         for term in terms:
             logits += term.compute_logits(words, self.compute_dtype)
         return logits

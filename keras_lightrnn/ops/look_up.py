@@ -14,7 +14,7 @@ def look_up(table: Tensor, indices: Tensor) -> Tensor:
     On TensorFlow this is one operation, where `ops.take` adds five for negative indices.
 
     Args:
-        table: `(N, ...)`.
+        table: `(N, ...)`, a tensor or a variable.
         indices: Integers in `[0, N)`, of any shape.
 
     Example:
@@ -26,7 +26,7 @@ def look_up(table: Tensor, indices: Tensor) -> Tensor:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.gather(table, indices)
+        return tf.gather(ops.convert_to_tensor(table), indices)
     return ops.take(table, indices, axis=0)
 
 

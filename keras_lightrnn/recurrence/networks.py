@@ -14,6 +14,7 @@ from keras import ops
 from keras_lightrnn._internal.keras_internals import get_mask, set_mask
 from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.ops import mark_invalid_ids
+from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.recurrence.stack import RecurrentStack, choose_num_parts
 
 States = list[list[Tensor]]
@@ -172,7 +173,7 @@ class HalfStepNetwork(WordNetwork):
     def read_rows(self, rows: Tensor, cache: Any) -> Tensor:
         """Return the row half-steps `(n, H)` after rows `(n,)`, by the cache of each."""
         states, products = cache
-        vectors = ops.take(self.embedding.row_embeddings, rows, axis=0)  # (n, D)
+        vectors = look_up(self.embedding.row_embeddings, rows)  # (n, D)
         return self.get_hidden(self.stack.run_step(vectors, states, products))
 
 

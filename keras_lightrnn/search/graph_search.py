@@ -158,7 +158,7 @@ def _make_table(softmax: Any, row_log_probs: Tensor, context: list[Any]) -> Grap
             log_probs = ops.squeeze(log_probs, 2)
         log_probs = ops.maximum(log_probs, LEAST)
         if has_empty_cells:
-            is_empty = look_up(ops.convert_to_tensor(word_table.words), of_all) < 0
+            is_empty = look_up(word_table.words, of_all) < 0
             log_probs = ops.where(is_empty, -np.inf, log_probs)
         return log_probs
 

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.typing import Tensor
+from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.search.row_search import RowSearch
 from keras_lightrnn.search.table_search import SearchedTable, TableSearch
 
@@ -54,16 +55,16 @@ def predict_columns(
         context: The second result of `predict_rows`.
     """
     queries, *shares = context
-    queries = softmax.read_rows(ops.take(queries, texts, axis=0), rows)  # (n, M, H)
+    queries = softmax.read_rows(look_up(queries, texts), rows)  # (n, M, H)
     log_probs = ops.log_softmax(softmax.compute_column_logits(queries, rows))  # (n, M, C)
     if shares:
         num_rows, num_components = shares[0].shape[1:]  # (B, R, M)
         by_row = ops.reshape(shares[0], (-1, num_components))  # (B R, M)
-        of_rows = ops.take(by_row, texts * num_rows + rows, axis=0)  # (n, M)
+        of_rows = look_up(by_row, texts * num_rows + rows)  # (n, M)
         log_probs = ops.logsumexp(ops.expand_dims(of_rows, -1) + log_probs, axis=1)
     else:
         log_probs = log_probs[:, 0]
-    return ops.take(softmax.word_table.words, rows, axis=0), log_probs
+    return look_up(softmax.word_table.words, rows), log_probs
 
 
 class _LayerSearch(RowSearch):

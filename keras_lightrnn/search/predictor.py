@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.typing import Tensor, WordIds
+from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.recurrence.networks import WordNetwork
 from keras_lightrnn.search.layer_search import (
     check_states,
@@ -134,7 +135,7 @@ class HalfStepPredictor(Predictor):
         texts, rows = places[0], places[1]  # (n,) each
         half_steps = self.network.read_rows(rows, take_texts(expandable, texts))
         logits = self.softmax.compute_column_logits(ops.expand_dims(half_steps, 1), rows)[:, 0]
-        return ops.take(self.softmax.word_table.words, rows, axis=0), ops.log_softmax(logits)
+        return look_up(self.softmax.word_table.words, rows), ops.log_softmax(logits)
 
 
 class WordStepPredictor(Predictor):
@@ -163,7 +164,7 @@ def make_predictor(network: Any, softmax: Any, compile_function: Callable[..., A
 
 def take_texts(cache: Any, texts: Tensor) -> Any:
     """Return the cache of some texts, given their places `(n,)` int32."""
-    return keras.tree.map_structure(lambda x: ops.take(x, texts, axis=0), cache)
+    return keras.tree.map_structure(lambda x: look_up(x, texts), cache)
 
 
 class Search(RowSearch):
@@ -192,10 +193,14 @@ class Search(RowSearch):
         Excluded words have a log-probability of minus infinity.
         """
         num_texts, num_rows = self.row_log_probs.shape
-        cells = self._cells
+        rows, cells = np.arange(num_rows), self._cells
+        by_cell = np.empty((num_rows, self.num_columns))
         for text in range(num_texts):
-            _, log_probs = self.expand(np.full(num_rows, text), np.arange(num_rows))
-            yield log_probs.ravel()[cells]
+            texts = np.full(num_rows, text)
+            for here, _, column_log_probs in self.read_columns(texts, rows):
+                by_row = self.row_log_probs[text, here, None]
+                np.add(by_row, column_log_probs, out=by_cell[here])
+            yield by_cell.ravel()[cells]
 
     @property
     def _cells(self) -> np.ndarray:
@@ -232,7 +237,7 @@ def read_prefixes(
     max_length: int | None = None,
 ) -> Search | TablesSearch:
     """Return the search after prefixes. For `source` and `max_length` see `StepNetwork.start`."""
-    args = [ops.convert_to_tensor(prefixes.words), ops.convert_to_tensor(prefixes.lengths)]
+    args = [prefixes.words, prefixes.lengths]
     if source is not None:
         args.append(source)
     options: dict[str, Any] = {"max_length": max_length}
@@ -263,16 +268,16 @@ def follow_words(
     """
     predictor, (cache, _, row_offsets) = search.predictor, search.context
     if texts is not None:
-        shapes = [tuple(x.shape) for x in keras.tree.flatten(cache)]
-        if any(not shape or shape[0] != search.num_texts for shape in shapes):
+        shapes = [x.shape for x in keras.tree.flatten(cache)]
+        if any(len(shape) == 0 or shape[0] != search.num_texts for shape in shapes):
             raise ValueError(
                 f"Every tensor of a cache must have its {search.num_texts} texts as its first "
                 f"axis. Received: a cache of {type(predictor.network).__name__} with the shapes "
-                f"{shapes}."
+                f"{[tuple(shape) for shape in shapes]}."
             )
         if not np.array_equal(texts, np.arange(search.num_texts)):  # a copy costs its time
             cache = take_texts(cache, ops.convert_to_tensor(texts.astype(np.int32)))
-    predicted = predictor.run("read_words", ops.convert_to_tensor(words), cache, row_offsets)
+    predicted = predictor.run("read_words", words, cache, row_offsets)
     return _make_search(predictor, predicted)
 
 
@@ -292,10 +297,10 @@ def _expand_rows(
     return words, log_probs
 
 
-def _pad(places: np.ndarray) -> Any:
-    """Return places `(2, n)` as a tensor, of one of a few sizes where each is compiled."""
+def _pad(places: np.ndarray) -> np.ndarray:
+    """Return places `(2, n)`, padded to one of a few sizes where each is compiled."""
+    if keras.backend.backend() != "jax":
+        return places
     num_rows = places.shape[1]
-    if keras.backend.backend() == "jax":
-        size = next(size for size in _SIZES if size >= num_rows)
-        places = np.pad(places, [(0, 0), (0, size - num_rows)])
-    return ops.convert_to_tensor(places)
+    size = next(size for size in _SIZES if size >= num_rows)
+    return np.pad(places, [(0, 0), (0, size - num_rows)])
