@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_lightrnn._internal.keras_internals import get_mask, set_mask
-from keras_lightrnn._internal.shared_objects import serialize_shared
 from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
-from keras_lightrnn.layers.top_words import check_softmax
-from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
+from keras_lightrnn.layers.softmax_search import SoftmaxSearch
 from keras_lightrnn.ops import cast_word_ids
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
-class TargetRanks(keras.layers.Layer):
+class TargetRanks(SoftmaxSearch):
     """The rank of each target among all words, exactly, as an output of a Keras model.
 
-    Give this output metrics such as `metrics.RecallAtK` to have them in `model.evaluate`, and in
-    `model.fit` for the validation data. In training the ranks are 0, which the metrics leave out:
-    they would cost a search in each step.
+    With metrics such as `metrics.RecallAtK` on this output, `model.evaluate` computes them, and so
+    does `model.fit` for the validation data. In training the ranks are 0, which the metrics ignore,
+    because ranks would cost a search in each step.
 
-    The layer uses the weights of the softmax and has none besides. See
-    `TwoComponentSoftmax.compute_ranks`, which it calls.
+    The layer has no weights except those of the softmax. It calls
+    `TwoComponentSoftmax.compute_ranks`.
 
     Args:
         softmax: `TwoComponentSoftmax` with a row reader.
@@ -41,7 +37,7 @@ class TargetRanks(keras.layers.Layer):
         Ranks from 1, int32, of the shape of the targets, with the mask of the states.
 
     Raises:
-        TypeError: if `softmax` is no `TwoComponentSoftmax`.
+        TypeError: if `softmax` is not a `TwoComponentSoftmax`.
         ValueError: if it has no row reader, or the shapes disagree.
 
     Example:
@@ -66,17 +62,8 @@ class TargetRanks(keras.layers.Layer):
     [1.0]
     """
 
-    def __init__(self, softmax: TwoComponentSoftmax, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        check_softmax(softmax)
-        self.softmax = softmax
-        self.supports_masking = True
-        self.autocast = False  # word ids must never be rounded to a float type
-
     def build(self, states_shape: Shape, targets_shape: Shape = None) -> None:
-        if not self.softmax.built:
-            self.softmax.build(states_shape, targets_shape)
-        self.built = True
+        super().build(states_shape)
 
     def call(
         self,
@@ -84,7 +71,7 @@ class TargetRanks(keras.layers.Layer):
         targets: WordIds,
         excluded: WordIds | None = None,
         training: bool | None = None,
-    ) -> Any:
+    ) -> Tensor:
         targets = cast_word_ids(targets)
         if training:
             return ops.zeros_like(targets, dtype="int32")
@@ -94,7 +81,7 @@ class TargetRanks(keras.layers.Layer):
             set_mask(ranks, mask)
         return ranks
 
-    def compute_mask(self, states: Tensor, previous_mask: Any = None) -> Any:
+    def compute_mask(self, states: Tensor, previous_mask: Tensor = None) -> Tensor:
         return previous_mask
 
     def compute_output_spec(
@@ -106,11 +93,3 @@ class TargetRanks(keras.layers.Layer):
     ) -> keras.KerasTensor:
         shape = self.softmax.compute_output_shape(states.shape, targets.shape)
         return keras.KerasTensor(shape, "int32")
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "softmax": serialize_shared(self.softmax)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> TargetRanks:
-        softmax = keras.saving.deserialize_keras_object(config["softmax"])
-        return cls(**{**config, "softmax": softmax})

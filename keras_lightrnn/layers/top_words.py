@@ -10,15 +10,15 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_k
 from keras_lightrnn._internal.keras_internals import get_mask
-from keras_lightrnn._internal.shared_objects import serialize_shared
-from keras_lightrnn._internal.typing import Config, Shape, Tensor, WordIds
+from keras_lightrnn._internal.typing import Config, Tensor, WordIds
+from keras_lightrnn.layers.softmax_search import SoftmaxSearch
 from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
 from keras_lightrnn.ops import cast_word_ids
 from keras_lightrnn.search.graph_search import find_best_words
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
-class TopWords(keras.layers.Layer):
+class TopWords(SoftmaxSearch):
     """The `k` likeliest words of a softmax, exactly, as a layer of a Keras model.
 
     The layer has no weights except those of the softmax. It runs on every backend, in compiled
@@ -72,18 +72,9 @@ class TopWords(keras.layers.Layer):
     """
 
     def __init__(self, softmax: TwoComponentSoftmax, k: int = 10, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        check_softmax(softmax)
+        super().__init__(softmax, **kwargs)
         check_k("k", k, softmax.word_table.vocabulary_size - softmax.mask_zero)
-        self.softmax = softmax
         self.k = int(k)
-        self.supports_masking = True
-        self.autocast = False  # word ids must never be rounded to a float type
-
-    def build(self, states_shape: Shape) -> None:
-        if not self.softmax.built:
-            self.softmax.build(states_shape)
-        self.built = True
 
     def call(
         self, states: Tensor, excluded: WordIds | None = None, k: Tensor | None = None
@@ -125,28 +116,7 @@ class TopWords(keras.layers.Layer):
         return keras.KerasTensor(shape, "int32"), keras.KerasTensor(shape, "float32")
 
     def get_config(self) -> Config:
-        return {**super().get_config(), "softmax": serialize_shared(self.softmax), "k": self.k}
-
-    @classmethod
-    def from_config(cls, config: Config) -> TopWords:
-        softmax = keras.saving.deserialize_keras_object(config["softmax"])
-        return cls(**{**config, "softmax": softmax})
-
-
-def check_softmax(softmax: Any) -> None:
-    """Raise unless `softmax` can be searched from states alone."""
-    if not isinstance(softmax, TwoComponentSoftmax):
-        raise TypeError(
-            "`softmax` must be a `TwoComponentSoftmax`. Received: softmax="
-            f"{softmax!r} (of type {type(softmax).__name__}). Give the layer that the model "
-            "was trained with."
-        )
-    if softmax.row_reader is None:
-        raise ValueError(
-            "`softmax` must have a row reader. Received: row_reader=None. Give it "
-            'row_reader="gated"; half-steps are searched by `TwoComponentSoftmax.next_words`, '
-            "given a function with which the network reads rows."
-        )
+        return {**super().get_config(), "k": self.k}
 
 
 def _take_last(states: Tensor, mask: Tensor) -> Tensor:

@@ -13,11 +13,7 @@ from keras_lightrnn._internal.keras_internals import set_mask
 from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
 from keras_lightrnn.clustering.vectors import backfit, check_features
 from keras_lightrnn.layers.initializers import clone_initializer
-from keras_lightrnn.layers.word_vectors import (
-    count_word_vectors,
-    get_word_vectors,
-    serialize_word_vectors,
-)
+from keras_lightrnn.layers.word_vectors import serialize_word_vectors, set_word_vectors
 from keras_lightrnn.ops import (
     cast_word_ids,
     interleave_components,
@@ -156,13 +152,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
         self.embeddings_constraint = keras.constraints.get(embeddings_constraint)
         self.mask_zero = mask_zero
-        size = self.word_table.vocabulary_size
-        self.word_vectors = get_word_vectors(word_vectors, word_dim, num_word_vectors, size)
-        if self.word_vectors is not None:
-            word_dim, num_word_vectors = self.word_vectors.dim, self.word_vectors.num_words
-        self._num_vectors = count_word_vectors(word_dim, num_word_vectors, size)
-        self.word_dim = word_dim
-        self.num_word_vectors = num_word_vectors
+        set_word_vectors(self, word_vectors, word_dim, num_word_vectors)
         self.supports_masking = mask_zero
         self.autocast = False  # word ids must never be rounded to a float type
         self.further_tables = [

@@ -26,11 +26,7 @@ from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.observed_layer import ObservedLayer
 from keras_lightrnn.layers.row_reader import GatedRowReader, get_row_reader, serialize_row_reader
 from keras_lightrnn.layers.word_bias import WordBias
-from keras_lightrnn.layers.word_vectors import (
-    count_word_vectors,
-    get_word_vectors,
-    serialize_word_vectors,
-)
+from keras_lightrnn.layers.word_vectors import serialize_word_vectors, set_word_vectors
 from keras_lightrnn.ops import (
     LogitTerm,
     VectorTerm,
@@ -185,13 +181,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        size = self.word_table.vocabulary_size
-        self.word_vectors = get_word_vectors(word_vectors, word_dim, num_word_vectors, size)
-        if self.word_vectors is not None:
-            word_dim, num_word_vectors = self.word_vectors.dim, self.word_vectors.num_words
-        self._num_vectors = count_word_vectors(word_dim, num_word_vectors, size)
-        self.word_dim = word_dim
-        self.num_word_vectors = num_word_vectors
+        set_word_vectors(self, word_vectors, word_dim, num_word_vectors)
         self.row_reader = get_row_reader(row_reader, self.word_table.num_rows, self.dtype_policy)
         self.num_components = check_size("num_components", num_components)
         if self.row_reader is None and self.num_components * len(word_tables) > 1:

@@ -110,7 +110,7 @@ class WordVectors(keras.layers.Layer):
         return load_shared(config, lambda config: cls(**config))
 
 
-def get_word_vectors(
+def _get_word_vectors(
     identifier: Any, word_dim: Any, num_word_vectors: Any, vocabulary_size: int
 ) -> WordVectors | None:
     """Return the word vectors to share, given the layer or its configuration, or `None`.
@@ -138,6 +138,19 @@ def get_word_vectors(
             f"num_word_vectors={num_word_vectors!r}. Give `WordVectors` alone."
         )
     return identifier
+
+
+def set_word_vectors(
+    layer: Any, word_vectors: Any, word_dim: int, num_word_vectors: int | None
+) -> None:
+    """Set the attributes for word vectors of an embedding or a softmax from its arguments."""
+    size = layer.word_table.vocabulary_size
+    layer.word_vectors = _get_word_vectors(word_vectors, word_dim, num_word_vectors, size)
+    if layer.word_vectors is not None:
+        word_dim, num_word_vectors = layer.word_vectors.dim, layer.word_vectors.num_words
+    layer._num_vectors = count_word_vectors(word_dim, num_word_vectors, size)
+    layer.word_dim = word_dim
+    layer.num_word_vectors = num_word_vectors
 
 
 def serialize_word_vectors(layer: Any) -> Config:

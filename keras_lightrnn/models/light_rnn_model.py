@@ -74,9 +74,6 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             see `docs/results.md`.
         num_word_vectors: Integer, how many words have them: the words `0 .. num_word_vectors - 1`,
             which are the most frequent where ids go by falling frequency. `None` for all.
-        tie_word_vectors: Boolean, whether input and output share the small vector of a word, a
-            `layers.WordVectors`, which gives the lower perplexity. With `False` a word has two.
-            Defaults to `True`.
         recurrence_path: What runs the recurrence in `fit`, `evaluate`, and `score` of many
             batches: `"auto"` (default), `"fused"` or `"keras"`, see
             `keras_lightrnn.recurrence.RecurrentStack`.
@@ -87,6 +84,9 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             `TwoComponentSoftmax`. More than one needs `row_reading="reader"`.
         gate_dim: Integer, how many numbers of a column a row gates at the input, see
             `TwoComponentEmbedding`. `None` for about `embedding_dim`. Fewer make the model smaller.
+        tie_word_vectors: Boolean, whether input and output share the small vector of a word, a
+            `layers.WordVectors`, which gives the lower perplexity. With `False` a word has two.
+            Defaults to `True`.
         **kwargs: `name` and `dtype` (a dtype policy that reaches every layer).
 
     Call arguments:
@@ -129,11 +129,11 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         mask_zero: bool = False,
         word_dim: int = 0,
         num_word_vectors: int | None = None,
-        tie_word_vectors: bool = True,
         recurrence_path: str = "auto",
         row_reading: Any = "reader",
         num_components: int = 1,
         gate_dim: int | None = None,
+        tie_word_vectors: bool = True,
         **kwargs: Any,
     ) -> None:
         embedding_dim = check_size("embedding_dim", embedding_dim)
@@ -168,10 +168,10 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         self.mask_zero = mask_zero
         self.word_dim = word_dim
         self.num_word_vectors = num_word_vectors
-        self.tie_word_vectors = tie_word_vectors
         self.recurrence_path = recurrence_path
         self.num_components = num_components
         self.gate_dim = gate_dim
+        self.tie_word_vectors = tie_word_vectors
         has_reader = row_reader is not None
 
         policy = self.dtype_policy  # Keras hands it to no sublayer by itself
@@ -509,11 +509,11 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             "mask_zero": self.mask_zero,
             "word_dim": self.word_dim,
             "num_word_vectors": self.num_word_vectors,
-            "tie_word_vectors": self.tie_word_vectors,
             "recurrence_path": self.recurrence_path,
             "row_reading": self._row_reading or serialize_row_reader(self.softmax.row_reader),
             "num_components": self.num_components,
             "gate_dim": self.gate_dim,
+            "tie_word_vectors": self.tie_word_vectors,
         }
 
 
