@@ -1,16 +1,16 @@
 """Measures the speed of the assignment solvers and their distance from the optimum.
 
 Every solver gets the same problem and the same initial allocation in a separate process. Memory is
-the peak above that of the imports: first that of the problem, then that of problem and solver. The
-table shows medians over `--repeats` solves (one of the exact solver), without compilation:
+the peak above that of the imports: for the problem alone, then for problem and solver. The table
+shows medians over `--repeats` solves (one for the exact solver), without compilation:
 
-- CPU: user and system seconds of all threads, which other processes on the machine change little;
+- CPU: user and system seconds of all threads, which depend little on other processes;
 - gain: the share of the distance between the initial allocation and the best lower bound of all
   solvers, in percent;
 - certified gap: the duality gap of the solver, in percent of its gain;
 - to exact: the cost above the exact optimum, in percent of the gain, if it was computed.
 
-Problems are synthetic (features of `--rank`, a falling spectrum, Zipf counts), or read with
+Problems are synthetic (features of rank `--rank`, a decaying spectrum, Zipf counts), or read with
 `--statistics FILE.npz` from a file with the arrays `row_features (V, K)`,
 `row_vectors (R, K)`, `column_features (V, L)`, `column_vectors (C, L)`, `cells (V,)` (the
 initial allocation), `num_rows` and `num_columns`.
@@ -60,8 +60,8 @@ def make_synthetic(
         vocabulary_size: Integer `V`.
         rank: Integer, width of the features.
         seed: Integer.
-        change: Float, the standard deviation of a factor near 1 on every feature, as if training
-            had gone on for a little.
+        change: Float, the standard deviation of a random factor near 1 on every feature, which
+            imitates some further training.
     """
     num_rows, num_columns = compute_table_shape(vocabulary_size)
     generator = np.random.default_rng(seed)

@@ -1,14 +1,13 @@
-"""Which assignment problem does a trained language model pose?
+"""Writes the assignment problem of a trained language model to a file.
 
-Trains a LightRNN on a text and writes down the statistics of its last epoch, from which the
-cost of every word in every cell follows, for `assignment.py --statistics FILE.npz`:
+Trains a LightRNN on a text and writes the statistics of its last epoch, which determine the cost of
+every word in every cell, for `assignment.py --statistics FILE.npz`:
 
     python benchmarks/dump_statistics.py --text train.txt.gz valid.txt.gz --output ptb.npz
     python benchmarks/assignment.py --statistics ptb.npz
 
 The file holds `row_features (V, K)`, `row_vectors (R, K)`, `column_features (V, K)`,
-`column_vectors (C, K)`, and the table that the model was trained with: `cells (V,)`, `num_rows`,
-`num_columns`.
+`column_vectors (C, K)`, and the table of the model: `cells (V,)`, `num_rows` and `num_columns`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from keras_lightrnn.reallocation import LikelihoodObjective
 
 
 class Dump(AssignmentSolver):
-    """Writes the problem down instead of solving it."""
+    """Writes the problem to a file instead of solving it."""
 
     def __init__(self, path: str) -> None:
         super().__init__()

@@ -4,9 +4,9 @@
     python benchmarks/full_softmax.py --text train.txt valid.txt test.txt --word-dim 16 \\
         --num-layers 2 --epochs 13 --dropout 0.3
 
-Trains Keras's LSTM with an embedding and a softmax of one vector a word, LightRNN as published
-with a word bias, and LightRNN with word vectors (`--word-dim`), one after the other with the same
-text, windows, optimizer and schedule. Prints parameters, the median of the training steps, and
+Trains a Keras LSTM with a full embedding and softmax, LightRNN as published with a word bias, and
+LightRNN with word vectors (`--word-dim`), one after the other with the same text, windows,
+optimizer and schedule. Prints the number of parameters, the median time of a training step, and
 validation and test perplexity after the last epoch.
 """
 
@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 class StateReset(keras.callbacks.Callback):
-    """Starts every pass over a text in the zero state, as `LightRNNModel` does by itself."""
+    """Starts every pass over a text in the zero state, as `LightRNNModel` does."""
 
     def reset(self, *_: Any, **__: Any) -> None:
         for layer in self.model.layers:
@@ -70,7 +70,7 @@ def make_full_softmax(size: int, args: argparse.Namespace) -> keras.Model:
 def train_once(
     splits: list[np.ndarray], size: int, name: str, seed: int, args: argparse.Namespace
 ) -> tuple[int, float, float, float]:
-    """Return parameters, median milliseconds of a step, validation and test perplexity."""
+    """Return the parameters, the median milliseconds of a step, validation and test perplexity."""
     keras.utils.set_random_seed(seed)
     windows = make_windows(splits, size, args)
     num_steps = len(windows[0]) * args.epochs
@@ -79,7 +79,7 @@ def train_once(
     if name == "full softmax":
         model = make_full_softmax(size, args)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        # Padding at the end of a text has weight zero, in the metric as in that of LightRNN.
+        # Padding at the end of a text has weight zero in the metric, as in LightRNN.
         metric = keras.metrics.SparseCategoricalCrossentropy(name="nats", from_logits=True)
         compile_model(model, num_steps, args, loss=loss, weighted_metrics=[metric])
         windows = [data.map(lambda x, y, *weight: (x[:, :-1], y, *weight)) for data in windows]

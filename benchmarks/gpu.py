@@ -1,15 +1,16 @@
 """Speed of LightRNN, full softmaxes and adaptive softmaxes on a GPU, with the JAX backend.
 
-Needs JAX and Keras, not TensorFlow; PyTorch's contestant is skipped without PyTorch. For
-each size `B,T,H,V`, whole training steps with Adam, in turns, medians:
+Needs JAX and Keras, not TensorFlow. The contestant in PyTorch is skipped without PyTorch.
+Measures whole training steps with Adam for each size `B,T,H,V`. The steps alternate; the figures
+are medians:
 
 - fused: `LightRNNModel` on the package's recurrence, in float32 and in mixed bfloat16;
 - keras: the same on `keras.layers.LSTM`;
-- jax full: an LSTM over words and all `V` logits, where they fit;
+- jax full: an LSTM over words and all `V` logits, if they fit into memory;
 - torch adaptive: `nn.LSTM` (cuDNN) and `AdaptiveLogSoftmaxWithLoss`.
 
-Published, as context, of the CNTK example on One Billion Word with one Titan X: two layers of
-500, 24,615 to 32,000 words/s; of 1,000, 12,300 to 14,280.
+For comparison, published figures of the CNTK example on One Billion Word with one Titan X: 24,615
+to 32,000 words/s for two layers of 500 units, 12,300 to 14,280 for two layers of 1,000.
 
     python benchmarks/gpu.py                         # under eight minutes on one GPU
     python benchmarks/gpu.py --sizes 8,5,16,300 --rounds 1 --steps 1     # anywhere
@@ -57,7 +58,7 @@ def make_light_rnn(size: Sequence[int], path: str, policy: str) -> Step:
 
 
 def make_stateless_step(model: keras.Model, windows: Any) -> Step:
-    """Return `model.train_step` as one compiled function of its whole state."""
+    """Return `model.train_step` as one compiled function of the whole state."""
     model.optimizer.build(model.trainable_variables)
     state = [
         [v.value for v in variables]
@@ -141,7 +142,7 @@ CONTESTANTS: dict[str, Callable[[Sequence[int]], Step]] = {
 
 
 def measure(size: Sequence[int], rounds: int, steps: int, max_gigabytes: float) -> dict[str, float]:
-    """Return median seconds of a step of each contestant."""
+    """Return the median seconds of a step for each contestant."""
     batch_size, length, units, vocabulary_size = size
     full = 4e-9 * vocabulary_size * (8 * units + 4 * batch_size * length)
     contestants = {}

@@ -4,18 +4,18 @@
     taskset -c 0 python benchmarks/inference.py --model lightrnn-model --text test.txt
     taskset -c 0 python benchmarks/inference.py --requests --vocabulary-size 60416 --units 100
 
-For prefixes of `--prefix-length` words, in turns in one process, medians: the exact best ten words
-of a `LightRNNModel`, the log-probabilities of all words, the best ten of an LSTM of that size with
-a full softmax (its weights are random: they do not change its time), sampled words, and how many
-words a second `score` takes in batches of 32 lines of 35 words (for a stateful model, of its
-batch size), and training steps on them. For a batch, the time of each prefix is printed.
-`--model` reads what `examples/train_language_model.py` has written, and prefixes are drawn from
-`--text`; a model that is not trained can rule out no row but by its word bias, which is the worst
-case.
+Measures, for prefixes of `--prefix-length` words: the exact best ten words of a `LightRNNModel`,
+the log-probabilities of all words, the best ten words of an LSTM of that size with a full softmax
+(with random weights, which do not change its time), and sampled words. Also measures the words per
+second of `score` and of training steps, in batches of 32 lines of 35 words (a stateful model keeps
+its batch size). The measurements alternate in one process; the figures are medians. For a batch,
+the time per prefix is printed. `--model` reads the directory that
+`examples/train_language_model.py` wrote, and takes prefixes from `--text`. A model that is not
+trained is the worst case: only its word bias can rule out rows.
 
-With `--requests`, the best 20 words of `TopWords` from states, in a compiled function, beside a
-full softmax of that size with `top_k`: one state and a batch, by one table and by two, for sharp
-predictions, whose logits have a standard deviation of about 4, and for flat ones.
+With `--requests`, measures the best 20 words of `TopWords` from states, in a compiled function, and
+a full softmax of that size with `top_k`: for one state and a batch, with one table and with two,
+for sharp predictions, whose logits have a standard deviation of about 4, and for flat ones.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def make_model(args: argparse.Namespace) -> tuple[LightRNNModel, np.ndarray]:
 
 
 def make_full_softmax(size: int, units: int) -> Callable[[np.ndarray], Any]:
-    """Return the best words of an LSTM with one vector a word, compiled."""
+    """Return a compiled search for the best words of an LSTM with a full softmax."""
     words = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(size, units)(words)
     x = keras.layers.LSTM(units)(x)
@@ -109,7 +109,7 @@ def draw_prefixes(stream: np.ndarray, length: int) -> Iterator[np.ndarray]:
 def take_turns(
     contestants: dict[str, Callable[[Any], Any]], prefixes: Iterator[Any], rounds: int
 ) -> dict[str, float]:
-    """Return the median milliseconds of each contestant, after three rounds of warming up."""
+    """Return the median milliseconds of each contestant, after three warm-up rounds."""
     milliseconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds + 3):
         prefix = next(prefixes)
@@ -121,7 +121,7 @@ def take_turns(
 
 
 def measure_throughput(model: LightRNNModel, stream: np.ndarray) -> dict[str, float]:
-    """Return the words a second that are scored, and trained on."""
+    """Return the words per second of scoring and of training."""
     batch_size = model.carried_state.batch_size if model.stateful else _BATCH_SIZE
     lines = np.resize(stream, (_NUM_BATCHES * batch_size, _SEQUENCE_LENGTH + 1))
     seconds: dict[str, list[float]] = {"score": [], "train": []}  # a line

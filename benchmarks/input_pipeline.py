@@ -1,15 +1,14 @@
-"""How many words a second does the input deliver, and how many does training take?
+"""Words per second that the input pipeline delivers, and that training reads.
 
-The first table is the input alone: windows of a stream in memory and of the same stream in
-`TokenShards`, in order, mixed, and sentence by sentence, as plain iteration over the NumPy
-batches and as the `tf.data.Dataset` of `token_windows`. The second is training: the same steps
-of a `LightRNNModel` fed by each kind of windows, and fed with one batch that is there already;
-the ratio of the two is near 1 where training does not wait for its input (on a machine that
-trains on its CPU the input has a share of that).
+The first table measures the input alone: windows of a stream in memory and of the same stream in
+`TokenShards`, in order, shuffled, and by sentence, as NumPy batches and as the `tf.data.Dataset` of
+`token_windows`. The second table measures training steps of a `LightRNNModel` with each kind of
+windows and with one batch that stays in memory. Their ratio is near 1 if training does not wait for
+its input. (If training runs on the CPU, the input uses part of the CPU time.)
 
-Modes take turns, and medians over `--repeats` turns are printed. The stream is drawn from a Zipf
-distribution with `--num-words` words, or read from `--text FILE` (plain or .gz). The shards
-lie in a new directory under `--directory`; files just written are in the page cache.
+Modes alternate; the figures are medians over `--repeats` turns. The stream has `--num-words` words
+from a Zipf distribution, or is read from `--text FILE` (plain or .gz). The shards are in a new
+directory under `--directory`; files just written are in the page cache.
 
     python benchmarks/input_pipeline.py --num-words 100000000 --batch-size 20 --units 200
 """
@@ -49,7 +48,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def make_stream(num_words: int, vocabulary_size: int) -> np.ndarray:
-    """Draw a stream in which every 20th word or so ends a sentence."""
+    """Draw a stream in which about every 20th word ends a sentence."""
     generator = np.random.default_rng(0)
     shares = 1 / np.arange(1, vocabulary_size + 1)
     cumulative = np.cumsum(shares / shares.sum())
@@ -72,7 +71,7 @@ def read_stream(path: str, vocabulary_size: int) -> np.ndarray:
 
 
 def measure_words_per_second(batches: Iterable[Any], seconds: float) -> float:
-    """Read batches for a while and return the targets a second that they hold."""
+    """Read batches for some time and return their targets per second."""
     num_words = 0
     start = time.perf_counter()
     while True:
@@ -84,7 +83,7 @@ def measure_words_per_second(batches: Iterable[Any], seconds: float) -> float:
 
 
 def measure_in_turns(modes: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Return the results of each mode, turn by turn."""
+    """Return the results of each mode, one for each turn."""
     results: dict[str, list[float]] = {name: [] for name in modes}
     for _ in range(repeats):
         for name, run in modes.items():
@@ -117,7 +116,7 @@ def measure_input(streams: dict[str, Any], arguments: argparse.Namespace) -> dic
 
 
 def measure_training(shards: TokenShards, arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Return words a second of training: from memory, and from each kind of windows."""
+    """Return words per second of training, from memory and from each kind of windows."""
     sizes = arguments.batch_size, arguments.sequence_length
     steps = arguments.steps
     model = LightRNNModel(
@@ -135,7 +134,7 @@ def measure_training(shards: TokenShards, arguments: argparse.Namespace) -> dict
         model.fit(dataset, epochs=1, steps_per_epoch=steps, verbose=0)
         return steps * sizes[0] * sizes[1] / (time.perf_counter() - start)
 
-    # Sentences have batches of several lengths, so that words a second are not comparable.
+    # Batches of sentences have several lengths, so words per second are not comparable.
     kinds = ("contiguous", "shuffled")
     datasets = {kind: token_windows(shards, *sizes, **KINDS[kind]).repeat() for kind in kinds}
     batch = next(iter(datasets["contiguous"]))

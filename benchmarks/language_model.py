@@ -1,4 +1,4 @@
-"""Text, windows and training that the benchmarks of perplexity share."""
+"""Text, windows and training for the benchmarks of perplexity."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def read_splits(args: argparse.Namespace) -> tuple[list[np.ndarray], int]:
 
 
 def make_windows(splits: list[np.ndarray], size: int, args: argparse.Namespace) -> list[Any]:
-    """Make windows of each split, in which words that the first one lacks have no weight.
+    """Make windows of each split. Words that do not occur in the first split have weight 0.
 
-    Nothing can be learnt of them: what they add to perplexity is chance.
+    A model cannot learn them, so they would only add noise to perplexity.
     """
     import tensorflow as tf
 
@@ -81,7 +81,7 @@ def make_light_rnn(
     row_reading: str = "recurrence",
     num_components: int = 1,
 ) -> LightRNNModel:
-    """Make the model that the arguments describe; `word_dim=0` leaves its word vectors out."""
+    """Make the model that the arguments describe; `word_dim=0` makes it without word vectors."""
     model = LightRNNModel(
         allocations,
         args.units,
@@ -101,14 +101,14 @@ def make_light_rnn(
 
 
 def compile_model(model: keras.Model, num_steps: int, args: argparse.Namespace, **kw: Any) -> None:
-    """Compile with Adam, at a rate that falls as a cosine over `num_steps`."""
+    """Compile with Adam and a cosine decay of the learning rate over `num_steps`."""
     schedule = keras.optimizers.schedules.CosineDecay(args.learning_rate, num_steps, alpha=0.02)
     optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
     model.compile(optimizer, jit_compile=args.jit_compile or "auto", **kw)
 
 
 class StepTimer(keras.callbacks.Callback):
-    """Measures training steps; their median takes no harm from pauses of the machine."""
+    """Measures training steps; the median is robust to pauses of the machine."""
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.seconds: list[float] = []
@@ -125,12 +125,12 @@ class StepTimer(keras.callbacks.Callback):
 
     @property
     def compile_seconds(self) -> float:
-        """The seconds of steps that were compiled, without the first one of a training."""
+        """The seconds of steps that include a compilation, without the first step."""
         least = 20 * statistics.median(self.seconds)
         return sum(seconds for seconds in self.seconds[1:] if seconds > least)
 
 
 def describe(values: list[float]) -> str:
-    """Return the mean, and the sample standard deviation of several."""
+    """Return the mean, and the sample standard deviation if there are several values."""
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}"

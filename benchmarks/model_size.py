@@ -2,12 +2,13 @@
 
 Builds a `LightRNNModel` without word bias, exports it to LiteRT in every precision, and finds the
 ten likeliest next words with the LiteRT runtime alone, on one thread. A separate process measures
-each line of the tables, so peak memory belongs to that line; the memory of the imports is printed
-too. Sizes are those of everything that a phone must hold, except for the spelling of the words.
+each line of the tables, so that peak memory belongs to that line. The memory of the imports is
+printed too. The sizes include everything that a phone must hold except for the spelling of the
+words.
 
-The weights are not trained. Biases of rows and columns are set to the frequencies of words by
-Zipf's law, ordered by frequency, so that the search has a distribution as steep as that of text
-at its start; "all rows" is the time of a search that could rule out none.
+The weights are not trained. The biases of rows and columns follow Zipf's law, for words ordered by
+frequency, so that the distribution is as steep as that of text. "All rows" is the time of a search
+that can rule out no row.
 
     python benchmarks/model_size.py
     python benchmarks/model_size.py --saved-model  # and a SavedModel, with ten million spellings
@@ -59,7 +60,7 @@ def make_model(arguments: argparse.Namespace) -> Any:
     )
     model.build((None, None))
     if row_reading != "recurrence":
-        # Gates start at zero, and a file would hold equal tensors once.
+        # Gates start at zero, and a file stores equal tensors only once.
         for gates in (model.embedding.input_gate, *row_reading.row_weights):
             gates.assign(keras.random.normal(gates.shape, stddev=0.1))
     num_rows, num_columns = allocation.shape
@@ -70,7 +71,7 @@ def make_model(arguments: argparse.Namespace) -> Any:
     return model
 
 
-# What is measured, each in a fresh process.
+# Measurements, each in a fresh process.
 
 
 def build(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def predict(path: str) -> dict[str, Any]:
     num_rows = read_column.get_output_details()["row_log_probs"]["shape"][1]
 
     def find_best(prefix: np.ndarray, may_stop: bool = True) -> int:
-        """Search the likeliest cells, and return how many rows were read for it."""
+        """Search the likeliest cells, and return the number of rows that were read."""
         states = np.zeros((1, *state_shape), np.float32)
         for place, cell in enumerate(prefix):
             if place:

@@ -1,4 +1,4 @@
-"""The most memory that this process has held."""
+"""Peak memory of this process."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def get_peak_megabytes() -> float:
 
 
 def get_peak_gigabytes() -> float:
-    """Return the same in GB of `10**9` bytes."""
+    """Return the peak resident size of this process in GB of `10**9` bytes."""
     return get_peak_megabytes() / 1e3

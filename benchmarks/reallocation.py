@@ -3,11 +3,12 @@
     python benchmarks/reallocation.py --text train.txt valid.txt test.txt --seeds 0 1 2
 
 Trains the model of `examples/train_language_model.py` from each first allocation, with each
-objective and without. Rounds of reallocation take time. The runs without them get extra steps
-worth the time of the longest rounds of that seed and of their recompilation, at the median time of
-a step (`--equal-steps` leaves these out). Prints validation and test perplexity of every run, then
-mean and sample standard deviation over the seeds. Choose by validation; test is for the report.
-With Penn Treebank on two cores, one epoch of one run takes about a minute.
+objective and without reallocation. Rounds of reallocation take time, so the runs without them train
+for extra steps: as many as fit into the longest time of the rounds and their recompilation, for the
+same seed, at the median time of a step (`--equal-steps` turns this off). Prints validation and test
+perplexity of every run, then mean and sample standard deviation over the seeds. Choose by
+validation; test is for the report. With Penn Treebank on two cores, one epoch of one run takes
+about a minute.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", default="600", help="steps, or epoch or plateau")
     parser.add_argument("--max-rounds", type=int, default=1)
     parser.add_argument(
-        "--equal-steps", action="store_true", help="leave out what rounds cost in time"
+        "--equal-steps", action="store_true", help="no extra steps for the time of rounds"
     )
     return parser
 
@@ -77,7 +78,7 @@ def train_once(
     num_more_steps: float,
     args: argparse.Namespace,
 ) -> tuple[float, float, float]:
-    """Return validation and test perplexity after the last epoch, and what rounds cost in steps."""
+    """Return validation and test perplexity after the last epoch, and the rounds' cost in steps."""
     train, size = splits[0], allocation.vocabulary_size
     keras.utils.set_random_seed(seed)
     model = make_light_rnn(allocation, train, args.word_dim, args)
@@ -118,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> dict[tuple[str, str], list[tuple[
     results: dict[tuple[str, str], list[tuple[float, float]]] = {
         (first, objective): [] for first in args.allocations for objective in args.objectives
     }
-    # Without an objective last: the rounds of the others say how long it may train.
+    # The run without an objective is last, because the others determine its extra steps.
     objectives = sorted(args.objectives, key=lambda objective: objective == "none")
     for first in args.allocations:
         for seed in args.seeds:

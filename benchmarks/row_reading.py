@@ -1,4 +1,4 @@
-"""Perplexity and time of row readers, mixtures and several tables, and of half-steps.
+"""Perplexity and time of row readers, mixtures, several tables, and half-steps.
 
     python benchmarks/row_reading.py --text train.txt valid.txt test.txt --seeds 0 1 2
     python benchmarks/row_reading.py --text train.txt valid.txt test.txt --word-dim 16 \\
@@ -6,11 +6,12 @@
     python benchmarks/row_reading.py --text train.txt valid.txt test.txt --units 128 \\
         --batch-size 64 --epochs 1 --seconds 300
 
-Trains one model after the other on the same text, windows, tables, optimizer and schedule, and
-prints parameters, the median of the training steps, words a second, and validation and test
-perplexity after the last epoch. A name is a way to read rows, `-` and a number of components, `x`
-and a number of tables: `reader-2x4` is a mixture over four tables of two components each. With
-`--seconds`, each model trains for that long, with the schedule of as many steps as fit.
+Trains one model after the other on the same text, windows, tables, optimizer and schedule. Prints
+the number of parameters, the median time of a training step, words per second, and validation and
+test perplexity after the last epoch. The name of a model is a way to read rows, then optionally `-`
+and the number of components, and `x` and the number of tables: `reader-2x4` is a mixture over four
+tables with two components each. With `--seconds`, each model trains for that time, and the schedule
+has as many steps as fit.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse_name(name: str) -> tuple[str, int, int]:
-    """Return the way to read rows, components of each table, and tables."""
+    """Return the way to read rows, the components of each table, and the number of tables."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise ValueError(
@@ -78,7 +79,7 @@ def make_model(
 
 
 def time_steps(model: LightRNNModel, windows: Any, args: argparse.Namespace) -> float:
-    """Return the seconds of a step, by a short training of a model that is thrown away."""
+    """Return the seconds of a step, measured with a model that is discarded."""
     compile_model(model, 100, args)
     timer = StepTimer()
     model.fit(windows.take(30), verbose=0, callbacks=[timer])

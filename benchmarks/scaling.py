@@ -1,6 +1,6 @@
-"""How memory and the time of a step grow with the vocabulary.
+"""Memory and time of a training step by the size of the vocabulary.
 
-One process a vocabulary, so that each has its own peak of memory:
+Each vocabulary is measured in a separate process, so that peak memory belongs to it:
 
     python benchmarks/scaling.py --vocabulary-sizes 10000 1000000 10240000
 """

@@ -4,10 +4,10 @@
         --components 1 2 --seeds 0 1 2
     python benchmarks/several_tables.py --text train.txt valid.txt test.txt --word-dim 16
 
-Trains a model with a row reader for each number of tables and each number of components a table, on
-the same text, windows, optimizer and schedule, and prints the share of the co-occurrence features
-that the tables leave unexplained, the parameters, the median of the training steps, and validation
-and test perplexity. `benchmarks/row_reading.py` has the other options.
+Trains a model with a row reader for each number of tables and of components per table, on the same
+text, windows, optimizer and schedule. Prints the share of the co-occurrence features that the
+tables leave unexplained, the number of parameters, the median time of a training step, and
+validation and test perplexity. `benchmarks/row_reading.py` has further options.
 """
 
 from __future__ import annotations

@@ -55,14 +55,14 @@ Step = Callable[[], float]  # a training step, or a product; returns something o
 def make_windows(batch_size: int, length: int, vocabulary_size: int) -> np.ndarray:
     """Draw words by Zipf's law, the most frequent one first, as vocabularies are ordered.
 
-    Of such words adaptive and sampled softmaxes make the most.
+    Adaptive and sampled softmaxes are fastest with such words.
     """
     uniform = np.random.default_rng(0).random((batch_size, length + 1))
     return ((vocabulary_size + 1) ** uniform - 1).astype("int32")
 
 
 def count_flops(batch_size: int, length: int, units: int, vocabulary_size: int) -> float:
-    """Return the floating-point operations of a LightRNN training step that no one can avoid."""
+    """Return the floating-point operations that a LightRNN training step cannot avoid."""
     num_vectors = 2 * int(np.ceil(np.sqrt(vocabulary_size)))
     words = batch_size * length
     recurrence = 2 * words * units * 4 * units
@@ -72,7 +72,7 @@ def count_flops(batch_size: int, length: int, units: int, vocabulary_size: int) 
 
 
 def estimate_gigabytes(name: str, size: Sequence[int]) -> float:
-    """Return what a contestant needs beyond its framework, by its largest arrays."""
+    """Estimate the memory of a contestant without its framework, from its largest arrays."""
     batch_size, length, units, vocabulary_size = size
     table = 4e-9 * vocabulary_size * units
     if name == "keras full":
@@ -231,7 +231,7 @@ ALL = {**CONTESTANTS, "matmul": make_matmul}
 
 
 class Contestant:
-    """A process that runs steps when asked to."""
+    """A process that runs steps on request."""
 
     def __init__(self, name: str, size: str) -> None:
         self.name, self.seconds = name, []  # type: ignore[var-annotated]
@@ -243,7 +243,7 @@ class Contestant:
             text=True,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(root)},
         )
-        self._ask(3)  # compiles, and warms up
+        self._ask(3)  # compiles and warms up
 
     def run(self, num_steps: int) -> None:
         self.seconds += self._ask(num_steps)["seconds"]
@@ -265,7 +265,7 @@ class Contestant:
 
 
 def work(name: str, size: Sequence[int]) -> None:
-    """Answer each number of steps on standard input with how long they took."""
+    """Read numbers of steps from standard input, and print the seconds of each step."""
     step = None
     for line in sys.stdin:
         if step is None:
@@ -283,7 +283,7 @@ def work(name: str, size: Sequence[int]) -> None:
 def measure(
     size: str, names: Sequence[str], rounds: int, steps: int, max_gigabytes: float = np.inf
 ) -> dict[str, dict[str, float]]:
-    """Return median seconds and peak gigabytes of each contestant, the product rate included."""
+    """Return median seconds and peak gigabytes of each contestant, including the product rate."""
     numbers = parse_size(size)
     contestants = [
         Contestant(name, size)
@@ -338,7 +338,7 @@ def print_sweep(vocabulary_sizes: Sequence[int], rounds: int, steps: int) -> Non
 
 
 def measure_statistics(size: str, jit_compile: bool, rounds: int) -> tuple[float, float]:
-    """Return the median seconds of a step, and of what sums for reallocation add to it."""
+    """Return the median seconds of a step, and those that sums for reallocation add."""
     steps = [
         make_light_rnn(parse_size(size), "auto", jit_compile, has_statistics=has_statistics)
         for has_statistics in (False, True)

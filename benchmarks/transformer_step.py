@@ -1,12 +1,11 @@
-"""Time of a causal Transformer's training step: states of one step a word beside half-steps.
+"""Time of a training step of a causal Transformer, with one state a word and with half-steps.
 
     python benchmarks/transformer_step.py --batch-sizes 4 16
 
 Both models have the same Keras layers between a `TwoComponentEmbedding` and a
 `TwoComponentSoftmax`. With `combine="gate"` and a row reader they read each word once. On
 half-steps they read twice as many positions. The steps of both alternate in one process. The
-figures are CPU time, which other processes on the machine change less than wall time, and its
-ratio.
+figures are CPU time, which depends less on other processes than wall time, and its ratio.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def draw_words(batch_size: int, args: argparse.Namespace) -> np.ndarray:
 
 
 def measure(batch_size: int, args: argparse.Namespace) -> dict[str, float]:
-    """Return the median CPU milliseconds of a training step by the form of the states."""
+    """Return the median CPU milliseconds of a training step, for each form of the states."""
     import tensorflow as tf
 
     words = draw_words(batch_size, args)

@@ -36,17 +36,17 @@ def write_backup(
 
     Args:
         path: Path of the file.
-        header: What JSON can hold, with the fields of `_HEADER_FIELDS`.
-        arrays: Names and arrays; of a generator one at a time is held in memory.
+        header: JSON-serialisable dictionary with the fields of `_HEADER_FIELDS`.
+        arrays: Names and arrays. From a generator, one array at a time is in memory.
 
     Raises:
-        OSError: if the file cannot be written; an earlier one is kept.
+        OSError: if the file cannot be written. An existing file is unchanged.
     """
     members = {}
     with replace_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, values in arrays:
             values = np.asarray(values, order="C")
-            if values.dtype.kind == "V":  # bfloat16: NumPy's format would keep only its size
+            if values.dtype.kind == "V":  # bfloat16, whose type NumPy's format would lose
                 values = values.astype(np.float32)
             members[name] = [list(values.shape), values.dtype.str]
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -58,8 +58,8 @@ def write_backup(
 class BackupFile:
     """A backup that is open for reading.
 
-    No damage of the file raises anything but `ValueError`, and nothing larger than the file is
-    allocated: sizes are compared before data are read.
+    Any damage of the file raises `ValueError`. Sizes are checked before data are read, so that
+    nothing larger than the file is allocated.
 
     Args:
         path: Path of the file.
@@ -142,7 +142,7 @@ class BackupFile:
 
     def _read_member(self, name: str) -> bytes:
         info = self._archive.getinfo(name)
-        # What is not compressed cannot be larger than the file.
+        # Uncompressed data cannot be larger than the file.
         size = os.fstat(self._archive.fp.fileno()).st_size  # type: ignore[union-attr]
         if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
             raise ValueError(f"{info.file_size} bytes in a file of {size}")

@@ -1,4 +1,4 @@
-"""Number of train steps in an epoch, from the executions that Keras reports to callbacks."""
+"""Counts of train steps, from the executions that Keras reports to callbacks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ def count_steps(callback: keras.callbacks.Callback, begin: int, end: int) -> int
     """Return the number of steps of the epoch after an execution of one or more steps.
 
     Args:
-        callback: A callback of that `fit`.
+        callback: A callback of the `fit`.
         begin: Integer, the `batch` of `on_train_batch_begin`.
-        end: Integer, the `batch` of `on_train_batch_end`: the last step of the execution, or in
-            Keras 3.8 the first.
+        end: Integer, the `batch` of `on_train_batch_end`: the last step of the execution (the first
+            one in Keras 3.8).
 
     Example:
 

@@ -16,26 +16,26 @@ from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.ops.word_weights import compute_word_weights
 
 _SUMS = ("column_sums", "row_sums", "following_sums", "occurrences")
-# A float32 sum of ones stops growing here, and a sum of states soon loses what is added.
+# A float32 sum of ones stops growing here, and sums of states become inaccurate.
 _MOST_OCCURRENCES = 2.0**24
 
 
 class HalfStepStatistics(RunState):
     """Sums, for each word, the hidden states around its occurrences.
 
-    An observer of `TwoComponentSoftmax`. It can keep these sums:
+    It observes a `TwoComponentSoftmax` and can keep these sums:
 
     - `column_sums`: the states that predicted the word's row (column half-steps);
     - `row_sums`: the states that predicted its column (row half-steps);
-    - `following_sums`: the column half-steps after the word was read. The last word of a window
-      has none in that window;
-    - `occurrences`: without states, how often the word occurred.
+    - `following_sums`: the column half-steps after the word was read, which the last word of a
+      window does not have;
+    - `occurrences`: the number of occurrences of the word, without states.
 
-    With several tables, a word counts for the table that is observed by the share of the table in
-    its prediction, except in `occurrences`.
+    With several tables, a word counts by the share of the observed table in its prediction, except
+    in `occurrences`.
 
-    The sums add up over batches, replicas and hosts. Each costs a step one scatter-add of states
-    that the step has computed already. Accumulation stops after `2**24` occurrences of a word on a
+    The sums add up over batches, replicas and hosts. Each adds one scatter-add of states to a step,
+    which computes the states anyway. Accumulation stops after `2**24` occurrences of a word on a
     replica (the limit of float32 counts); its mean state stays valid.
 
     The sums are not saved with the weights of a model.
@@ -49,7 +49,7 @@ class HalfStepStatistics(RunState):
         column_half_steps: `(B, T, H)`.
         row_half_steps: `(B, T, H)`.
         targets: Word ids `(B, T)`.
-        weights: `(B, T)`, how often each target counts, 0 for padding. `None` for 1.
+        weights: `(B, T)`, the weight of each target, 0 for padding. `None` for 1.
         shares: `(B, T)`, the share of the observed table in each target. `None` for 1.
 
     Example:
@@ -94,7 +94,7 @@ class HalfStepStatistics(RunState):
 
     @property
     def kind(self) -> int:
-        """A number that says which sums are kept."""
+        """A number that encodes which sums are kept."""
         return sum(1 << index for index, name in enumerate(_SUMS) if name in self.sums)
 
     def call(
@@ -121,7 +121,7 @@ class HalfStepStatistics(RunState):
             self._add_states("following_sums", words, column_half_steps[:, 1:], factors)
 
     def _count(self, name: str, words: WordIds, weights: Tensor) -> Tensor:
-        """Count words, and return their weights, 0 for words at the limit."""
+        """Count words, and return their weights: 0 for words at the limit."""
         counts = _gather(self.replica_variables[name], words)
         factors = ops.where(counts < _MOST_OCCURRENCES, weights, 0.0)
         self._add(name, words, factors)
@@ -139,8 +139,8 @@ class HalfStepStatistics(RunState):
     def read(self) -> dict[str, np.ndarray]:
         """Return the sums `(V, H)`, `counts` and, with `following_sums`, `following_counts` `(V,)`.
 
-        `counts` are the occurrences of words, weighted by the shares of the observed table if
-        there are several; `following_counts` are those not at the end of a window.
+        `counts` are the occurrences of words, weighted by the shares of the observed table if there
+        are several. `following_counts` leave out the last words of windows.
         """
         return {
             name: ops.convert_to_numpy(variable)
@@ -149,7 +149,7 @@ class HalfStepStatistics(RunState):
 
 
 def _gather(variable: keras.Variable, indices: Tensor) -> Tensor:
-    """Return elements of a vector, on this replica. Reading it whole would copy it."""
+    """Return elements of a vector on this replica, without a copy of the vector."""
     if keras.backend.backend() != "tensorflow":
         return ops.take(variable, indices, axis=0)
     import tensorflow as tf
@@ -158,7 +158,7 @@ def _gather(variable: keras.Variable, indices: Tensor) -> Tensor:
 
 
 def _scatter_add(variable: keras.Variable, indices: Tensor, values: Tensor) -> None:
-    """Add to rows of a variable in place; `keras.ops` would copy all `V` of them."""
+    """Add to rows of a variable in place; `keras.ops` would copy all `V` rows."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf

@@ -11,8 +11,8 @@ def check_ready(model: Any, what: str, *layers: Any) -> None:
     Args:
         model: The Keras model.
         what: String, the subject of the message.
-        *layers: Layers of it that must be built too: a model that overrides `build` may be marked
-            as built before its layers are.
+        *layers: Layers of the model that must be built too, because a model that overrides `build`
+            may be marked as built before its layers are.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Callback that learns the word table while the network is trained."""
+"""Callback that moves words in the table during training."""
 
 from __future__ import annotations
 
@@ -53,8 +53,7 @@ class ReallocationCallback(keras.callbacks.Callback):
     share of the table in its prediction. Sums are kept for one table at a time. `every=[1, 2]`
     gives each of two tables one round.
 
-    Everything that can fail is done before the first change. When a round raises, table, weights
-    and optimizer are unchanged.
+    If a round raises an error, table, weights and optimizer are unchanged.
 
     The callback works with any model that has one `TwoComponentSoftmax`, whose word tables all
     layers share. A layer declares the weights that follow words by two properties, `row_weights`
@@ -69,20 +68,20 @@ class ReallocationCallback(keras.callbacks.Callback):
         column_weights = ()
     ```
 
-    A word counts in the sums as often as its sample weight says. Padding, with weight 0 or masked,
-    does not count. If a model has several outputs with sample weights, only the mask is used. A
-    model of yours with sample weights must inherit from `keras_lightrnn.models.ObservedTraining`,
-    which publishes them: Keras passes them to losses and metrics only.
+    Words count in the sums by their sample weight. Padding, which has weight 0 or is masked, does
+    not count. If a model has several outputs with sample weights, only the mask is used. A custom
+    model with sample weights must inherit from `keras_lightrnn.models.ObservedTraining`, which
+    publishes them, because Keras passes them to losses and metrics only.
 
     The procedure of the paper starts from a random allocation, trains until validation stops
     improving, reallocates by output costs over the whole corpus, and repeats:
 
     `ReallocationCallback("likelihood", every="plateau", data=windows)`
 
-    Order of `callbacks`: give it after `EarlyStopping(restore_best_weights=True)` and
-    `ModelCheckpoint(save_best_only=True)`, whose metric is that of the network before the round,
-    and before `BackupAndRestore` and loggers. Where the order would restore or save weights that do
-    not belong to their metric, `fit` raises an error.
+    Order of `callbacks`: place it after `EarlyStopping(restore_best_weights=True)` and
+    `ModelCheckpoint(save_best_only=True)`, whose metric belongs to the weights before the round,
+    and before `BackupAndRestore` and loggers. `fit` raises an error if the order would save or
+    restore weights that do not belong to their metric.
 
     Sums can be turned off between steps: outside of the epochs that need them, the compiled step
     skips them. TensorFlow does not release the memory of compiled step functions, and every `fit`
@@ -96,7 +95,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         every: When a round takes place. A list of integers: after these epochs, counted from 1.
             The default is after the first epoch, because a round raises perplexity at first and
             later training must make up for it. `"epoch"`: after every epoch. An integer: after that
-            many train steps, counted as `num_steps` are. `"plateau"`: after an epoch in which
+            many train steps, counted like `num_steps`. `"plateau"`: after an epoch in which
             `monitor` was not lower than its best value since the last round.
         max_rounds: Integer, the largest number of rounds in all calls of `fit` on one model with
             this callback, or `None` (default) for no limit.
@@ -104,33 +103,35 @@ class ReallocationCallback(keras.callbacks.Callback):
             an allocation is installed. Defaults to 0.
         monitor: The key of the `logs` that `every="plateau"` reads. Defaults to `"val_loss"`.
         data: A dataset, windows that `model.evaluate` takes, or a tuple of windows, targets and
-            sample weights, over which states are summed before each round. `None` (default) sums
-            in train steps: in those since the last round or, with rounds after epochs, in those of
-            the epoch, as long as another round can come. A pass costs a third of an epoch, and all
-            its states are those of one network.
+            sample weights, over which states are summed before each round. Such a pass takes a
+            third of the time of an epoch, and all its states come from the same weights. `None`
+            (default) sums in train steps: those since the last round or, with rounds after epochs,
+            those of the epoch. Sums stop when no further round is scheduled.
         verbose: 0 for no output, 1 (default) for a line for each round.
         at_end: Boolean, whether a round takes place even if no training follows in this `fit`:
             after its last epoch, or when training is being stopped. Use it only if another `fit`
-            continues the training, because a round alone makes the model worse. (In a single epoch
-            of data of unknown length no callback knows the last step.) Defaults to `False`.
-        tables: Index of a table, or a list of indices in the order of their turns: the tables in
-            which rounds move words. After the last one the first follows again. `None` (default)
-            for all tables in their order.
+            continues the training, because a round without further training makes the model worse.
+            (In a single epoch of data of unknown length, no callback knows the last step.)
+            Defaults to `False`.
+        tables: Index of a table, or a list of indices: the tables in which rounds move words, in
+            this order, starting again after the last. `None` (default) for all tables in order.
 
     Attributes:
         history: A dictionary for each round, with the values of the printed line and, in a model
             with several tables, the index `table` as a float.
         prices: `(R, C)`, the prices of the last solution, from which the next solver starts, or
-            `None`. For a model with several tables, a list of these, one for each table.
-        num_epochs: Epochs whose round, if one was due, is done; `None` before the first.
-        num_steps: Train steps of the model with this callback, in all epochs and calls of `fit`. Of
-            data of unknown length the last of several `steps_per_execution` counts in full.
+            `None`. For a model with several tables, a list with one entry for each table.
+        num_epochs: Integer, the number of epochs that are finished, including their rounds; `None`
+            before the first.
+        num_steps: Integer, the number of train steps of the model with this callback, in all epochs
+            and calls of `fit`. With data of unknown length, the last execution of an epoch counts
+            as `steps_per_execution` steps.
 
-    After a `fit` that raised, sums continue until the next `fit` of a `LightRNNModel`, or the next
-    `fit` with this callback of another model.
+    After a `fit` that raised an error, sums continue until the next `fit` of a `LightRNNModel`, or
+    the next `fit` of another model with this callback.
 
-    With another model the callback starts over. History, prices, steps and schedule are part of
-    what `TrainingBackup` and Keras's `BackupAndRestore` save.
+    With another model the callback starts over. `TrainingBackup` and Keras's `BackupAndRestore`
+    save its history, prices, steps and schedule.
 
     The `logs` of an epoch with a round receive `reallocation_cost` (in the unit of the objective:
     nats per word, up to a constant, or the share of variance), `reallocation_cost_before`,
@@ -140,11 +141,11 @@ class ReallocationCallback(keras.callbacks.Callback):
     them only if the first epoch has a round. `history` has them all.
 
     Raises:
-        ValueError: in `fit`, if the model is not built or not compiled, has no
-            `TwoComponentSoftmax` or several, other word tables than that, no table of an index in
-            `tables`, no layer that declares `row_weights` or `column_weights`, or a `call` without
-            `training`; if the order of callbacks is wrong; for sample weights that the model does
-            not publish; or if the sums are not finite.
+        ValueError: in `fit`, if the model is not built or not compiled; if it does not have exactly
+            one `TwoComponentSoftmax`, has word tables that the softmax does not have, has no layer
+            that declares `row_weights` or `column_weights`, or has a `call` without `training`; if
+            `tables` holds an index without a table; if the order of callbacks is wrong; for sample
+            weights that the model does not publish; or if the sums are not finite.
         KeyboardInterrupt: if a round is interrupted; weights and table are unchanged.
 
     Example:
@@ -185,14 +186,14 @@ class ReallocationCallback(keras.callbacks.Callback):
         self.schedule = RoundSchedule(every, max_rounds, monitor)
         if data is not None and self.schedule.counts_steps:
             raise ValueError(
-                "A pass over `data` must come between two epochs. Received: every="
-                f'{every}, which counts steps. Give `every="epoch"` or a list of epochs, or no '
-                "`data`."
+                "With `data`, rounds must follow epochs. Received: every="
+                f'{every}, which counts steps. Give `every="epoch"` or a list of epochs, or leave '
+                "`data` out."
             )
         if hasattr(data, "__next__"):
             raise ValueError(
                 "`data` must be readable in every round. Received: data of type "
-                f"{type(data).__name__}, which can be read once. Give an array or a "
+                f"{type(data).__name__}, which can be read only once. Give an array or a "
                 "`tf.data.Dataset`, for example from `tf.data.Dataset.from_generator`."
             )
         self.minimum_gain = minimum_gain
@@ -203,11 +204,11 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._rounds = Rounds()
         self._state: RoundState | None = None
         self._softmax: TwoComponentSoftmax | None = None
-        self._inputs: list[list[keras.layers.Layer]] = []  # those of each table
+        self._inputs: list[list[keras.layers.Layer]] = []  # the input layers of each table
         self._num_tables = 1
-        self._table = 0  # the index of the table whose turn it is
+        self._table = 0  # the index of the table that the next round moves
         self._is_training = False
-        self._num_steps_of_epoch = 0  # of the last one
+        self._num_steps_of_epoch = 0  # of the previous epoch
         self._first_step = 0  # of the current execution
         self._num_rounds_before = 0  # at the start of the current epoch
 
@@ -230,9 +231,9 @@ class ReallocationCallback(keras.callbacks.Callback):
 
     def set_model(self, model: Any) -> None:
         self._detach()  # an earlier `fit` may have raised
-        if model is not peek_model(self):  # what another model has learnt does not apply
+        if model is not peek_model(self):  # the rounds of another model do not apply
             self._rounds = Rounds()
-        # Before any `on_train_begin`: that of a backup restores the rounds.
+        # Before any `on_train_begin`, because that of a backup restores the rounds.
         super().set_model(model)
         self._rounds.num_epochs = None
         self._rounds.num_steps_before = self._rounds.num_steps
@@ -251,8 +252,8 @@ class ReallocationCallback(keras.callbacks.Callback):
             raise ValueError(
                 "Reallocation sums states in train steps, which layers recognize by `training`. "
                 "Received: a model whose `call` has no such argument, so that Keras runs its "
-                "layers as in inference. Write `def call(self, inputs, training=None)`, or give "
-                "`data` to sum over."
+                "layers in inference mode. Write `def call(self, inputs, training=None)`, or give "
+                "`data`."
             )
         _warn_of_unknown_weights(self.model)
         self._check_order(find_callback_list(self))
@@ -261,7 +262,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         units = softmax.row_kernel.shape[-1]
         sums = list(self.objective.sums)
         if self._num_tables > 1:
-            sums.append("occurrences")  # words weigh by these at the input
+            sums.append("occurrences")  # the weights of words at the input
         with strategy_scope(self.model):
             statistics = HalfStepStatistics(vocabulary_size, units, sums)
             self._state = RoundState(
@@ -281,7 +282,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         if self.tables is not None and max(self.tables) >= self._num_tables:
             raise ValueError(
                 f"`tables` must be indices of the {self._num_tables} word table(s) of the model. "
-                f"Received: tables={self.tables}. They count from 0."
+                f"Received: tables={self.tables}. Indices start at 0."
             )
 
     def _find_turn(self) -> int:
@@ -290,16 +291,16 @@ class ReallocationCallback(keras.callbacks.Callback):
         return tables[len(self._rounds.history) % len(tables)]
 
     def _take_turn(self) -> None:
-        """Let the sums be those of the table that the next round moves."""
+        """Sum the states of the table that the next round moves."""
         self._table = self._find_turn()
         if self._state is not None and self._state.summed_table is not None:
             self._sum_table(self._table)
 
     def _sum_table(self, table: int | None) -> None:
-        """Let the observed steps sum the states of a table from now on; `None` for no sums."""
+        """Make the observed steps sum the states of a table; `None` for no sums."""
         state = self._state
         if state is not None and state.summed_table != table:
-            _ = self.model  # on JAX, this copies its state back from the device
+            _ = self.model  # on JAX, reading the property copies the state back from the device
             state.sum_table(table)
 
     def _check_order(self, callbacks: list[keras.callbacks.Callback]) -> None:
@@ -309,7 +310,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         for callback in callbacks[:index]:
             if isinstance(callback, keras.callbacks.BackupAndRestore):
                 fault = "`BackupAndRestore` before it. Give `ReallocationCallback` before"
-        # Rounds by steps come before the validation whose metric the others look at.
+        # Rounds after steps precede the validation whose metric the other callbacks read.
         for callback in [] if self.schedule.counts_steps else callbacks[index:]:
             for kind, option in (
                 (keras.callbacks.EarlyStopping, "restore_best_weights"),
@@ -319,18 +320,18 @@ class ReallocationCallback(keras.callbacks.Callback):
                     fault = f"`{kind.__name__}({option}=True)` after it. Give it after"
         if fault is not None:
             raise ValueError(
-                "A callback that saves or restores weights must see those that its metric or its "
-                f"epoch belongs to. Received: `callbacks` with {fault} that callback."
+                "A callback that saves or restores weights must run when the weights match its "
+                f"metric and epoch. Received: `callbacks` with {fault} that callback."
             )
 
     def _renew_functions(self) -> None:
-        """Drop the compiled functions that have the observer, or ought to have it."""
+        """Compile the functions that contain the observer, or should contain it, again."""
         model = self.model
         if self.data is None:
             model.make_train_function(force=True)
             return
         model.make_test_function(force=True)
-        if model.predict_function is not None:  # layers take a prediction for an evaluation
+        if model.predict_function is not None:  # layers cannot tell it from an evaluation
             model.make_predict_function(force=True)
 
     def _detach(self) -> None:
@@ -341,7 +342,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._inputs = []
 
     def _end_broken_fit(self) -> None:
-        if self._is_training:  # and not only attached, by hand or by a `fit` that is about to begin
+        if self._is_training:  # not if only attached, manually or by a `fit` about to begin
             self._detach()
 
     def on_train_begin(self, logs: Logs = None) -> None:
@@ -353,7 +354,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         self._detach()
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        if not self._is_training:  # given to `evaluate`, where there is nothing to do
+        if not self._is_training:  # passed to `evaluate`, which needs no sums
             self._detach()
 
     def on_predict_begin(self, logs: Logs = None) -> None:
@@ -363,7 +364,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         rounds = self._rounds
         if rounds.num_epochs not in (None, epoch):
             raise ValueError(
-                "A run must resume after the epoch whose round it has done. Received: a "
+                "A run must resume after the last epoch whose round is done. Received: a "
                 f"backup with the rounds of {rounds.num_epochs} epochs, to start after {epoch}. "
                 "Give `ReallocationCallback` before `BackupAndRestore` in `callbacks`, or use "
                 "`TrainingBackup`, which writes weights and epoch in one file."
@@ -380,7 +381,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         rounds = self._rounds
         steps = count_steps(self, self._first_step, batch)
         before, step = rounds.num_steps, rounds.num_steps_before + steps
-        if step <= before:  # of a run that was resumed within the epoch, after this step
+        if step <= before:  # the run was resumed within the epoch, after this step
             return
         rounds.num_steps = step
         is_due = self.schedule.is_due_after_step(before, step, len(rounds.history))
@@ -399,18 +400,18 @@ class ReallocationCallback(keras.callbacks.Callback):
             record = rounds.history[-1]
             logs.update({f"reallocation_{name}": value for name, value in record.items()})
         if self._state is not None and not self.schedule.counts_steps:
-            self._state.statistics.reset()  # a round after an epoch sees the states of that epoch
+            self._state.statistics.reset()  # a round after an epoch uses only its states
         rounds.num_epochs = number
         self._num_steps_of_epoch = rounds.num_steps - rounds.num_steps_before
         rounds.num_steps_before = rounds.num_steps
         self._stop_summing_if_over()
 
     def _get_param(self, name: str) -> float:
-        """Return what `fit` told its callbacks, or infinity if it could not know it."""
+        """Return a parameter of `fit`, or infinity if it is unknown."""
         return (self.params or {}).get(name) or math.inf
 
     def _is_last_step(self, step_of_epoch: float) -> bool:
-        """Return whether no step follows; for data of unknown length, by the epoch before."""
+        """Return whether no step follows; an unknown length is that of the previous epoch."""
         num_steps = self._get_param("steps")
         if math.isinf(num_steps):
             num_steps = self._num_steps_of_epoch
@@ -421,17 +422,17 @@ class ReallocationCallback(keras.callbacks.Callback):
         return (self._rounds.num_epochs or 0) + 1 >= self._get_param("epochs")
 
     def _is_in_vain(self, is_last: bool) -> bool:
-        """Return whether no training would follow a round that is due, and print so."""
+        """Return whether no training would follow a round that is due, and print a note if so."""
         is_in_vain = not self.at_end and (is_last or self.model.stop_training)
         if is_in_vain and self.verbose and is_chief(self.model):
             print(
-                "\nno reallocation round: no training follows in this `fit` to make up for it "
-                "(`at_end=True` makes one)"
+                "\nno reallocation round, because no training follows in this `fit` "
+                "(`at_end=True` allows it)"
             )
         return is_in_vain
 
     def _stop_summing_if_over(self) -> None:
-        """Stop the sums if no round will read them."""
+        """Stop summing if no further round is scheduled."""
         state, num_epochs = self._state, self._rounds.num_epochs
         if state is None or state.summed_table is None or num_epochs is None:
             return
@@ -443,19 +444,18 @@ class ReallocationCallback(keras.callbacks.Callback):
             state.statistics.reset()
 
     def reallocation_round(self) -> dict[str, float]:
-        """Propose and install an allocation now, from the sums since the last round or epoch."""
+        """Propose and install an allocation from the sums since the last round or epoch."""
         if self._softmax is None or self._state is None:
             raise ValueError(
                 "A reallocation round needs statistics, which are collected during `fit`. "
-                "Received: a callback that is not part of a running `fit`."
+                "Received: a callback outside of `fit`. Call `fit` with the callback."
             )
         if self.data is None and self._state.summed_table is None:
             raise ValueError(
-                "A reallocation round needs statistics, which are collected as long as a scheduled "
-                "round can come. Received: a callback without one in this `fit`: every="
+                "A reallocation round needs statistics, which are collected while a round is "
+                "scheduled. Received: no further scheduled round in this `fit`: every="
                 f"{self.schedule.every}, max_rounds={self.schedule.max_rounds}, at_end="
-                f"{self.at_end}. Schedule the rounds that you want; `at_end=True` sums in the last "
-                "epoch too."
+                f"{self.at_end}. Schedule more rounds; `at_end=True` sums in the last epoch too."
             )
         start = time.perf_counter()
         model = self.model  # on JAX, this copies its state back from the device
@@ -465,7 +465,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         softmax = self._softmax.list_tables()[index]
         table = softmax.word_table
         old = table.allocation
-        # All processes take part in summing over replicas; one of them solves.
+        # All processes take part in the sum over replicas; the chief solves.
         sums = self._state.statistics.read()
         occurrences = sums.pop("occurrences", sums["counts"])
         weights = _read_output_weights(softmax)
@@ -476,7 +476,7 @@ class ReallocationCallback(keras.callbacks.Callback):
             )
         )
         if proposal.status is ProposalStatus.INTERRUPTED:  # solvers return their best so far
-            raise KeyboardInterrupt("in a reallocation round; nothing was changed")
+            raise KeyboardInterrupt("A reallocation round was interrupted. Nothing was changed.")
         is_gain = proposal.cost_before - proposal.cost > self.minimum_gain
         new = proposal.allocation if is_gain else old
         moved = old.count_moved(new)
@@ -512,7 +512,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         return record
 
     def _sum_over_data(self, state: RoundState) -> None:
-        """Sum in a pass over `data` with the network as it is."""
+        """Sum the states of a pass over `data`."""
         state.statistics.reset()
         self._sum_table(self._table)
         try:
@@ -530,14 +530,14 @@ class ReallocationCallback(keras.callbacks.Callback):
         occurrences: np.ndarray,
         counts: np.ndarray,
     ) -> None:
-        """Move words in the table of a softmax, and their vectors with them.
+        """Move words in the table of a softmax together with their vectors.
 
         Args:
             softmax: The softmax of that table.
             inputs: The input layers that follow the table.
             new: The new allocation.
-            occurrences: `(V,)`, by which words weigh in input vectors.
-            counts: `(V,)`, by which words weigh in output vectors.
+            occurrences: `(V,)`, the weights of words in input vectors.
+            counts: `(V,)`, the weights of words in output vectors.
         """
         old, optimizer = softmax.word_table.allocation, self.model.optimizer
         outputs = []
@@ -567,20 +567,20 @@ def _read_indices(tables: Any) -> list[int]:
 
 
 def _warn_of_unknown_weights(model: keras.Model) -> None:
-    """Warn if sample weights of a model, which may have none, can neither be read nor noticed."""
+    """Warn if the model may have sample weights that can neither be read nor detected."""
     if isinstance(model, ObservedTraining):
         return
     is_own_class = type(model).train_step is not keras.Model.train_step
     has_own_step = is_own_class or "train_step" in vars(model)
     losses = [loss for loss in keras.tree.flatten(model.loss) if loss is not None]
-    # The loss of the package raises an error for weights that the sums have not had.
+    # The loss of the package raises an error for weights that the sums did not include.
     is_noticed = not losses or any(isinstance(x, NegativeLogLikelihood) for x in losses)
     if has_own_step or not is_noticed:
         warnings.warn(
-            "Reallocation counts every word once that is not masked, because it cannot know the "
+            "Reallocation counts every word that is not masked once, because it cannot read the "
             "sample weights of this model. Received: a model of class "
             f"{type(model).__name__}, loss={model.loss!r}"
-            f"{', and its own `train_step`' if has_own_step else ''}. To let sample weights count, "
+            f"{', and its own `train_step`' if has_own_step else ''}. To include sample weights, "
             "or if there are none, inherit from `keras_lightrnn.models.ObservedTraining`: `class "
             "ObservedModel(ObservedTraining, keras.Model)`.",
             stacklevel=2,

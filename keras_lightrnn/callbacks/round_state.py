@@ -27,18 +27,18 @@ _NO_TABLE = -1
 class RoundState(RunState):
     """Observer of `TwoComponentSoftmax` that holds the state of reallocation.
 
-    While `fit` runs it is a layer of the model, so that whatever saves weights or a run saves it
-    too: `TrainingBackup`, `keras.callbacks.BackupAndRestore` and `ModelCheckpoint`. A model without
-    the callback ignores it when it loads such a file.
+    While `fit` runs it is a layer of the model, so that `TrainingBackup`,
+    `keras.callbacks.BackupAndRestore` and `ModelCheckpoint` save it too. A model without the
+    callback ignores it when it loads such a file.
 
-    The sums stand in the compiled step behind a condition on a variable. Turning them on and off,
-    or to another table, needs no other function.
+    The compiled step sums under a condition on a variable, so that summing can be turned on, off or
+    to another table without compiling the step again.
 
     Args:
         rounds: The `Rounds` to store.
         statistics: The `HalfStepStatistics` that receive the states.
         model: The model that is trained.
-        in_training: Boolean, whether states are those of train steps, or of evaluations.
+        in_training: Boolean, whether to sum the states of train steps, or of evaluations.
         end_broken_run: Function without arguments that cleans up after a `fit` that raised.
 
     Attributes:
@@ -64,7 +64,7 @@ class RoundState(RunState):
         self._model_losses = () if self._publishes_steps else tuple(keras.tree.flatten(model.loss))
         self.summed_table: int | None = None
         # JAX reuses the trace of a step for state of the same shapes. The shape of the variable
-        # says what is summed, so that a trace that sums something else is not reused.
+        # encodes what is summed, so that the trace of other sums is not reused.
         kind = 2 * statistics.kind + in_training
         self._table = keras.Variable(
             np.full((kind + 1,), _NO_TABLE), dtype="int32", trainable=False, name="summed_table"
@@ -72,16 +72,16 @@ class RoundState(RunState):
         self.built = True
 
     def sum_table(self, table: int | None) -> None:
-        """Sum the states of a table from now on; `None` for no sums."""
+        """Select the table whose states are summed; `None` for no sums."""
         if table != self.summed_table:
             value = _NO_TABLE if table is None else table
             self._table.assign(np.full(self._table.shape, value))
             self.summed_table = table
 
     def see(self, make_tensors: Callable[[], list[Tensor]], training: bool, table: int) -> None:
-        """Sum the states of a table if it is the one to sum; see `ObservedLayer`."""
+        """Sum the states if `table` is the selected one; see `Observer.see`."""
         step = get_step()
-        # A prediction or an export is no evaluation.
+        # Predictions and exports are not evaluations.
         is_other_call = step is None and self._publishes_steps and not training
         if training is not self._in_training or is_other_call:
             return
@@ -114,7 +114,7 @@ class RoundState(RunState):
             store[name] = values
 
     def load_own_variables(self, store: Any) -> None:
-        names = list(store.keys())  # the store of a file is not an ordinary dictionary
-        # Weights may also be loaded in the middle of a run, which then keeps its rounds.
+        names = list(store.keys())  # the store of a file is not a dictionary
+        # If weights are loaded during a run, the run keeps its rounds.
         if names and self.rounds.num_epochs is None:
             self.assign_run_state({name: store[name] for name in names})

@@ -1,4 +1,4 @@
-"""State of reallocation that passes from round to round."""
+"""State of reallocation that persists from round to round."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import numpy as np
 
 @dataclass
 class Rounds:
-    """Rounds of reallocation of one model so far. A callback and its `RoundState` share it.
+    """Record of the reallocation rounds of a model. A callback and its `RoundState` share it.
 
     Attributes:
         history: A dictionary of floats for each round.
-        prices: By index of a table, `(R, C)`: the prices of its last solution, from which its next
-            solver starts.
-        num_epochs: Integer, epochs whose round, if one was due, is done; `None` before the first.
-        num_steps: Integer, train steps in all epochs and calls of `fit`.
+        prices: For the index of a table, the prices `(R, C)` of its last solution, from which its
+            next solver starts.
+        num_epochs: Integer, the number of epochs that are finished, including their rounds; `None`
+            before the first.
+        num_steps: Integer, the number of train steps in all epochs and calls of `fit`.
         num_steps_before: Integer, `num_steps` at the start of the current epoch.
         best: Float, the best value of the monitor since the last round that moved words.
 
@@ -44,10 +45,10 @@ class Rounds:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Rounds:
-        """Return the rounds that `to_arrays` wrote.
+        """Return the rounds from the arrays of `to_arrays`.
 
         Raises:
-            ValueError: if the arrays are not such.
+            ValueError: if the arrays are damaged.
         """
         try:
             values = json.loads(np.asarray(arrays["rounds"]).tobytes())
@@ -78,11 +79,11 @@ class Rounds:
             raise ValueError(f"wrong types or values in {self}")
 
     def assign(self, other: Rounds) -> None:
-        """Take the values of other rounds, in place."""
+        """Copy the values of other rounds, in place."""
         for x in fields(self):
             setattr(self, x.name, getattr(other, x.name))
 
 
 def _name_prices(table: int) -> str:
-    """Return the name of the prices of a table in a file; the first has that of one table."""
+    """Return the name of the prices of a table in a file; the first table has no number."""
     return f"prices_{table}" if table else "prices"

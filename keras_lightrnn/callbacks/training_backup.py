@@ -1,4 +1,4 @@
-"""Backups that let a killed training run go on as if nothing had happened."""
+"""Backups from which an interrupted training run resumes."""
 
 from __future__ import annotations
 
@@ -49,34 +49,35 @@ class TrainingBackup(keras.callbacks.Callback):
     skips the batches that were already trained on. On a CPU the final weights and table are
     bit for bit those of an uninterrupted run.
 
-    The file is replaced only by a complete new one. Only one run at a time may use it: a lock file
-    beside it, `path + ".lock"`, names the run that does. When `fit` ends, the backup is removed
-    unless `delete_backup=False`.
+    The file is replaced only by a complete new one. Only one run at a time can use it: the lock
+    file `path + ".lock"` identifies that run. When `fit` ends, the backup is removed unless
+    `delete_backup=False`.
 
     When training diverges (a weight is NaN or infinite), backups stop with a warning, and the last
-    finite one is kept after `fit` ends, also if `TerminateOnNaN` ends it. It contains the learning
-    rate: lower that with `LearningRateScheduler`, or clip gradients, to resume from it.
+    finite backup is kept after `fit` ends, also if `TerminateOnNaN` ends it. A backup contains the
+    learning rate: to resume, lower it with `LearningRateScheduler`, or clip gradients.
 
-    The resumed run must read the same data. Contiguous windows always come in the same order. For
-    windows that are shuffled for each epoch use
+    The resumed run must read the same data. Contiguous windows are always in the same order. For
+    windows that are shuffled in each epoch use
     `token_windows(..., seed=0, initial_epoch=backup.epoch)`. Keras shuffles arrays in another order
     after a restart, so pass `shuffle=False` with arrays. Data that continue from epoch to epoch
     (`.repeat()` with `steps_per_epoch`) must start at the backup:
-    `data.skip(backup.epoch * steps_per_epoch)`. Dropout on the PyTorch backend draws from PyTorch's
-    generator, which is not saved. Callbacks that decide from earlier epochs (`EarlyStopping`,
-    `ReduceLROnPlateau`) start over, and the `logs` of an epoch that was resumed in the middle cover
-    the rest of it.
+    `data.skip(backup.epoch * steps_per_epoch)`. Dropout on the PyTorch backend uses PyTorch's
+    generator, which is not saved. Callbacks that depend on earlier epochs (`EarlyStopping`,
+    `ReduceLROnPlateau`) start over, and the `logs` of an epoch that was resumed within the epoch
+    cover only its remaining steps.
 
-    With several workers all must be able to read the file; the chief writes it.
+    With several workers, all must be able to read the file. The chief writes it.
 
     Args:
         path: Path of the file.
         every_steps: Integer, the number of train steps between backups within an epoch, or `None`
             (default) for the starts of epochs only. With `ReallocationCallback` such a backup holds
             its sums, `2 V H` floats. Requires the TensorFlow backend and one process.
-        delete_backup: Boolean, whether to remove the backup when `fit` ends. With `False` a script
-            that is killed before it has saved its model can be started again: it repeats what
-            followed the last backup. Remove the file after saving. Defaults to `True`.
+        delete_backup: Boolean, whether to remove the backup when `fit` ends. With `False`, a script
+            that is killed after `fit` but before it saves the model can be started again and
+            repeats the steps since the last backup. Remove the file after saving. Defaults to
+            `True`.
 
     Attributes:
         epoch: Integer, the epoch (from 0) in which `fit` will start.
@@ -86,7 +87,7 @@ class TrainingBackup(keras.callbacks.Callback):
             was not written by this callback, belongs to another model or run, or was made at or
             after the end of the `epochs` of this `fit`. The model is unchanged.
         RuntimeError: in `fit`, if another run uses the file.
-        OSError: if the file cannot be written; an earlier one is unchanged.
+        OSError: if the file cannot be written. An existing file is unchanged.
 
     Example:
 
@@ -155,13 +156,13 @@ class TrainingBackup(keras.callbacks.Callback):
 
     def _lock_path(self) -> dict[str, Any]:
         self._lock = PathLock(self.path)
-        # After a `fit` that raised, nothing else releases it.
+        # Nothing else releases it after a `fit` that raised.
         weakref.finalize(self, self._lock.release)
         remove_temporaries(self.path)
         return {}
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        set_initial_epoch(self.model, None)  # Keras has read it, and would read it in the next fit
+        set_initial_epoch(self.model, None)  # Keras would read it again in the next `fit`
         self._epoch = epoch
         self._steps = 0
         if self._resume is not None:
@@ -169,7 +170,7 @@ class TrainingBackup(keras.callbacks.Callback):
             self._skip(*self._resume)
             self._resume = None
         else:
-            # All callbacks have finished the epoch before.
+            # All callbacks have finished the previous epoch.
             self._save(is_within_epoch=False)
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
@@ -226,9 +227,9 @@ class TrainingBackup(keras.callbacks.Callback):
                     yield f"state_{index}_{name}", values
 
     def _find_divergence(self, logs: Logs = None) -> str | None:
-        """Return a description of what is not finite, or `None`.
+        """Return a description of a value that is not finite, or `None`.
 
-        What is not trainable may be infinite on purpose.
+        Weights that are not trainable may be infinite, but not NaN.
         """
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
@@ -254,8 +255,8 @@ class TrainingBackup(keras.callbacks.Callback):
                 epoch, steps = file.header["epoch"], file.header["steps"]
             kept = (
                 f"The last finite backup is kept: path={self.path!r}, epoch {epoch} (from 0), step "
-                f"{steps}. It contains the learning rate: lower that with `LearningRateScheduler`, "
-                "or clip gradients, to resume from it. Remove the file to start over."
+                f"{steps}. It contains the learning rate: to resume, lower it with "
+                "`LearningRateScheduler`, or clip gradients. Remove the file to start over."
             )
         warnings.warn(
             f"A backup needs finite weights. Received: {fault}. Training has diverged, and no "
@@ -301,10 +302,10 @@ class TrainingBackup(keras.callbacks.Callback):
             values = [file.read(f"weight_{index}") for index in range(len(weights))]
             states = {name: file.read(name) for name in file.state_names}
             self._check_values(file, weights, values, states)
-        # Nothing that was read can be refused from here on.
+        # All values have been checked.
         for weight, value in zip(weights, values, strict=True):
             weight.assign(value)
-        # State that an epoch resets at its start is restored when its batches have been skipped.
+        # State that is reset at the start of an epoch is restored after its batches are skipped.
         steps = header["steps"]
         self._resume = (steps, states) if steps else None
         self._assign_states(states, is_within_epoch=False)
@@ -351,7 +352,7 @@ class TrainingBackup(keras.callbacks.Callback):
             )
         num_available = (self.params or {}).get("steps")
         if num_available is not None:
-            # Of data of unknown length the last execution counts in full.
+            # With data of unknown length, the last execution counts as a full one.
             size = self.model.steps_per_execution
             if -(-steps // size) > -(-num_available // size):
                 raise _make_short_error(steps, num_available)
@@ -363,7 +364,7 @@ class TrainingBackup(keras.callbacks.Callback):
         values: list[np.ndarray],
         states: dict[str, np.ndarray],
     ) -> None:
-        """Raise `ValueError` unless everything that was read can be assigned."""
+        """Raise `ValueError` unless all values can be assigned."""
         cells = {id(x.cells): x for x in list_layers(self.model) if isinstance(x, WordTable)}
         for weight, value in zip(weights, values, strict=True):
             if value.shape != tuple(weight.shape):
@@ -392,14 +393,14 @@ class TrainingBackup(keras.callbacks.Callback):
                 layer.assign_run_state(own)
 
     def _skip(self, num_steps: int, states: dict[str, np.ndarray]) -> None:
-        """Let the next steps of `fit` read their batches and do nothing else."""
+        """Make the next steps of `fit` read their batches and do nothing else."""
         steps_per_execution = self.model.steps_per_execution
         train = self.model.train_function
         num_skipped = 0
 
         def skip(batches: Iterator[Any]) -> dict[str, Any]:
             nonlocal num_skipped
-            if not self._is_in_step:  # the `fit` was interrupted, and this is another one
+            if not self._is_in_step:  # a later `fit`, after an interrupted one
                 self.model.train_function = train
                 return train(batches)
             self._is_in_step = False
@@ -412,7 +413,7 @@ class TrainingBackup(keras.callbacks.Callback):
                 self._is_skipping = False
                 self._assign_states(states, is_within_epoch=True)
                 if count_replicas(self.model) == 1:
-                    # The first step would build the metrics, and no step may be left.
+                    # The first step would build the metrics, but no step may follow.
                     build_from_batch(self.model, execution[-1])
             return {}
 
@@ -425,7 +426,7 @@ def _describe(weight: Any) -> list[Any]:
 
 
 def _select_state(states: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
-    """Return the arrays of one run state, by their names in it."""
+    """Return the arrays of one run state, by name."""
     prefix = f"state_{index}_"
     return {
         name.removeprefix(prefix): values
@@ -437,6 +438,6 @@ def _select_state(states: dict[str, np.ndarray], index: int) -> dict[str, np.nda
 def _make_short_error(num_steps: int, num_available: int) -> ValueError:
     return ValueError(
         f"A backup made {num_steps} steps into an epoch needs an epoch of at least as many. "
-        f"Received: an epoch of {num_available} steps. Give the data and the batch size that it "
-        "was made with."
+        f"Received: an epoch of {num_available} steps. Give the data and the batch size of the "
+        "interrupted run."
     )

@@ -1,4 +1,4 @@
-"""Features of words from their neighbours, and allocations by these features."""
+"""Features of words from their neighbours, and allocations from these features."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def cluster_words(
 ) -> Allocation | list[Allocation]:
     """Allocate words so that words with similar neighbours share rows, and columns.
 
-    The features of `compute_word_features` are clustered by `cluster_features`. Words that
-    never occur have no features and take the cells that the others leave.
+    The features of `compute_word_features` are clustered by `cluster_features`. Words that never
+    occur have no features and get the remaining cells.
 
     Args:
         words: Word ids `(N,)`, `keras_lightrnn.data.TokenShards`, or an iterable of vectors of
@@ -95,11 +95,11 @@ def cluster_words(
         num_rows: Integer `R`, or `None`.
         num_columns: Integer `C`, or `None`.
         num_tables: Integer, the number of tables to return in a list, or `None` for one
-            `Allocation`. Each further table is clustered by the features that the tables before
+            `Allocation`. Each further table is clustered by the features that the earlier tables
             leave unexplained. Defaults to `None`.
         num_features: Integer, the number of features of a word. Defaults to 64.
         window: Integer, the number of neighbours on the left and on the right. Defaults to 1.
-        num_rounds: Integer, the largest number of rounds of clustering. Defaults to 10.
+        num_rounds: Integer, the maximum number of rounds of clustering. Defaults to 10.
         solver: The assignment solver, as `keras_lightrnn.assignment.get` takes it, or `None`
             for the default of `cluster_features`.
         max_contexts: Integer, the number of words, the most frequent ones, that count as
@@ -110,7 +110,7 @@ def cluster_words(
         verbose: Integer, 0 or 1. With 1, progress is shown on standard error.
 
     Returns:
-        An `Allocation`; with `num_tables`, a list of so many.
+        An `Allocation`; with `num_tables`, a list of `num_tables` allocations.
 
     Raises:
         TypeError: if `words` does not hold integers.
@@ -161,28 +161,28 @@ def compute_word_features(
 
         n_wc / (n_wc + 3) * max(0, log(P(w, c) / (P(w) * P'(c)))),
 
-    times the roots of the singular values. `P'(c)` is `n_c**0.75` over the sum of all `n**0.75`;
-    the first factor discounts pairs that were seen once or twice. Left and right neighbours are
-    separate columns of a sparse `(V, 2 * max_contexts)` matrix. The singular value decomposition is
-    randomised. A word's vector gets the length `log(1 + n_w)`: its direction says how the word is
-    used, its length how much the word matters.
+    times the square roots of the singular values. `P'(c)` is `n_c**0.75` over the sum of all
+    `n**0.75`. The first factor discounts pairs that were seen once or twice. Left and right
+    neighbours are separate columns of a sparse `(V, 2 * max_contexts)` matrix. The singular value
+    decomposition is randomised. A word's vector is scaled to the length `log(1 + n_w)`: its
+    direction describes the usage of the word, and its length the importance.
 
-    Memory is bounded by a block of the stream, at most `max_pairs` distinct pairs of
-    neighbours (16 bytes each, some three times that while they are merged), and a few
-    `(V, num_features)` matrices. If there are more pairs, pairs without one of the
-    `max_contexts` most frequent words so far are dropped first, then the rarest ones.
+    Memory is bounded by a block of the stream, at most `max_pairs` distinct pairs of neighbours (16
+    bytes each, about three times that while they are merged), and a few `(V, num_features)`
+    matrices. If there are more pairs, pairs without any of the `max_contexts` most frequent words
+    so far are dropped first, then the rarest pairs.
 
     Args:
         words: Word ids `(N,)`, `keras_lightrnn.data.TokenShards`, or an iterable of vectors of
             word ids: one stream, read once. The ends of vectors are ignored: separate sessions or
             documents by a word 0 and give `mask_zero=True`.
         vocabulary_size: Integer `V`.
-        num_features: Integer, the largest number of features of a word. Defaults to 64.
+        num_features: Integer, the maximum number of features of a word. Defaults to 64.
         window: Integer. The `d`-th word to either side counts `window + 1 - d` times. Defaults
             to 1.
         max_contexts: Integer, the number of words, the most frequent ones, that count as
             neighbours. Defaults to 8192.
-        max_pairs: Integer, the largest number of distinct pairs kept. Defaults to `2**26`.
+        max_pairs: Integer, the maximum number of distinct pairs to keep. Defaults to `2**26`.
         mask_zero: Boolean, whether word 0 is padding. It has no features then, is a neighbour of
             no word, and words on different sides of it are not neighbours. Defaults to False.
         seed: Integer, for the randomised decomposition. Defaults to 0.
@@ -234,7 +234,7 @@ def compute_word_features(
 
 
 def _read_blocks(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:
-    """Yield the stream in checked int64 blocks of a fixed size, the last one shorter."""
+    """Yield the checked stream in int64 blocks of a fixed size; the last may be shorter."""
     pieces: list[np.ndarray] = []
     num_words = held = 0
     for ids in check_stream(words, vocabulary_size):
@@ -250,7 +250,7 @@ def _read_blocks(words: Any, vocabulary_size: int) -> Iterator[np.ndarray]:
     if num_words == 0:
         raise ValueError(
             "`words` must hold at least one word. Received: an empty stream. A generator can be "
-            "read only once; it may have been read before."
+            "read only once: make a new one."
         )
     if held:
         yield np.concatenate(pieces).astype(np.int64)
@@ -267,7 +267,7 @@ def _count_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the counts of words, and of ordered pairs: first word, second word, times."""
     counts = np.zeros(vocabulary_size, np.int64)
-    # Sorted runs of falling length, so that each pair is merged a logarithmic number of times.
+    # Sorted runs of descending length, so that each pair is merged a logarithmic number of times.
     runs: list[tuple[np.ndarray, np.ndarray]] = []
     before = np.empty(0, np.int64)
     for block in _read_blocks(words, vocabulary_size):
@@ -279,8 +279,8 @@ def _count_pairs(
             begin = max(0, before.size - distance)
             firsts, seconds = text[begin:-distance], text[begin + distance :]
             if parts is not None:
-                # A word 0 opens a part, so a pair with it or across it is in two parts, unless it
-                # is the first of the pair.
+                # A word 0 starts a part, so the words of a pair with it or across it are in
+                # different parts, unless it is the first of the pair.
                 is_pair = (parts[begin:-distance] == parts[begin + distance :]) & (firsts != 0)
                 firsts, seconds = firsts[is_pair], seconds[is_pair]
             keys, times = np.unique(firsts * vocabulary_size + seconds, return_counts=True)
@@ -307,7 +307,7 @@ def _merge_runs(runs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, 
     keys = np.concatenate([keys for keys, _ in runs])
     if keys.size == 0:
         return keys, np.empty(0, np.int64)
-    order = np.argsort(keys, kind="stable")  # linear for the few sorted runs that these are
+    order = np.argsort(keys, kind="stable")  # linear for a few sorted runs
     keys = keys[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     times = np.concatenate([times for _, times in runs])[order]
@@ -324,8 +324,7 @@ def _prune_run(
     kept = is_context[first] | is_context[second]
     keys, times = keys[kept], times[kept]
     if keys.size > max_pairs:
-        # Down to half, so that the next block does not overflow again at once. The order of keys
-        # decides between equally rare pairs.
+        # Keep half, so that the next block does not overflow again. Ties go to the smaller key.
         kept = np.sort(np.argsort(-times, kind="stable")[: max_pairs // 2])
         keys, times = keys[kept], times[kept]
     return keys, times

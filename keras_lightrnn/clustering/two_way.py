@@ -22,16 +22,16 @@ from keras_lightrnn.table.allocation import Allocation, compute_table_shape
 
 _DIRECTION_STEPS = 20
 _TINY = np.finfo(np.float32).tiny
-# In larger vocabularies rare words are so many and so similar that an auction takes minutes.
+# In larger vocabularies the many similar rare words make an auction take minutes.
 _AUCTION_SIZE = 20_000
 # The tolerance of the auction. A loose one is enough, because vectors move after each round.
 _GAP_TOLERANCE = 1e-3
 # The least tolerance for rounds of a larger vocabulary, where each takes many seconds.
 _EXCHANGE_TOLERANCE = 0.03
-# Rows (and columns) of the blocks in which words exchange cells: in the first rounds, and in all
-# further rounds. Small blocks gain faster at first, large blocks find what small ones miss.
+# Rows, and columns, of the blocks in which words exchange cells, by round. Small blocks gain faster
+# at first; large blocks find exchanges that small ones miss.
 _BLOCK_SIDES = (8, 8, 8, 12)
-# Blocks that a thread takes at a time, some 10 ms of work.
+# Blocks that a thread computes at a time, about 10 ms of work.
 _BLOCKS_A_SLICE = 64
 # Passes over all cells that make up a round. Vectors are fitted after each pass.
 _PASSES_A_ROUND = 8
@@ -88,20 +88,20 @@ def cluster_features(
 
         sum over words w of |features_w - row_vector[row(w)] - column_vector[column(w)]|**2
 
-    over the allocation and the vectors. The start bisects the words recursively. Rounds alternate
-    between vectors, fitted by least squares, and an assignment of the words to the cells. Words
-    whose features are all zero take the cells that the others leave.
+    over the allocation and the vectors. The first allocation bisects the words recursively. Each
+    round fits the vectors by least squares and then assigns the words to the cells. Words whose
+    features are all zero get the remaining cells.
 
-    The default assignment depends on the size. Up to 20,000 words it is an auction of all cells.
-    Above, greedy choices are followed by passes over all cells, in which the words of small blocks
-    exchange their cells: rows and columns are sorted along random directions and cut into groups,
-    and a group of rows and a group of columns form a block, an exact assignment problem of 64 to
-    144 words. These run on several threads (`NUMBA_NUM_THREADS`, by default the cores of the
-    process); the result does not depend on their number.
+    Up to 20,000 words, the default assignment is an auction of all cells. Above, a greedy
+    assignment is followed by passes over all cells, in which words exchange their cells within
+    small blocks: rows and columns are sorted along random directions and cut into groups, and a
+    group of rows and a group of columns form a block, which is an exact assignment problem of 64 to
+    144 words. Blocks run on several threads (`NUMBA_NUM_THREADS`, by default the cores of the
+    process). The result does not depend on the number of threads.
 
-    With `num_tables`, the first table is clustered like this. Each further table is clustered by
-    the residual features, which the row and column vectors of the tables before do not explain. So
-    words that share a row or a column in one table are apart in the next one.
+    With `num_tables`, the first table is clustered in this way. Each further table is clustered by
+    the residual features, which the row and column vectors of the earlier tables do not explain, so
+    that words that share a row or a column in one table are apart in the next one.
 
     Args:
         features: `(V, F)` floats.
@@ -109,10 +109,10 @@ def cluster_features(
         num_columns: Integer `C`, or `None`, likewise.
         num_tables: Integer, the number of tables to return in a list, or `None` for one
             `Allocation`. Defaults to `None`.
-        num_rounds: Integer, the largest number of rounds (above 20,000 words, of 8 passes each).
+        num_rounds: Integer, the maximum number of rounds (of 8 passes each above 20,000 words).
             Defaults to 10.
-        tolerance: Float. The last round lowers the error by at most this share of it. Above 20,000
-            words at least 0.03. Defaults to 1e-4.
+        tolerance: Float. Rounds end when one lowers the error by at most this share. Above 20,000
+            words it is at least 0.03. Defaults to 1e-4.
         solver: An assignment solver for all words, as `keras_lightrnn.assignment.get` takes it, or
             `None` for the default described above. A solver neglects the products of row and column
             vectors, which matters little unless many cells are empty. Defaults to `None`.
@@ -121,13 +121,13 @@ def cluster_features(
         verbose: Integer, 0 or 1. With 1, progress is shown on standard error.
 
     Returns:
-        An `Allocation`; with `num_tables`, a list of so many.
+        An `Allocation`; with `num_tables`, a list of `num_tables` allocations.
 
     Raises:
         ValueError: if `features` is not a matrix of finite numbers whose squares fit into float32,
-            the table is too small, an argument is out of range, or `initial` has other words or
-            another table.
-        KeyboardInterrupt: if it is interrupted, also while a solver runs.
+            the table is too small, an argument is out of range, or `initial` has another number of
+            words or another table shape.
+        KeyboardInterrupt: if interrupted, also while a solver runs.
 
     Example:
 
@@ -189,7 +189,7 @@ def cluster_features(
 
 
 def _place_others(chosen: Allocation, is_chosen: np.ndarray) -> Allocation:
-    """Put the words that were not chosen into the cells that the chosen ones leave."""
+    """Put the words that were not chosen into the remaining cells."""
     if is_chosen.all():
         return chosen
     cells = np.empty(len(is_chosen), np.int64)
@@ -209,7 +209,7 @@ def exchange_words(
     seed: int = 0,
     verbose: int = 0,
 ) -> Allocation:
-    """Let some words exchange their cells to lower the error of `cluster_features`.
+    """Exchange the cells of some words to lower the error of `cluster_features`.
 
     All other words stay, and empty cells stay empty.
 
@@ -217,8 +217,8 @@ def exchange_words(
         features: `(V, F)` float32. Words whose features are all zero stay.
         allocation: The `Allocation` to start from.
         is_movable: `(V,)` booleans, the words that may move.
-        num_rounds: Integer, the largest number of rounds of 8 passes. Defaults to 10.
-        tolerance: Float. The last round lowers the error by at most this share of it. Defaults to
+        num_rounds: Integer, the maximum number of rounds of 8 passes. Defaults to 10.
+        tolerance: Float. Rounds end when one lowers the error by at most this share. Defaults to
             0.02.
         seed: Integer, for the random directions. Equal seeds give equal allocations.
         verbose: Integer, 0 or 1. With 1, progress is shown on standard error.
@@ -252,7 +252,7 @@ def _alternate(
     tolerance: float,
     progress: Progress,
 ) -> Allocation:
-    """Alternate between fitted vectors and assigned words; return the best allocation found."""
+    """Fit vectors and assign words in turn; return the best allocation."""
     row_vectors, column_vectors, error = fit_vectors(features, allocation)
     best, best_error = allocation, error
     # (V, F + 1): the last factor multiplies the squared length of the vector.
@@ -285,15 +285,15 @@ def _exchange(
     seed: int,
     progress: Progress,
 ) -> Allocation:
-    """Let words exchange cells within blocks of similar rows and columns; return the best found.
+    """Exchange cells within blocks of similar rows and columns; return the best allocation.
 
     Args:
         features: `(V, F)` float32.
         allocation: The `Allocation` to start from.
-        is_fixed: `(R, C)` booleans, the cells that take no part.
-        num_rounds: Integer, the largest number of rounds of `_PASSES_A_ROUND` passes.
-        tolerance: Float, the last round lowers the error by at most this share of it.
-        seed: Integer, for the directions in which rows and columns are sorted.
+        is_fixed: `(R, C)` booleans, the cells that do not change.
+        num_rounds: Integer, the maximum number of rounds of `_PASSES_A_ROUND` passes.
+        tolerance: Float. Rounds end when one lowers the error by at most this share.
+        seed: Integer, for the directions along which rows and columns are sorted.
         progress: `Progress`.
     """
     from keras_lightrnn.clustering import _kernels  # late, because it imports Numba

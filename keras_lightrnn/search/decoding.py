@@ -28,9 +28,9 @@ from keras_lightrnn.search.predictor import (
 from keras_lightrnn.search.prefixes import Prefixes, prepare_prefixes
 from keras_lightrnn.search.row_search import sample
 
-# Texts, or beams of all texts, that are read and searched together.
+# Texts that are read and searched together; with beam search, beams of all texts.
 _TEXTS_AT_ONCE = 64
-# Below it the best word alone has any weight, and numbers overflow.
+# Lower temperatures would overflow, and only the best word has any weight there.
 _LEAST_TEMPERATURE = 1e-6
 
 
@@ -56,10 +56,9 @@ def generate(
 ) -> Any:
     """Continue prefixes with any network: by sampling, or by beam search with `num_beams`.
 
-    Beam search keeps, after each word, the `num_beams` continuations of the highest log-probability
-    of each prefix, among all words of the vocabulary, exactly. Those that end with `end_word` are
-    finished; the others are continued. Of all that are finished, or have `length` words, those with
-    the highest score are returned, best first:
+    Beam search keeps the `num_beams` likeliest continuations of each prefix after each word, chosen
+    exactly among all words of the vocabulary. A continuation is finished when it ends with
+    `end_word` or has `length` words. Finished continuations are returned by descending score:
 
         score = log-probability / number of words ** length_penalty
 
@@ -68,44 +67,44 @@ def generate(
     Args:
         network: `StepNetwork`, or an object with its methods.
         softmax: `TwoComponentSoftmax`, built, that predicts from the network's states.
-        prefix: Word ids `(N,)` or `(B, N)`, or a list of `B` texts of unequal lengths. With
-            `mask_zero` of the softmax, word 0 is padding and is left out wherever it stands.
-        length: Integer, how many words to add at most.
-        temperature: Float; log-probabilities are divided by it. 0 takes the best word. Default 1,
-            or 0 with `num_beams`.
-        top_k: Sample among the `k` likeliest words only.
-        top_p: Sample among the fewest words that together reach this probability, after
-            temperature and `top_k`.
-        seed: Integer for the same sampled words again.
-        end_word: Integer, the word that ends a text. Whatever stands after it is padding: word 0
-            with `mask_zero`, otherwise `end_word`. `None` to add `length` words always.
+        prefix: Word ids `(N,)` or `(B, N)`, or a list of `B` texts of unequal lengths. If the
+            softmax has `mask_zero`, word 0 is padding and is ignored at every position.
+        length: Integer, the maximum number of words to add. Defaults to 20.
+        temperature: Float, by which log-probabilities are divided. 0 takes the best word. Defaults
+            to 1, or to 0 with `num_beams`.
+        top_k: Integer; sample only among the `top_k` likeliest words. Defaults to `None`.
+        top_p: Float; sample only among the fewest words that together reach this probability,
+            after temperature and `top_k`. Defaults to `None`.
+        seed: Integer. Equal seeds give equal samples. Defaults to `None`.
+        end_word: Integer, the word that ends a text. Padding follows it: word 0 with `mask_zero`,
+            otherwise `end_word` again. With `None`, `length` words are always added.
         num_beams: Integer, the width of the beam search; 1 takes the best word at each step.
-            `None` to sample.
-        length_penalty: Float, the power in the score of beam search. Above 0 it favours long
-            texts, at 0 the score is the log-probability.
-        num_return: Integer, how many continuations of each prefix to return: the best ones of
-            beam search, of which there are at most `num_beams`, or as many samples. `None` for
-            one, without an axis of its own.
-        repetition_penalty: Float of at least 1, by which the log-probability of a word is
-            multiplied that the text holds already, the prefix included.
-        excluded: Word ids that are never added, `(E,)`, or `(B, E)` for each prefix, where -1
-            stands for no word.
-        mask: Boolean, of the shape of `prefix`, false for words that are padding. Padding may
-            stand anywhere.
-        source: Tensor or tree of tensors whose first axis is `B`: what `network.start` needs
-            besides the prefixes, such as the sentences to translate. For one prefix `(N,)` the
-            first axis is 1.
-        return_log_probs: Boolean, whether to return the log-probabilities of the continuations,
-            too. Needs `num_beams`.
+            `None` (default) samples.
+        length_penalty: Float, the power in the score of beam search. Positive values favour longer
+            texts; with 0 the score is the log-probability. Defaults to 1.
+        num_return: Integer, the number of continuations to return for each prefix: the best ones
+            of beam search (at most `num_beams`), or samples. `None` (default) returns one, without
+            an axis for it.
+        repetition_penalty: Float of at least 1. The log-probability of a word that already occurs
+            in the text or its prefix is multiplied by it. Defaults to 1.
+        excluded: Word ids that are never added: `(E,)`, or `(B, E)` for each prefix, where -1
+            stands for no word. Defaults to `None`.
+        mask: Boolean, of the shape of `prefix`, false for padding, which may be at any position.
+            Defaults to `None`.
+        source: Tensor, or nested structure of tensors, with the first axis `B`: further inputs of
+            `network.start`, such as the sentences to translate. For one prefix `(N,)` the first
+            axis is 1. Defaults to `None`.
+        return_log_probs: Boolean, whether to return the log-probabilities of the continuations
+            too. Requires `num_beams`. Defaults to `False`.
 
     Returns:
         Word ids without the prefix, int32, `(length,)` or `(B, length)`; with `num_return` `n`,
         `(n, length)` or `(B, n, length)`. With `return_log_probs` also the log-probability of each
-        continuation in nats, `end_word` included and penalties left out, float64.
+        continuation in nats, float64, with `end_word` and without penalties.
 
     Raises:
         TypeError: if the network lacks a method.
-        ValueError: if an argument is out of range, or arguments contradict each other.
+        ValueError: if an argument is out of range, or two arguments are incompatible.
 
     Example:
 
@@ -115,7 +114,7 @@ def generate(
     >>> words.shape
     (2, 6)
 
-    For a network of your own see `StepNetwork`.
+    For a custom network see `StepNetwork`.
     """
     _check_network(network, softmax)
     predictor = make_predictor(network, softmax, run_without_gradients)
@@ -152,14 +151,14 @@ def _check_network(network: Any, softmax: Any) -> None:
     if missing:
         raise TypeError(
             f"`network` must have the methods {methods} of `keras_lightrnn.search.StepNetwork`. "
-            f"Received: network={network!r} without {missing}. Write them for your model: one "
-            "that returns the states of all words of a text is not enough."
+            f"Received: network={network!r} without {missing}. A model that returns the states of "
+            "all words of a text is not enough: wrap it in a `StepNetwork`."
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of `generate` that are the same for all prefixes; see there."""
+    """The arguments of `generate` that are the same for all prefixes."""
 
     length: int
     temperature: float | None
@@ -174,13 +173,13 @@ class Options:
     return_log_probs: bool
 
     def check(self, vocabulary_size: int, num_allowed: int) -> None:
-        """Raise `ValueError` unless the options are valid for so many words."""
+        """Raise `ValueError` unless the options are valid for these numbers of words."""
         check_size("length", self.length)
         if self.temperature is not None and not (
             isinstance(self.temperature, Real) and 0 <= self.temperature < np.inf
         ):
             raise ValueError(
-                "`temperature` must be a finite number that is not negative. Received: "
+                "`temperature` must be a finite number of at least 0. Received: "
                 f"temperature={self.temperature!r}."
             )
         if self.top_k is not None:
@@ -220,13 +219,13 @@ class Options:
         given = ", ".join(f"{name}={x!r}" for name, x in sampling.items() if x is not None)
         if given:
             raise ValueError(
-                "Beam search takes the likeliest words and samples none. Received: num_beams="
+                "Beam search does not sample. Received: num_beams="
                 f"{num_beams}, {given}. Leave out either `num_beams` or the options of sampling."
             )
         if self.num_return is not None and self.num_return > num_beams:
             raise ValueError(
                 "Beam search returns at most one text for each beam. Received: num_return="
-                f"{self.num_return}, num_beams={num_beams}. Give more beams."
+                f"{self.num_return}, num_beams={num_beams}. Increase `num_beams`."
             )
 
     def _check_sampling(self) -> None:
@@ -250,8 +249,8 @@ class Hypotheses(NamedTuple):
     Attributes:
         texts: `(n,)`, the index of the prefix that each continues.
         words: `(n, t)` int32.
-        log_probs: `(n,)`, their log-probabilities; 0 where they are sampled.
-        scores: `(n,)`, the same with the repetition penalty.
+        log_probs: `(n,)`, their log-probabilities; 0 for samples.
+        scores: `(n,)`, the log-probabilities with the repetition penalty.
     """
 
     texts: np.ndarray
@@ -260,12 +259,12 @@ class Hypotheses(NamedTuple):
     scores: np.ndarray
 
     def take(self, places: np.ndarray) -> Hypotheses:
-        """Return some of them, given their places or which they are."""
+        """Return some of them, given indices or a boolean mask."""
         return Hypotheses(*(x[places] for x in self))
 
 
 class Finished(NamedTuple):
-    """A continuation that is finished: its score, words and log-probability."""
+    """A finished continuation."""
 
     score: float
     words: np.ndarray
@@ -292,7 +291,7 @@ def decode(
     if source is not None:
         _check_source(source, num_texts)
     chooser = _make_chooser(predictor, options)
-    # Each sample is a text; beam search returns several of one.
+    # Each sample continues a copy of its prefix; beam search finds several for one prefix.
     num_copies = 1 if isinstance(chooser, _Beams) else num_return
     copies = np.repeat(np.arange(num_texts), num_copies)
     found: list[list[Finished]] = []
@@ -326,7 +325,7 @@ def _continue(
     options: Options,
     excluded: np.ndarray | None,
 ) -> list[list[Finished]]:
-    """Return the best continuations of each text of a search, best first."""
+    """Return the continuations of each text of a search, best first."""
     num_texts = len(prefixes.words)
     zeros = np.zeros(num_texts)
     live = Hypotheses(np.arange(num_texts), np.zeros((num_texts, 0), np.int32), zeros, zeros)
@@ -374,18 +373,18 @@ class _Chooser(abc.ABC):
 
     @property
     def num_rows_a_text(self) -> int:
-        """The most hypotheses of a text."""
+        """The maximum number of hypotheses of a text."""
         return 1
 
     @property
     def texts_at_once(self) -> int:
-        """How many texts are continued together."""
+        """The number of texts that are continued together."""
         return max(_TEXTS_AT_ONCE // self.num_rows_a_text, 1)
 
     def choose_num_rows(self, num_texts: int) -> int | None:
-        """Return how many hypotheses a search is to have, or `None` for those that are live.
+        """Return the number of hypotheses of a search, or `None` for the number of live ones.
 
-        JAX compiles a function for each number.
+        JAX compiles a function for each number, so it is constant there.
         """
         is_jax = keras.backend.backend() == "jax"
         return num_texts * self.num_rows_a_text if is_jax else None
@@ -394,32 +393,32 @@ class _Chooser(abc.ABC):
     def choose(
         self, search: Search | TablesSearch, live: Hypotheses, prefixes: Prefixes
     ) -> tuple[np.ndarray, Hypotheses]:
-        """Return hypotheses of one word more, and the places of those that they continue.
+        """Return hypotheses with one more word, and the indices of those that they continue.
 
-        The search may have more texts than `live`, which do not count.
+        A search may have more texts than `live`; these are ignored.
         """
 
     def may_win(self, live: Hypotheses, finished: list[list[Finished]]) -> np.ndarray:
-        """Return which hypotheses may be returned when they are continued, `(n,)` boolean."""
+        """Return which hypotheses can still be among the results, `(n,)` boolean."""
         return np.full(len(live.words), True)
 
     def pick(self, finished: list[Finished]) -> list[Finished]:
-        """Return the continuations of a text that are returned."""
+        """Return the continuations of a text to return, best first."""
         return finished
 
     def best_words(
         self, search: Search | TablesSearch, k: int, live: Hypotheses, prefixes: Prefixes
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the `k` words of the highest score, log-probabilities and scores, `(n, k)` each.
+        """Return the `k` words with the highest scores, their log-probabilities and scores.
 
-        The score is the log-probability with the repetition penalty. Words that do not exist are
-        -1, and have the score minus infinity.
+        All are `(n, k)`. The score is the log-probability with the repetition penalty. If a text
+        has fewer words, the rest are -1 with the score minus infinity.
         """
         if self.options.repetition_penalty == 1:
             words, log_probs = (x[: len(live.words)] for x in search.best_words(k))
             return words, log_probs, log_probs
         seen = _list_seen(live, prefixes)
-        # No other word is below the best `k` for its penalty.
+        # The penalty can move only words that were seen out of the best `k`.
         most = min(k + max(len(of_text) for of_text in seen), self.num_words)
         words, log_probs = (x[: len(live.words)] for x in search.best_words(most))
         scores = np.stack(
@@ -438,7 +437,7 @@ class _Chooser(abc.ABC):
 
 
 def _list_seen(live: Hypotheses, prefixes: Prefixes) -> list[np.ndarray]:
-    """Return the different words of each text, prefix included."""
+    """Return the distinct words of each text, including its prefix."""
     return [
         np.unique(np.concatenate([prefixes.words[text, : prefixes.lengths[text]], words]))
         for text, words in zip(live.texts, live.words, strict=True)
@@ -446,7 +445,7 @@ def _list_seen(live: Hypotheses, prefixes: Prefixes) -> list[np.ndarray]:
 
 
 class _Beams(_Chooser):
-    """Takes the continuations of the highest score of each text."""
+    """Beam search: takes the continuations with the highest scores of each text."""
 
     @property
     def num_rows_a_text(self) -> int:
@@ -466,7 +465,7 @@ class _Beams(_Chooser):
         log_probs, scores = live.log_probs[parents] + log_probs, live.scores[parents] + scores
         texts = live.texts[parents]
         order = np.lexsort((words, parents, -scores, texts))
-        first = np.searchsorted(texts[order], texts[order])  # of each text, in this order
+        first = np.searchsorted(texts[order], texts[order])  # where each text begins
         order = order[np.arange(len(order)) - first < self.num_rows_a_text]
         parents = parents[order]
         longer = np.concatenate([live.words[parents], words[order, None]], axis=1)
@@ -475,7 +474,7 @@ class _Beams(_Chooser):
     def may_win(self, live: Hypotheses, finished: list[list[Finished]]) -> np.ndarray:
         penalty, length = self.options.length_penalty, self.options.length
         size = live.words.shape[1] + 1
-        # Words to come add nothing above 0, and the length that serves the score best.
+        # Further words add at most 0 to the score; of the possible lengths the best one counts.
         bounds = live.scores / (length if penalty > 0 else size) ** penalty
         least = np.full(len(finished), -np.inf)
         for text, of_text in enumerate(finished):
@@ -486,15 +485,15 @@ class _Beams(_Chooser):
     def pick(self, finished: list[Finished]) -> list[Finished]:
         if len(finished) < self.num_return:
             raise ValueError(
-                "Each prefix must have as many continuations as are returned. Received: "
-                f"num_return={self.num_return}, and a prefix with {len(finished)}. Give a smaller "
+                "Each prefix must have at least `num_return` continuations. Received: "
+                f"num_return={self.num_return}, and a prefix with {len(finished)}. Lower "
                 "`num_return`, or exclude fewer words."
             )
         return sorted(finished, key=lambda x: -x.score)[: self.num_return]
 
 
 class _Sampler(_Chooser):
-    """Draws one word after each text."""
+    """Samples one word after each text."""
 
     def __init__(self, predictor: Predictor, options: Options) -> None:
         super().__init__(predictor, options)
@@ -514,7 +513,7 @@ class _Sampler(_Chooser):
     def _list_choices(
         self, search: Search | TablesSearch, live: Hypotheses, prefixes: Prefixes
     ) -> tuple[Iterable[tuple[np.ndarray, np.ndarray]], float | None]:
-        """Return, of each text, the words to draw from and their scores; and the nucleus to keep.
+        """Return the words to draw from and their scores, for each text, and the nucleus to keep.
 
         The scores are log-probabilities with the repetition penalty.
         """
@@ -526,7 +525,7 @@ class _Sampler(_Chooser):
         if top_p is None and not has_penalty:
             return search.sample_rows(self.generator, self.temperature), None
         if top_p is not None and self.temperature == 1 and not has_penalty:
-            return search.nuclei(top_p), None  # they are the nuclei of all words already
+            return search.nuclei(top_p), None  # already the nuclei of all words
         every = np.arange(self.vocabulary_size)
         seen = _list_seen(live, prefixes)
         return (
@@ -567,21 +566,21 @@ def _check_excluded(
         return None
     if end_word is not None and (excluded == end_word).any():
         raise ValueError(
-            "A text cannot end with a word that is excluded. Received: end_word="
-            f"{end_word}, which is in `excluded`. Leave one of them out."
+            "`end_word` must not be excluded. Received: end_word="
+            f"{end_word}, which is in `excluded`. Remove it from one of the two."
         )
     num_words = vocabulary_size - has_padding
     num_excluded = _count_excluded(excluded, has_padding)
     if num_excluded.max() >= num_words:
         raise ValueError(
-            f"At least one of the {num_words} words must be left. Received: `excluded` with "
-            f"all of them for the prefix at index {int(num_excluded.argmax())}."
+            f"`excluded` must leave at least one of the {num_words} words. Received: all of them "
+            f"for the prefix at index {int(num_excluded.argmax())}. Exclude fewer words."
         )
     return excluded
 
 
 def _count_excluded(excluded: np.ndarray, mask_zero: bool) -> np.ndarray:
-    """Return how many words each row excludes, word 0 apart with `mask_zero`."""
+    """Return the number of words that each row excludes; padding does not count."""
     return np.array([len(np.unique(row[row >= int(mask_zero)])) for row in excluded])
 
 

@@ -20,8 +20,8 @@ from keras_lightrnn.search.graph_rows import LEAST, ROWS_AT_ONCE, GraphTable
 from keras_lightrnn.search.graph_tables import find_best_of_tables, find_ranks_of_tables
 from keras_lightrnn.search.layer_search import list_row_offsets, predict_all_rows
 
-# Texts that are searched together, and the largest number of floats in one tensor of theirs. A
-# text that needs many rows makes only the texts of its block wait.
+# Texts that are searched together, and the largest number of floats in one of their tensors. A
+# text that needs many rows delays only the texts in its block.
 _TEXTS_AT_ONCE = 64
 _FLOATS_AT_ONCE = 1 << 22
 
@@ -35,12 +35,12 @@ def find_best_words(
         softmax: `TwoComponentSoftmax` with a row reader, built.
         states: `(B, H)`.
         k: Integer.
-        excluded: `(B, E)` integers, words that are not answered, -1 for none; or `None`.
+        excluded: `(B, E)` integers, words that are not returned, -1 for none; or `None`.
 
     Returns:
-        Words `(B, k)` int32 and their log-probabilities `(B, k)` float32, best first, of equal
-        words the lesser ids first. -1 and minus infinity where fewer than `k` words may be
-        answered. The log-probabilities of a text are NaN if an id in `excluded` is out of range.
+        Words `(B, k)` int32 and their log-probabilities `(B, k)` float32, best first; ties go to
+        the smaller id. -1 and minus infinity where fewer than `k` words can be returned. The
+        log-probabilities of a text are NaN if an id in `excluded` is out of range.
     """
 
     def search(tables: Any, excluded: Tensor) -> list[Any]:
@@ -62,9 +62,9 @@ def find_word_ranks(softmax: Any, states: Tensor, targets: WordIds, excluded: Te
         excluded: `(B, E)` integers, words that do not count, -1 for none; or `None`.
 
     Returns:
-        `(B,)` int32, from 1: how many words are likelier, or as likely with a lesser id, and 1.
-        With `mask_zero`, word 0 does not count, and the rank of the target 0 is 0. -1 where the
-        log-probability is NaN or an id is out of range.
+        `(B,)` int32: 1 plus the number of words that are likelier, or as likely with a smaller id.
+        With `mask_zero`, word 0 does not count, and the rank of the target 0 is 0. The rank is -1
+        if the log-probability is NaN or an id is out of range.
     """
 
     def search(tables: Any, targets: WordIds, excluded: Tensor) -> list[Any]:

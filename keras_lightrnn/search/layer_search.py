@@ -20,18 +20,18 @@ from keras_lightrnn.search.table_search import SearchedTable, TableSearch
 def predict_rows(
     softmax: Any, states: Tensor, row_offsets: Tensor = None, component_log_probs: Tensor = None
 ) -> tuple[Any, list[Any]]:
-    """Return what the components of one table say of the next rows.
+    """Predict the next rows with the components of one table.
 
     Args:
-        softmax: `TwoComponentSoftmax` with a row reader, or one of its `tables`, built.
+        softmax: `TwoComponentSoftmax` with a row reader, or that of a further table, built.
         states: `(B, H)`.
-        row_offsets: What `softmax.compute_row_offsets` returned, if that is known.
+        row_offsets: The result of `softmax.compute_row_offsets`, or `None` to compute it.
         component_log_probs: `(B, M)`, the log-weights of its components; `None` for one.
 
     Returns:
-        Log-probabilities of rows `(B, R)`, and what `predict_columns` needs: the queries
-        `(B, M, H)` and, with several components, the log of the share that each component has in
-        each row, `(B, R, M)`.
+        Log-probabilities of rows `(B, R)`, and a list for `predict_columns`: the queries
+        `(B, M, H)` and, with several components, the log of each component's share in each row,
+        `(B, R, M)`.
     """
     queries = softmax.compute_queries(states)
     log_probs = ops.log_softmax(softmax.compute_row_logits(queries, row_offsets))  # (B, M, R)
@@ -89,13 +89,13 @@ class _LayerSearch(RowSearch):
 def predict_all_rows(
     softmax: Any, states: Tensor, row_offsets: list[Any]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return what `predict_rows` returns of each table.
+    """Return the results of `predict_rows` for each table.
 
     Args:
         softmax: `TwoComponentSoftmax` with a row reader, built.
         states: `(B, H)`.
-        row_offsets: Of each table, what `compute_row_offsets` returned, or nothing if no table
-            has any.
+        row_offsets: The result of `compute_row_offsets` for each table; empty if no table has
+            offsets.
     """
     weights = None
     if softmax.component_kernel is not None:
@@ -110,7 +110,7 @@ def predict_all_rows(
 
 
 def list_row_offsets(softmax: Any) -> list[Any]:
-    """Return the row offsets of each table; nothing if no table has any."""
+    """Return the row offsets of each table; an empty list if no table has any."""
     offsets = [table.compute_row_offsets() for table in softmax.list_tables()]
     if any(x is not None for x in offsets):
         return [
@@ -121,7 +121,7 @@ def list_row_offsets(softmax: Any) -> list[Any]:
 
 
 def search_states(softmax: Any, states: Tensor) -> RowSearch | TableSearch:
-    """Return the search after texts with `states`, `(B, H)`, for a softmax with a row reader."""
+    """Return the search after texts with the states `(B, H)`, for a softmax with a row reader."""
     states = check_states(softmax, "states", states)
     predicted = predict_all_rows(softmax, states, list_row_offsets(softmax))
     searches = [
@@ -143,10 +143,10 @@ def search_states(softmax: Any, states: Tensor) -> RowSearch | TableSearch:
 
 
 class StateSearch(_LayerSearch):
-    """The words after some texts by one table, from the states of any network.
+    """Search with one table, from the states of any network.
 
     Args:
-        softmax: `TwoComponentSoftmax` with a row reader, or one of its `tables`.
+        softmax: `TwoComponentSoftmax` with a row reader, or that of a further table.
         row_log_probs: `(B, R)`, as `predict_rows` returns it.
         context: The second result of `predict_rows`.
     """
@@ -162,7 +162,7 @@ class StateSearch(_LayerSearch):
 
 
 class HalfStepSearch(_LayerSearch):
-    """The words after some texts, with a function by which the network reads rows.
+    """Search on half-steps, with a function that lets the network read rows.
 
     Args:
         softmax: `TwoComponentSoftmax` without a row reader, built.

@@ -31,8 +31,8 @@ _SIZES = (1, 4, 16, 64, ROWS_AT_ONCE)
 class Predictor(abc.ABC):
     """A network and a softmax as functions of tensors, compiled on first use.
 
-    A context is what the functions hand on to each other: the cache of the network, and what
-    follows from the hidden states once for all rows.
+    The functions pass a context to each other: the cache of the network, and tensors that are
+    computed from the hidden states once for all rows.
 
     Args:
         network: `WordNetwork` or `StepNetwork`.
@@ -47,18 +47,19 @@ class Predictor(abc.ABC):
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def run(self, name: str, *args: Any, any_size: bool = True, **options: Any) -> Any:
-        """Run one of the methods of tensors below, compiled for its options."""
+        """Run one of the methods below, which take tensors, compiled for its options."""
         key = (name, any_size, len(args), *options.items())
         if key not in self._compiled:
             method = getattr(self, name)
 
-            def function(*args: Any) -> Any:  # TensorFlow counts the options of a partial
+            # Not a partial, whose options TensorFlow counts as arguments.
+            def function(*args: Any) -> Any:
                 return method(*args, **options)
 
             self._compiled[key] = self._compile_function(function, any_size)
         return self._compiled[key](*args)
 
-    # Methods of tensors.
+    # Functions of tensors.
 
     def score_windows(self, words: WordIds) -> Any:
         """Return the log-probabilities of the words 1..N-1 of sequences, from the zero state."""
@@ -66,7 +67,7 @@ class Predictor(abc.ABC):
         return self.softmax(states, words[:, 1:], training=False)
 
     def score_windows_fused(self, words: WordIds) -> Any:
-        """Return the same, sooner once it is compiled for the shape of `words`."""
+        """Do what `score_windows` does; faster, but compiled for each shape of `words`."""
         states, _ = self.network.run_windows(words, training=False, fused=True)
         return self.softmax(states, words[:, 1:], training=False, fused=True)
 
@@ -77,21 +78,21 @@ class Predictor(abc.ABC):
         source: Any = None,
         max_length: int | None = None,
     ) -> tuple[Any, Any]:
-        """Return log-probabilities of rows after prefixes `(B, N)`, and a context.
+        """Return the log-probabilities of rows after prefixes `(B, N)`, and a context.
 
-        The first are a list, `(B, R)` of each table. For the other arguments see
-        `StepNetwork.start`.
+        The log-probabilities are a list with one tensor `(B, R)` for each table. For the other
+        arguments see `StepNetwork.start`.
         """
         offsets = list_row_offsets(self.softmax)
         started = self.network.start(words, lengths, max_length, source)
         return self._predict_rows("start", words, started, offsets)
 
     def read_words(self, words: WordIds, cache: Any, row_offsets: list[Any]) -> tuple[Any, Any]:
-        """Return the same after one more word of each text, `(B,)`."""
+        """Return what `read_prefixes` does, after one more word of each text, `(B,)`."""
         return self._predict_rows("step", words, self.network.step(words, cache), row_offsets)
 
     def _predict_rows(self, method: str, words: WordIds, read: Any, row_offsets: list[Any]) -> Any:
-        """Return log-probabilities of rows and the context: cache, others, row offsets."""
+        """Return log-probabilities of rows, and the context: cache, tensors and row offsets."""
         hidden, cache = read
         name = f"the hidden states of {type(self.network).__name__}.{method}"
         hidden = check_states(self.softmax, name, hidden, words.shape[0])
@@ -102,11 +103,11 @@ class Predictor(abc.ABC):
     def _predict_rows_of(
         self, hidden: Tensor, row_offsets: list[Any]
     ) -> tuple[list[Any], list[Any]]:
-        """Return log-probabilities of rows after hidden states, and what `expand_rows` needs."""
+        """Return log-probabilities of rows, and the tensors that `expand_rows` needs."""
 
     @abc.abstractmethod
     def get_expandable(self, context: Any) -> Any:
-        """Return the part of a context that `expand_rows` needs: each tensor more costs time."""
+        """Return the part of a context that `expand_rows` needs. Each tensor costs time."""
 
     @abc.abstractmethod
     def expand_rows(self, places: Tensor, expandable: Any, table: int = 0) -> tuple[Any, Any]:
@@ -114,7 +115,7 @@ class Predictor(abc.ABC):
 
         Args:
             places: `(2, n)` int32, texts and rows.
-            expandable: Of the context of the texts; see `get_expandable`.
+            expandable: What `get_expandable` returned for the context of the texts.
             table: Integer, the table of the rows.
         """
 
@@ -163,12 +164,12 @@ def make_predictor(network: Any, softmax: Any, compile_function: Callable[..., A
 
 
 def take_texts(cache: Any, texts: Tensor) -> Any:
-    """Return the cache of some texts, given their places `(n,)` int32."""
+    """Return the cache of the texts at some indices, `(n,)` int32."""
     return keras.tree.map_structure(lambda x: look_up(x, texts), cache)
 
 
 class Search(RowSearch):
-    """The next word after some texts, as a `Predictor` with one table sees it."""
+    """Search for the next word after some texts, with a `Predictor` of one table."""
 
     def __init__(self, predictor: Predictor, row_log_probs: Tensor, context: Any) -> None:
         self.predictor, self.context = predictor, context
@@ -188,7 +189,7 @@ class Search(RowSearch):
         return self._cells[words] // self.num_columns
 
     def all_words(self) -> Iterator[np.ndarray]:
-        """Yield the log-probabilities of all words, `(V,)`, of one text after the other.
+        """Yield the log-probabilities of all words, `(V,)`, for one text after the other.
 
         Excluded words have a log-probability of minus infinity.
         """
@@ -208,7 +209,7 @@ class Search(RowSearch):
 
 
 class TablesSearch(TableSearch):
-    """The next word after some texts, as a `Predictor` with several tables sees it."""
+    """Search for the next word after some texts, with a `Predictor` of several tables."""
 
     def __init__(self, predictor: Predictor, row_log_probs: Tensor, context: Any) -> None:
         self.predictor, self.context = predictor, context
@@ -244,13 +245,12 @@ def read_prefixes(
     if isinstance(predictor.network, WordNetwork):
         options = {}
         if prefixes.have_one_length or predictor.softmax.mask_zero:
-            # Recurrent layers run faster without a mask, and those that pass over word 0 need no
-            # other.
+            # Recurrent layers run faster without a mask. With `mask_zero`, word 0 masks padding.
             args = args[:1]
     elif not prefixes.lengths.all():
         raise ValueError(
-            "Every prefix must hold a word. Received: padding alone at index "
-            f"{int(prefixes.lengths.argmin())}. Begin texts with a word for their start."
+            "Every prefix must hold at least one word. Received: only padding at index "
+            f"{int(prefixes.lengths.argmin())}. Start every text with a start word."
         )
     return _make_search(predictor, predictor.run("read_prefixes", *args, **options))
 
@@ -263,8 +263,8 @@ def follow_words(
     Args:
         search: The search before these words.
         words: `(n,)` int32.
-        texts: `(n,)`, the place in `search` of the text that each word follows; `None` for one
-            word after each of all texts.
+        texts: `(n,)`, the index in `search` of the text that each word follows; `None` for one
+            word after each text.
     """
     predictor, (cache, _, row_offsets) = search.predictor, search.context
     if texts is not None:
@@ -275,7 +275,7 @@ def follow_words(
                 f"axis. Received: a cache of {type(predictor.network).__name__} with the shapes "
                 f"{[tuple(shape) for shape in shapes]}."
             )
-        if not np.array_equal(texts, np.arange(search.num_texts)):  # a copy costs its time
+        if not np.array_equal(texts, np.arange(search.num_texts)):  # a copy would take time
             cache = take_texts(cache, ops.convert_to_tensor(texts.astype(np.int32)))
     predicted = predictor.run("read_words", words, cache, row_offsets)
     return _make_search(predictor, predicted)
@@ -298,7 +298,7 @@ def _expand_rows(
 
 
 def _pad(places: np.ndarray) -> np.ndarray:
-    """Return places `(2, n)`, padded to one of a few sizes where each is compiled."""
+    """Return places `(2, n)`; on JAX, padded to one of a few sizes, which are compiled."""
     if keras.backend.backend() != "jax":
         return places
     num_rows = places.shape[1]

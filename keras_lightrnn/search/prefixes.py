@@ -29,7 +29,7 @@ class Prefixes(NamedTuple):
         return bool((self.lengths == self.words.shape[1]).all())
 
     def take(self, texts: Tensor) -> Prefixes:
-        """Return the texts at some indices, or of a slice."""
+        """Return the texts at some indices, or in a slice."""
         lengths = self.lengths[texts]
         return Prefixes(self.words[texts, : max(lengths.max(), 1)], lengths, self.is_batch)
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-# No more rows of all texts together are held at a time.
+# The most rows, of all texts together, that are computed at a time.
 ROWS_AT_ONCE = 256
-# Rows of a text that a search for the best words expands first: of one text, which waits for each
-# call, and of several, for which what is expanded in vain counts.
+# Rows of each text that a search expands first. For one text the number of calls counts, so it
+# starts with more rows; for several texts the rows that are expanded in vain count.
 _FIRST_ROWS, _FIRST_ROWS_OF_SEVERAL = 16, 4
-# Above all word ids: words of several texts are told apart by text * this + word.
+# Larger than any word id, so that `text * _MOST_WORDS + word` identifies a word of a text.
 _MOST_WORDS = 2**31
 
 
@@ -22,13 +22,13 @@ class RowSearch(abc.ABC):
     """The distributions of the next word after some texts.
 
     The log-probabilities of all rows are known from the start; rows are expanded into words on
-    demand. Log-probabilities of words are float64: a float32 of a row and one of a column given
-    the row, added.
+    demand. The log-probability of a word is the float64 sum of two float32 numbers: that of its row
+    and that of its column given the row.
 
     Args:
-        row_log_probs: `(B, R)`, of the next word's row.
+        row_log_probs: `(B, R)`, the log-probabilities of the next word's row.
         num_columns: Integer `C`.
-        padding: Integer, a word that is never answered, or `None`.
+        padding: Integer, a word that is never returned, or `None`.
 
     Raises:
         ValueError: if the network computes NaN.
@@ -45,7 +45,7 @@ class RowSearch(abc.ABC):
 
     @property
     def num_texts(self) -> int:
-        """How many texts there are."""
+        """The number of texts."""
         return len(self.row_log_probs)
 
     @abc.abstractmethod
@@ -62,7 +62,7 @@ class RowSearch(abc.ABC):
         """Return the rows of words."""
 
     def exclude(self, words: np.ndarray) -> None:
-        """Never answer these words.
+        """Exclude words from all results.
 
         Args:
             words: `(B, E)` integers: word ids for each text, -1 for none.
@@ -115,7 +115,7 @@ class RowSearch(abc.ABC):
 
         Args:
             texts: `(n,)` indices of texts.
-            rows: `(n,)`, of each the row that is looked at.
+            rows: `(n,)`, the row to expand after each of the texts.
         """
         words, log_probs = [], []
         for here, of_rows, column_log_probs in self.read_columns(texts, rows):
@@ -126,12 +126,12 @@ class RowSearch(abc.ABC):
     def read_columns(
         self, texts: np.ndarray, rows: np.ndarray
     ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """Yield what `compute_columns` returns for some rows at a time, and where these are."""
+        """Yield slices of the rows, with the words in them and their log-probabilities."""
         for start in range(0, len(rows), ROWS_AT_ONCE):
             here = slice(start, start + ROWS_AT_ONCE)
             words, log_probs = self.compute_columns(texts[here], rows[here])
             is_impossible = np.isneginf(self.row_log_probs[texts[here], rows[here]])
-            if is_impossible.any():  # whose words may all have a bias of minus infinity
+            if is_impossible.any():  # all of its words may have a bias of minus infinity
                 log_probs = np.where(is_impossible[:, None], np.float32(0), log_probs)
             _check_numbers(log_probs)
             yield here, *self._drop_excluded(texts[here], words, log_probs)
@@ -139,9 +139,8 @@ class RowSearch(abc.ABC):
     def best_words(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words of each text and their log-probabilities, `(B, k)` each.
 
-        A row is expanded if its own log-probability is not below that of the last of the best `k`
-        by then: no word of it can be likelier than its row. Of equal words the lesser ids come
-        first.
+        A row is expanded unless its log-probability is below that of the current `k`-th word,
+        because no word is likelier than its row. Ties go to the smaller id.
         """
         best = _BestWords(len(self.row_log_probs), k)
         order, falling = self._sort_rows()
@@ -156,17 +155,17 @@ class RowSearch(abc.ABC):
         return best.words, best.log_probs
 
     def _sort_rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows in falling order and their log-probabilities, `(B, R)` each."""
+        """Return the rows in descending order and their log-probabilities, `(B, R)` each."""
         order = np.argsort(-self.row_log_probs, axis=1, kind="stable")
         return order, np.take_along_axis(self.row_log_probs, order, axis=1)
 
     @property
     def _num_first_rows(self) -> int:
-        """How many rows of a text to expand at first."""
+        """The number of rows of each text to expand first."""
         return _FIRST_ROWS if len(self.row_log_probs) == 1 else _FIRST_ROWS_OF_SEVERAL
 
     def _grow(self) -> Iterator[slice]:
-        """Yield parts of the rows, each four times as long as the one before."""
+        """Yield slices of the rows, each four times as long as the previous one."""
         start, size = 0, self._num_first_rows
         while start < self.row_log_probs.shape[1]:
             yield slice(start, start + size)
@@ -175,20 +174,22 @@ class RowSearch(abc.ABC):
     def sample_rows(
         self, generator: np.random.Generator, temperature: float
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Draw a row for each text with the weight of its words, `sum of P(word) ** (1 / t)`.
+        """Draw a row for each text with probability proportional to `sum of P(word) ** (1 / t)`.
 
-        By rejection, exactly: a row is drawn with a bound of its weight, expanded, which makes
-        its weight known, and kept with probability weight / bound.
+        This is exact rejection sampling: a row is drawn in proportion to an upper bound of its
+        weight, expanded, which makes the weight known, and accepted with probability
+        weight / bound.
 
         Returns:
             For each text, the words of its row and their log-probabilities.
         """
-        # Over C columns, sum P(column) ** (1 / t) is at most 1, or for t > 1 C ** (1 - 1 / t).
+        # The sum of P(column) ** (1 / t) over C columns is at most 1 if t <= 1, and at most
+        # C ** (1 - 1 / t) if t > 1.
         bounds = self.row_log_probs / temperature
         bounds += max(1 - 1 / temperature, 0) * np.log(self.num_columns)
         order = np.argsort(-bounds, axis=1, kind="stable")
-        # At temperature 1 a bound is the weight, and the first row is kept. Elsewhere the likeliest
-        # of the others are expanded as well: they cost little more in one call.
+        # At temperature 1 the bound is the weight, so the first row is accepted. At others the
+        # likeliest further rows are expanded too, which costs little more in the same call.
         num_others = 0 if temperature == 1 else self._num_first_rows - 1
         expanded: list[dict[int, tuple[np.ndarray, np.ndarray]]] = [{} for _ in bounds]
         kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -212,7 +213,7 @@ class RowSearch(abc.ABC):
                 for (text, row), *found in zip(places, words, log_probs, strict=True):
                     expanded[text][row] = tuple(found)
             for text, row in drawn:
-                # A row that was known is drawn by its weight itself.
+                # The weight of a row that was expanded earlier is known, and is its bound.
                 chance = np.exp(chances[text] + bounds[text, row]) if text in chances else 1.0
                 if generator.random() < chance:
                     words, log_probs = expanded[text][row]
@@ -220,9 +221,13 @@ class RowSearch(abc.ABC):
         return [kept[text] for text in range(len(bounds))]
 
     def nuclei(self, top_p: float) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return, for each text, at least the fewest words that reach `top_p` of what is allowed.
+        """Return the fewest words of each text that reach a share `top_p` of the probability.
 
-        Words and log-probabilities, best first; of equal words the lesser ids.
+        Excluded words have no part in it. More words may be returned.
+
+        Returns:
+            For each text, words and their log-probabilities, best first; ties go to the smaller
+            id.
         """
         num_texts, num_rows = self.row_log_probs.shape
         order, falling = self._sort_rows()
@@ -230,7 +235,7 @@ class RowSearch(abc.ABC):
         found = [(np.empty(0, np.int32), np.empty(0))] * num_texts
         is_found = np.zeros(num_texts, bool)
         for here in self._grow():
-            # No text has a likelier word in the rows to come.
+            # No word in the remaining rows is likelier.
             bounds = falling[:, here.stop] if here.stop < num_rows else np.full(num_texts, -np.inf)
             waiting = np.flatnonzero(~is_found)
             rows = order[waiting, here]  # (n, m)
@@ -242,7 +247,7 @@ class RowSearch(abc.ABC):
                 more = (x.reshape(len(texts), -1) for x in expanded)
                 for text, *of_text in zip(texts, *more, strict=True):
                     words, log_probs = found[text] = _merge(found[text], of_text)
-                    # Words above every row to come are in their final order.
+                    # Words above the bound of the remaining rows are in their final order.
                     reached = np.cumsum(np.exp(log_probs[log_probs > bounds[text]]))
                     if len(reached) and reached[-1] >= least[text]:
                         num_kept = int(np.searchsorted(reached, least[text])) + 1
@@ -254,11 +259,11 @@ class RowSearch(abc.ABC):
 
 
 class _BestWords:
-    """The `k` likeliest of the words that were added, of each text; the lesser id first if equal.
+    """The `k` likeliest of the words that were added, for each text; ties go to the smaller id.
 
     Attributes:
-        words: `(B, k)`, -1 as long as there are fewer.
-        log_probs: `(B, k)`, falling.
+        words: `(B, k)`, -1 where fewer words were added.
+        log_probs: `(B, k)`, descending.
     """
 
     def __init__(self, num_texts: int, k: int) -> None:
@@ -278,15 +283,15 @@ class _BestWords:
             texts: `(n,)`, the text that each row follows.
             row_log_probs: `(n,)` float64.
             words: `(n, C)`, -1 where a cell is empty.
-            column_log_probs: `(n, C)` float32, given the row; the least where a cell is empty.
+            column_log_probs: `(n, C)` float32, given the row.
         """
         num_texts, k = self.words.shape
         bounds = self.log_probs[:, -1].copy()
         if k < words.shape[1]:
-            # What is below the `k`-th of one row is not among the best.
+            # A word below the `k`-th of its row is not among the best `k`.
             kth = np.partition(column_log_probs, -k, axis=1)[:, -k]
             np.maximum.at(bounds, texts, row_log_probs + kth)
-        # In float32, of which there are many: one number below what the bound is rounded to.
+        # The many columns are compared in float32, with the next number below the rounded bound.
         least = np.full(len(texts), -np.inf, np.float32)
         is_bounded = bounds[texts] > -np.inf
         least[is_bounded] = bounds[texts][is_bounded] - row_log_probs[is_bounded]
@@ -309,14 +314,14 @@ class _BestWords:
 def _check_numbers(log_probs: np.ndarray) -> None:
     if np.isnan(log_probs).any():
         raise ValueError(
-            "Next words are looked for by their probabilities. Received: a model that computes "
-            "NaN. Its training has diverged: load weights from before, and train with a lower "
-            "learning rate or with `global_clipnorm`."
+            "A search needs log-probabilities that are not NaN. Received: a model that computes "
+            "NaN. Its training has diverged: load earlier weights, and train with a lower learning "
+            "rate or with `global_clipnorm`."
         )
 
 
 def _merge(found: Any, more: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return words and log-probabilities of both, without empty cells, best first."""
+    """Merge words and log-probabilities, without empty cells, best first."""
     is_word = more[0] >= 0
     words, log_probs = (
         np.concatenate([old, new[is_word]]) for old, new in zip(found, more, strict=True)
@@ -325,7 +330,7 @@ def _merge(found: Any, more: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sort_best(words: np.ndarray, log_probs: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the `k` likeliest of some words, best first; of equal words the lesser ids first."""
+    """Return the `k` likeliest of some words, best first; ties go to the smaller id."""
     falling = np.lexsort((words, -log_probs))[:k]
     return words[falling], log_probs[falling]
 

@@ -12,9 +12,9 @@ from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.search.predictor import Predictor, Search, TablesSearch, read_prefixes
 from keras_lightrnn.search.prefixes import Prefixes, check_texts, prepare_prefixes
 
-# How many prefixes are read and searched together.
+# Prefixes that are read and searched together.
 _TEXTS_AT_ONCE = 64
-# With at least so many full batches, compiling the recurrence for their shape pays.
+# The number of full batches from which on it pays to compile the recurrence for their shape.
 _MANY_BATCHES = 64
 
 
@@ -25,7 +25,7 @@ def score(predictor: Predictor, words: WordIds, batch_size: int) -> np.ndarray:
     log_probs = []
     length = words.shape[1]
     if is_fused:
-        # Every shape is compiled and stays in memory, so lengths are rounded up to few. Padding
+        # Every compiled shape stays in memory, so lengths are rounded up to a few values. Padding
         # after a word does not change its log-probability.
         words = np.pad(words, [(0, 0), (0, _round_up(length) - length)])
     for start in range(0, len(words), batch_size):
@@ -50,7 +50,7 @@ def word_log_probs(predictor: Predictor, prefix: WordIds, mask: Tensor) -> np.nd
     prefixes = prepare_prefixes(predictor.softmax, prefix, mask)
     found: list[np.ndarray] = []
     for search in _read(predictor, prefixes):
-        search.padding = None  # padding has a probability, although it is never returned
+        search.padding = None  # padding has a probability, although searches never return it
         found += search.all_words()
     return np.stack(found) if prefixes.is_batch else found[0]
 

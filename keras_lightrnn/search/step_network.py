@@ -1,4 +1,4 @@
-"""The protocol by which `generate` reads a network word by word."""
+"""The interface through which `generate` reads texts word by word."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from keras_lightrnn._internal.typing import Tensor, WordIds
 class StepNetwork(abc.ABC):
     """Network that reads texts word by word, for `keras_lightrnn.search.generate`.
 
-    Subclass it for a network of your own. `start` reads the prefixes; `step` reads one more word
-    of each text. Both return the hidden states from which a `TwoComponentSoftmax` predicts the
-    next words, and a cache: whatever `step` needs to know of the words before. That is the state
-    of a recurrent network, the keys and values of a Transformer, and of an encoder-decoder the
-    encoder's output as well.
+    Subclass it for a custom network. `start` reads the prefixes; `step` reads one more word of each
+    text. Both return the hidden states from which a `TwoComponentSoftmax` predicts the next words,
+    and a cache, which holds everything that `step` needs about earlier words: the state of a
+    recurrent network, the keys and values of a Transformer, or, in an encoder-decoder, also the
+    output of the encoder.
 
-    A cache is a tensor, or a list, tuple or dictionary of tensors and of caches. The first axis of
-    each tensor is that of the texts: beam search reorders, repeats and drops texts with
-    `keras.ops.take` along it.
+    A cache is a tensor, or a nested structure of lists, tuples and dictionaries of tensors. The
+    first axis of each tensor indexes the texts, which beam search reorders, repeats and drops.
 
-    `generate` calls the methods as they are. Where they are slow, compile them, for example with
+    `generate` does not compile the methods. If they are slow, compile them, for example with
     `tf.function`.
 
     Example:
@@ -54,13 +53,12 @@ class StepNetwork(abc.ABC):
         """Read prefixes.
 
         Args:
-            words: `(B, N)` int32, the words of each text from the left, then word 0 up to the
-                length of the longest.
-            lengths: `(B,)` int32, how many words each text has, at least 1.
-            max_length: Integer, the most words that a text may come to have, prefix included: the
-                size of a cache that does not grow.
-            source: The `source` that `generate` was given, of these texts: for example the
-                sentences to translate. `None` without one.
+            words: `(B, N)` int32, the words of each text, padded on the right with word 0.
+            lengths: `(B,)` int32, the number of words of each text, at least 1.
+            max_length: Integer, the largest number of words that a text can reach, including its
+                prefix. It is the size of a cache that does not grow.
+            source: The `source` argument of `generate` for these texts, for example the sentences
+                to translate; or `None`.
 
         Returns:
             The hidden states after the last word of each text, `(B, H)`, and the cache.
@@ -72,21 +70,21 @@ class StepNetwork(abc.ABC):
 
         Args:
             words: `(B,)` int32.
-            cache: What `start` or `step` returned of the texts, reordered.
+            cache: The cache that `start` or `step` returned, reordered by text.
 
         Returns:
             The hidden states after these words, `(B, H)`, and the new cache.
         """
 
     def read_rows(self, rows: Tensor, cache: Any) -> Tensor:
-        """Read the rows of the next words. Only a softmax without a row reader needs it.
+        """Read the rows of the next words. Only needed for a softmax without a row reader.
 
         Args:
             rows: `(n,)` int32.
             cache: The cache of `n` texts, one for each row.
 
         Returns:
-            The row half-steps `(n, H)`, from which the columns in these rows are predicted.
+            The row half-steps `(n, H)`, from which the softmax predicts the columns.
         """
         raise NotImplementedError(
             f"`{type(self).__name__}` must define `read_rows(rows, cache)` for a softmax without a "

@@ -35,11 +35,10 @@ def export_litert(
     quantize: str | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> Path:
-    """Write the two steps of a word as a LiteRT file of built-in operations.
+    """Write the two steps of a word as a LiteRT file that uses built-in operations only.
 
-    The model in the file computes with rows and cells, and needs neither words nor an allocation:
-    the word in row `i` and column `j` is in cell `i * C + j`. Signatures, for any number `n` of
-    texts:
+    The model in the file computes with rows and cells instead of words: the word in row `i` and
+    column `j` is in cell `i * C + j`. It has these signatures, for any number `n` of texts:
 
     | signature | inputs | outputs |
     |---|---|---|
@@ -48,18 +47,18 @@ def export_litert(
     | `row_half_step` | `rows` (n,) int32, `states` (n, S, H) | `column_log_probs` (n, C), \
 `states` |
 
-    A text starts from states of zeros. To read a word, run the row half-step of its row, then
-    the column half-step of its cell; for the first word, run the column half-step only. (Of a
-    model with `row_reading="reader"`, the column half-step reads the whole word, and the row
-    half-step returns the states unchanged: the same decoder serves both kinds of models.) The
+    A text starts from states of zeros. To read a word, run the row half-step of its row, then the
+    column half-step of its cell; for the first word, run only the column half-step. (In a model
+    with `row_reading="reader"`, the column half-step reads the whole word and the row half-step
+    returns the states unchanged, so that the same decoder works for both kinds of models.) The
     log-probability of a word is that of its row after the previous word, plus that of its column
-    after its row is read. To find the likeliest next words, read rows in falling order of
-    probability, many at a time as one batch, until the next row is less probable than the
-    last word wanted. The log-probability of an empty cell or row is at most -65,504, so that its
-    probability is 0. A row or a cell outside the table is an error of the interpreter.
+    after its row was read. To find the likeliest next words, read rows in descending order of
+    probability, many in one batch, until the next row is less probable than the last word wanted.
+    The log-probability of an empty cell or row is at most -65,504, so that its probability is 0. A
+    row or a cell outside the table is an error of the interpreter.
 
-    A file of several word tables has more outputs and signatures; `t` is the index of a further
-    table, from 1, and cells are those of the first table unless it says otherwise:
+    A file with several word tables has further outputs and signatures, where `t` is the index of a
+    further table, from 1. Cells are those of the first table unless stated otherwise:
 
     | signature | inputs | outputs |
     |---|---|---|
@@ -69,23 +68,22 @@ def export_litert(
     | `further_cells` | `cells` (n,) int32 | `cells_t` (n,) int32, the cells of the same words in \
 table `t` |
 
-    Over all tables, the probabilities of rows add up to 1. The probability of a word is the sum,
-    over the tables, of the probability of its row times that of its column. A word that was found
-    in a row of one table gets its other shares from its rows in the others: the search may stop
-    when the sum of the next row of each table is less probable than the last word wanted.
+    The probabilities of the rows of all tables add up to 1. The probability of a word is the sum,
+    over the tables, of the probability of its row times that of its column. A word found in a row
+    of one table gets its other shares from its rows in the other tables. The search can stop when
+    the sum of the next rows' probabilities, one row for each table, is below that of the last word
+    wanted.
 
-    With a vocabulary, the file also contains the words, as a ZIP archive behind the model (the
-    format of associated files in TensorFlow Lite metadata; interpreters ignore the archive, and
-    ZIP readers ignore the model). Line `k` (from 0) of its member `words.txt` is the word in cell
-    `k`; the line of an empty cell starts with a space. Members `words_t.txt` are those of further
-    tables. The model and its words are
-    one file, so that a crash cannot leave a model with the words of another one. Earlier
-    versions of this function wrote the words to a second file with the suffix `.txt`.
+    With a vocabulary, the words are appended to the file as a ZIP archive (the format of associated
+    files in TensorFlow Lite metadata; interpreters ignore the archive, and ZIP readers ignore the
+    model). Line `k` (from 0) of its member `words.txt` is the word in cell `k`; the line of an
+    empty cell starts with a space. Members `words_t.txt` are those of further tables. Because model
+    and words are one file, a crash cannot leave a model with the words of another one.
 
     Args:
         model: `LightRNNModel`, built, on any Keras backend.
         path: File to write, by convention `.tflite`. An existing file is replaced when the new
-            one is complete. Missing parent directories are created.
+            file is complete. Missing parent directories are created.
         quantize: `None` (float32), `"float16"` (half the size), or `"int8"`: 8-bit weights, a
             quarter of the size; the matrix products of the recurrent layers and the softmax
             quantize their inputs to 8 bits as well.
@@ -96,7 +94,7 @@ table `t` |
 
     Raises:
         TypeError: if the model is not a `LightRNNModel`, its row reader is not a `GatedRowReader`,
-            or the vocabulary not a `Vocabulary`.
+            or the vocabulary is not a `Vocabulary`.
         ValueError: if the model is not built, its weights are not finite or above 1e12, the
             vocabulary is not that of the model, `quantize` is unknown, or the path of the
             directory for temporary files contains one of the characters `*?[\\`, which
@@ -128,7 +126,7 @@ table `t` |
         check_readable(directory)
         half_steps = _HalfSteps(model)
         signatures = half_steps.functions
-        # The converter sees signatures and all weights only in a SavedModel.
+        # The converter finds signatures and all weights only in a SavedModel.
         tf.saved_model.save(half_steps, directory, signatures)
         converter = tf.lite.TFLiteConverter.from_saved_model(
             directory, signature_keys=list(signatures)
@@ -160,10 +158,10 @@ def _append_words(vocabulary: Vocabulary, allocations: list[Allocation], path: s
 
 
 class _HalfSteps(tf.Module):
-    """The exported signatures; their states are one tensor `(n, S, H)`.
+    """The exported signatures. Their states are one tensor `(n, S, H)`.
 
     Attributes:
-        functions: Dictionary of the signatures by name. (`signatures` is a name of SavedModels.)
+        functions: Dictionary of the signatures by name. (SavedModels reserve `signatures`.)
     """
 
     def __init__(self, model: LightRNNModel) -> None:
@@ -184,7 +182,7 @@ class _HalfSteps(tf.Module):
             for name, (function, *specs) in functions.items()
         }
 
-    def _column_half_step(self, cells: Any, states: Any) -> dict[str, Any]:
+    def _column_half_step(self, cells: tf.Tensor, states: tf.Tensor) -> dict[str, tf.Tensor]:
         new = self._network.read_columns(cells, tf.unstack(states, axis=1))
         log_probs = {
             _name("row_log_probs", table): of_table
@@ -192,9 +190,11 @@ class _HalfSteps(tf.Module):
         }
         return {**log_probs, "states": tf.stack(new, axis=1)}
 
-    def _row_half_step(self, table: int, rows: Any, states: Any) -> dict[str, Any]:
+    def _row_half_step(
+        self, table: int, rows: tf.Tensor, states: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         _, context = self._predict_tables(tf.unstack(states, axis=1))[table]
-        new: list[Any] = []
+        new: list[tf.Tensor] = []
         if self._num_tables > 1:
             log_probs = self._network.softmax.tables[table].expand_rows(None, rows, context)
         else:
@@ -203,16 +203,16 @@ class _HalfSteps(tf.Module):
         states = tf.stack(new, axis=1) if new else tf.identity(states)
         return {"column_log_probs": log_probs, "states": states}
 
-    def _further_cells(self, cells: Any) -> dict[str, Any]:
+    def _further_cells(self, cells: tf.Tensor) -> dict[str, tf.Tensor]:
         tables = self._network.softmax.cells
         return {f"cells_{t}": tf.gather(tables[t], cells) for t in range(1, self._num_tables)}
 
-    def _predict_tables(self, states: list[Any]) -> list[tuple[Any, list[Any]]]:
+    def _predict_tables(self, states: list[tf.Tensor]) -> list[tuple[tf.Tensor, list[tf.Tensor]]]:
         if self._num_tables > 1:
             return self._network.predict_tables(states)
         return [self._network.predict_rows(states)]
 
 
 def _name(name: str, table: int) -> str:
-    """Return the name of a signature or an output for a table; that of the first has no number."""
+    """Return the name of a signature or an output for a table; the first has no number."""
     return f"{name}_{table}" if table else name

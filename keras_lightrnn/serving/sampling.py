@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -13,25 +12,29 @@ from keras_lightrnn.serving.softmax import ServedTables, pick
 
 
 def sample_cells(
-    network: Network, states: list[Any], temperature: Any, seed: Any, step: Any
-) -> Any:
+    network: Network,
+    states: list[tf.Tensor],
+    temperature: tf.Tensor,
+    seed: tf.Tensor,
+    step: tf.Tensor,
+) -> tf.Tensor:
     """Draw one cell for each text with probability proportional to `P(cell) ** (1 / temperature)`.
 
-    Of several tables, a row of any table is drawn, then a column of it, at temperature 1. At other
-    temperatures the whole distribution is computed.
+    With several tables, at temperature 1 a row of any table is drawn and then one of its columns.
+    At other temperatures the whole distribution is computed.
 
     Args:
         network: `Network`.
         states: States of the texts.
         temperature: Positive float64 scalar.
         seed: `(2,)` int64.
-        step: int64 scalar; every step has different random numbers.
+        step: int64 scalar. Different steps draw different random numbers.
 
     Returns:
         `(B,)` int32.
     """
 
-    def make_seed(number: Any) -> Any:
+    def make_seed(number: tf.Tensor) -> tf.Tensor:
         return tf.stack([seed[0], seed[1] + step * (1 << 32) + number])
 
     if not isinstance(network.softmax, ServedTables):
@@ -44,13 +47,16 @@ def sample_cells(
 
 
 def _sample_from_one_table(
-    network: Network, states: list[Any], temperature: Any, make_seed: Callable[[Any], Any]
-) -> Any:
-    """Draw cells of one table by rejection.
+    network: Network,
+    states: list[tf.Tensor],
+    temperature: tf.Tensor,
+    make_seed: Callable[[tf.Tensor], tf.Tensor],
+) -> tf.Tensor:
+    """Draw cells of one table.
 
-    Rejection sampling by rows, exact: a row is drawn by an upper bound of its total weight, then
-    expanded, which makes its weight known. It is accepted with probability weight / bound, and
-    drawn by its weight from then on. At temperature 1 the first row is always accepted.
+    This is exact rejection sampling: a row is drawn in proportion to an upper bound of its weight,
+    and expanded, which makes the weight known. It is accepted with probability weight / bound. From
+    then on its bound is the weight. At temperature 1 the first row is always accepted.
     """
     row_log_probs, context = network.predict_rows(states)
     row_logits = _temper(row_log_probs, temperature)
@@ -58,7 +64,9 @@ def _sample_from_one_table(
     bound = tf.maximum(1 - 1 / temperature, 0) * math.log(network.num_columns)
     batch_size = tf.shape(row_logits)[0]
 
-    def draw(attempt: Any, is_drawn: Any, cells: Any, weights: Any) -> Any:
+    def draw(
+        attempt: tf.Tensor, is_drawn: tf.Tensor, cells: tf.Tensor, weights: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         rows = _sample(weights, make_seed(3 * attempt))
         column_log_probs, _ = network.expand_rows(None, rows, context)
         if network.padding_cell is not None:
@@ -89,8 +97,10 @@ def _sample_from_one_table(
     return cells
 
 
-def _draw_from_tables(network: Network, states: list[Any], make_seed: Callable[[Any], Any]) -> Any:
-    """Draw a row of any table for each text, and a column of it."""
+def _draw_from_tables(
+    network: Network, states: list[tf.Tensor], make_seed: Callable[[tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
+    """Draw a row of any table for each text, and one of its columns."""
     softmax = network.softmax
     predicted = network.predict_tables(states)
     row_logits = [tf.cast(log_probs, tf.float64) for log_probs, _ in predicted]
@@ -112,26 +122,29 @@ def _draw_from_tables(network: Network, states: list[Any], make_seed: Callable[[
             column_log_probs = tf.where(is_padding, float("-inf"), column_log_probs)
         columns = _sample(column_log_probs, make_seed(1 + index))
         is_drawn = (places >= start) & (places < start + table.num_rows)
-        # Of a row that was not drawn, all columns may be impossible.
+        # All columns of a row that was not drawn may be impossible.
         columns = tf.minimum(columns, table.num_columns - 1)
         cells = tf.where(is_drawn, pick(first_cells, columns), cells)
         start += table.num_rows
     return cells
 
 
-def _compute_padding_share(network: Network, index: int, context: list[Any]) -> Any:
+def _compute_padding_share(network: Network, index: int, context: list[tf.Tensor]) -> tf.Tensor:
     """Return the probability of padding given its row in a table, `(B,)` float64."""
     table = network.softmax.tables[index]
     cell = network.softmax.cells[index][network.padding_cell]
     rows = tf.fill([tf.shape(context[0])[0]], cell // table.num_columns)
     log_probs = table.expand_rows(None, rows, context)
     share = tf.exp(tf.cast(log_probs[:, cell % table.num_columns], tf.float64))
-    return tf.minimum(share, 1.0)  # which float32 may exceed
+    return tf.minimum(share, 1.0)  # rounding may exceed 1
 
 
 def _draw_from_all_words(
-    network: Network, states: list[Any], temperature: Any, make_seed: Callable[[Any], Any]
-) -> Any:
+    network: Network,
+    states: list[tf.Tensor],
+    temperature: tf.Tensor,
+    make_seed: Callable[[tf.Tensor], tf.Tensor],
+) -> tf.Tensor:
     softmax = network.softmax
     batch_size = tf.shape(states[0])[0]
     log_probs = []
@@ -152,12 +165,12 @@ def _draw_from_all_words(
     return _sample(_temper(log_probs, temperature), make_seed(0))
 
 
-def _temper(log_probs: Any, temperature: Any) -> Any:
-    """Divide log-probabilities by a temperature; impossible events stay impossible."""
+def _temper(log_probs: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
+    """Divide log-probabilities by a temperature; minus infinity stays as it is."""
     logits = tf.cast(log_probs, tf.float64) / temperature
     return tf.where(tf.math.is_inf(log_probs), tf.constant(-math.inf, tf.float64), logits)
 
 
-def _sample(logits: Any, seed: Any) -> Any:
+def _sample(logits: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     samples = tf.random.stateless_categorical(logits, 1, seed, dtype=tf.int32)
     return samples[:, 0]

@@ -1,4 +1,4 @@
-"""SavedModel export, for TensorFlow Serving and whatever else loads one."""
+"""SavedModel export, for TensorFlow Serving and other runtimes."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def export_saved_model(
     """Write a SavedModel that scores, completes and continues text.
 
     The SavedModel is written to `path/version`, the layout of TensorFlow Serving (`path` is its
-    `--model_base_path`), under a temporary name first, so that a server never sees half a
-    model. It contains the vocabulary, needs neither this package nor Keras to run, and
-    computes in float32 whatever the dtype policy of the model.
+    `--model_base_path`). It is written under a temporary name and renamed, so that a server never
+    loads an incomplete model. It contains the vocabulary, runs without this package and Keras, and
+    computes in float32 under every dtype policy of the model.
 
-    A text is one line. White space separates its words, as in `Vocabulary.encode`; words that
-    are not in the vocabulary are `<unk>`; the text follows the end of another line, so that the
-    empty text has an answer too. The SavedModel has these signatures, for `B` texts of any
-    lengths up to the limits:
+    A text is one line. White space separates its words, as in `Vocabulary.encode`. Words that are
+    not in the vocabulary become `<unk>`. A text follows the end word of another line, so that the
+    empty text has next words too. The SavedModel has these signatures, for `B` texts of any lengths
+    up to the limits:
 
     | signature | inputs | outputs | equals |
     |---|---|---|---|
@@ -65,32 +65,30 @@ def export_saved_model(
     | `score_ids`, `serving_default` | `words` (B, N) int32 | `log_probs` (B, N - 1) | \
 `model.score(words)` |
 
-    `score` scores the end word of a text as well, and pads shorter texts with `""` and 0.0.
-    `generate` draws other random numbers than `model.generate`. A seed gives the same words
-    again for a text at the same place of its batch; temperature 0 takes the best word at each step.
-    There is no beam search, which keeps its hypotheses outside of the graph: a client makes one of
+    `score` also scores the end word of a text, and pads shorter texts with `""` and 0.0.
+    `generate` draws other random numbers than `model.generate`. Equal seeds give equal words for a
+    text at the same index of its batch. Temperature 0 takes the best word at each step. With
+    several word tables, a temperature other than 0 and 1 computes the probabilities of all words
+    for each word that is drawn. Beam search is not included: a client can implement it with
     requests for `next_words` whose texts are the hypotheses.
-    With several word tables, a temperature other than 0 and 1 computes the probabilities
-    of all words for each word that is drawn.
 
-    A request that cannot be answered is an `INVALID_ARGUMENT` error: an input of another rank, a
+    Invalid requests are answered with an `INVALID_ARGUMENT` error: an input of another rank, a
     request above the limits, `k` outside `[1, V]`, `length` below 1, a temperature that is
     negative or not finite, or ids outside the vocabulary.
 
     Args:
         model: `LightRNNModel`, built, on any Keras backend. Or, on the TensorFlow backend, a
             functional model with causal layers between one input of word ids,
-            `keras.Input((None,))`, and a `TwoComponentSoftmax` with a gated row reader. Of such a
-            model, `generate` computes all words of a text again for each word that it adds.
+            `keras.Input((None,))`, and a `TwoComponentSoftmax` with a gated row reader. For such a
+            model, `generate` computes all words of a text again for each added word.
         vocabulary: `Vocabulary` of the `V` words of the model.
         path: Directory of the versions of the model. It is created if it does not exist.
-        reorder_vocabulary: Boolean, whether the SavedModel numbers words by their cells. The
-            line of a word in the vocabulary file is its cell then, and no allocation is stored.
-            Answers to text stay the same; the ids of `score_ids` are cells. Defaults to `False`.
-        version: Integer. Defaults to one more than the greatest version in `path`, or than one
-            that another export is writing there.
-        limits: `ServingLimits`, the largest requests that are answered. Defaults to
-            `ServingLimits()`.
+        reorder_vocabulary: Boolean, whether the SavedModel numbers words by their cells. Then the
+            line of a word in the vocabulary file is its cell, no allocation is stored, and the ids
+            of `score_ids` are cells. Requests with text are not affected. Defaults to `False`.
+        version: Integer. Defaults to the next version after all that exist in `path` or are being
+            written there.
+        limits: `ServingLimits`, the limits on requests. Defaults to `ServingLimits()`.
 
     Returns:
         The directory written, `path/version`.
@@ -121,9 +119,10 @@ def export_saved_model(
     softmax = model.softmax if is_light_rnn else find_softmax(model)
     if not is_light_rnn and keras.backend.backend() != "tensorflow":
         raise RuntimeError(
-            "A functional model is exported by its own layers, on the TensorFlow backend. "
-            f"Received: backend {keras.backend.backend()!r}. Save the model, and load and export "
-            "it with KERAS_BACKEND=tensorflow."
+            "The export of a functional model needs the TensorFlow backend, because it contains "
+            "the layers of the model. Received: backend "
+            f"{keras.backend.backend()!r}. Save the model, then load and export it with "
+            "KERAS_BACKEND=tensorflow."
         )
     check_row_reader(softmax)
     check_weights(model)
@@ -133,7 +132,7 @@ def export_saved_model(
     if not isinstance(limits, ServingLimits):
         raise TypeError(f"`limits` must be `ServingLimits`. Received: limits={limits!r}.")
     check_readable(path)
-    # A server that watches the directory reads only names that are numbers.
+    # A server that watches the directory ignores names that are not numbers.
     with (
         claim_version(Path(path), version) as target,
         make_directory(target) as directory,
@@ -315,7 +314,7 @@ class _ServedModel(tf.Module):
         return read_prefixes(self._network, self._get_cells(ids.to_tensor()), lengths, room)
 
     def _is_empty(self, cells: Any) -> Any:
-        """Return whether cells hold no word; what is no cell at all is not asked for."""
+        """Return whether cells are empty. Numbers outside of the table are clipped."""
         cells = tf.clip_by_value(cells, 0, self._num_ids - 1)
         rows, columns = cells // self._network.num_columns, cells % self._network.num_columns
         empty = self._network.softmax.find_empty_cells(tf.reshape(rows, [-1]))  # (B * N, C)
@@ -333,13 +332,13 @@ class _ServedModel(tf.Module):
 
 
 def _check_shape(name: str, value: Any, shape: list[int | None]) -> Any:
-    """Return `value`. Servers do not compare its shape with the signature; the operation does."""
+    """Return `value` after a check of its shape, which servers do not make."""
     kind = {0: "scalar", 1: "vector", 2: "matrix"}[len(shape)]
     return tf.ensure_shape(value, shape, name=f"{name}_must_be_a_{kind}")
 
 
 def _check(value: Any, condition: Any, requirement: str, received: Any, advice: str = "") -> Any:
-    """Return `value`, which is computed only if `condition` holds."""
+    """Return `value`; the operation raises an error unless `condition` holds."""
     check = tf.debugging.Assert(condition, [requirement, received, advice][: 3 if advice else 2])
     with tf.control_dependencies([check]):
         return tf.identity(value)
@@ -350,7 +349,7 @@ def _describe(limits: ServingLimits, name: str) -> str:
 
 
 def _make_warm_up_requests(id_: int, word: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return a request for each signature; those that sample take two paths through the graph."""
+    """Return requests for all signatures: two for `generate`, one for each branch of its graph."""
     text = np.array([word], object)
     sampling = {"text": text, "length": np.int32(1), "seed": np.int64(0)}
     return [

@@ -10,20 +10,20 @@ import tensorflow as tf
 from keras_lightrnn.search import graph_rows, tensorflow_operations
 from keras_lightrnn.search.graph_rows import LEAST, ROWS_AT_ONCE, GraphTable
 from keras_lightrnn.search.graph_tables import find_best_of_tables
-from keras_lightrnn.serving.network import Network
+from keras_lightrnn.serving.network import Kind, Network
 from keras_lightrnn.serving.sampling import sample_cells
-from keras_lightrnn.serving.softmax import ServedTables
+from keras_lightrnn.serving.softmax import ServedReaderSoftmax, ServedSoftmax, ServedTables
 
-# Texts that are expanded together, and the largest number of floats in one tensor of theirs.
+# Texts that are expanded together, and the largest number of floats in one of their tensors.
 _TEXTS_AT_ONCE = 64
 _FLOATS_AT_ONCE = 1 << 22
 
 
-def score_cells(network: Network, cells: Any, lengths: Any) -> Any:
+def score_cells(network: Network, cells: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
     """Return the log-probability of every cell but the first, from the zero state.
 
-    Texts are computed in blocks of similar lengths, so that one long text does not slow down
-    many short ones.
+    Texts of similar lengths are computed together, so that one long text does not slow down many
+    short ones.
 
     Args:
         network: `Network`.
@@ -31,12 +31,12 @@ def score_cells(network: Network, cells: Any, lengths: Any) -> Any:
         lengths: `(B,)` int32, cells of each text, from 1 to `N`.
 
     Returns:
-        `(B, N - 1)` float32, with 0 behind the last cell of a text. Memory grows with `N` by this
-        tensor only.
+        `(B, N - 1)` float32, 0 after the last cell of a text. Only the memory of this tensor grows
+        with `N`.
     """
     num_log_probs = tf.maximum(tf.shape(cells)[1] - 1, 0)
 
-    def score_block(cells: Any, lengths: Any) -> list[Any]:
+    def score_block(cells: tf.Tensor, lengths: tf.Tensor) -> list[tf.Tensor]:
         log_probs = network.score_texts(cells[:, : tf.reduce_max(lengths)])
         log_probs = tf.where(tf.sequence_mask(lengths - 1, tf.shape(log_probs)[1]), log_probs, 0.0)
         missing = num_log_probs - tf.shape(log_probs)[1]
@@ -46,52 +46,59 @@ def score_cells(network: Network, cells: Any, lengths: Any) -> Any:
     return log_probs
 
 
-def read_prefixes(network: Network, cells: Any, lengths: Any, room: Any = 0) -> list[Any]:
+def read_prefixes(
+    network: Network, cells: tf.Tensor, lengths: tf.Tensor, room: tf.Tensor | int = 0
+) -> list[tf.Tensor]:
     """Return the states after texts of different lengths.
 
     Args:
         network: `Network`.
         cells: `(B, N)` int32.
         lengths: `(B,)` int32, cells of each text, from 1 to `N`.
-        room: int32 scalar, how many words may be read after the texts.
+        room: int32 scalar, the number of words that may be read after the texts.
     """
 
-    def read_block(cells: Any, lengths: Any) -> list[Any]:
+    def read_block(cells: tf.Tensor, lengths: tf.Tensor) -> list[tf.Tensor]:
         return network.read_texts(cells, lengths, room)
 
     return _map_by_length(network, read_block, cells, lengths, network.state_kinds)
 
 
 def find_best_cells(
-    network: Network, states: list[Any], k: Any, get_words: Callable[[Any], Any]
-) -> tuple[Any, Any]:
+    network: Network,
+    states: list[tf.Tensor],
+    k: tf.Tensor | int,
+    get_words: Callable[[tf.Tensor], tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the `k` likeliest cells to follow texts, and their log-probabilities, exactly.
 
-    The search is that of `keras_lightrnn.search.graph_rows` and `graph_tables`. Empty cells and
-    padding are never among the answers.
+    It calls the search of `keras_lightrnn.search.graph_rows` and `graph_tables`. Empty cells and
+    padding are never returned.
 
     Args:
         network: `Network`.
         states: States of the texts.
         k: int32 scalar, from 1 to the number of words without padding.
-        get_words: Returns the words in cells: of equally likely cells those with lesser words come
-            first.
+        get_words: Function that returns the words in cells. Ties go to the smaller word.
 
     Returns:
         `(B, k)` int32 and `(B, k)` float32, best first.
     """
 
-    def find_block(*states: Any) -> list[Any]:
+    def find_block(*states: tf.Tensor) -> list[tf.Tensor]:
         return list(_find_best_in_block(network, list(states), k, get_words))
 
-    kinds = [(tf.int32, [None]), (tf.float32, [None])]
+    kinds: list[Kind] = [(tf.int32, [None]), (tf.float32, [None])]
     cells, log_probs = _map_blocks(find_block, states, kinds, _choose_block_size(network))
     return cells, log_probs
 
 
 def _find_best_in_block(
-    network: Network, states: list[Any], k: Any, get_words: Callable[[Any], Any]
-) -> tuple[Any, Any]:
+    network: Network,
+    states: list[tf.Tensor],
+    k: tf.Tensor | int,
+    get_words: Callable[[tf.Tensor], tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor]:
     excluded, softmax = None, network.softmax
     if network.padding_cell is not None:
         excluded = tf.fill([tf.shape(states[0])[0], 1], network.padding_cell)
@@ -106,20 +113,25 @@ def _find_best_in_block(
     ):
         tables.append(_make_reader_table(of_table, *predicted))
         word_tables.append(softmax.get_word_table(index))
-    # A word is known by its cell in the first table.
+    # Cells of the first table identify the words.
     is_word = softmax.first_cells[0] >= 0
     return find_best_of_tables(
         tensorflow_operations, tables, word_tables, k, excluded, is_word, get_words
     )
 
 
-def _make_reader_table(softmax: Any, row_log_probs: Any, context: list[Any]) -> GraphTable:
+def _make_reader_table(
+    softmax: ServedReaderSoftmax, row_log_probs: tf.Tensor, context: list[tf.Tensor]
+) -> GraphTable:
     expand = lambda texts, rows: softmax.expand_rows(texts, rows, context)  # noqa: E731
     return _make_table(softmax, row_log_probs, expand, False)
 
 
 def _make_table(
-    softmax: Any, row_log_probs: Any, expand_rows: Callable[[Any, Any], Any], is_stepwise: bool
+    softmax: ServedSoftmax,
+    row_log_probs: tf.Tensor,
+    expand_rows: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    is_stepwise: bool,
 ) -> GraphTable:
     """Return a table for the search.
 
@@ -127,23 +139,23 @@ def _make_table(
         softmax: The softmax of the table.
         row_log_probs: `(B, R)`.
         expand_rows: `texts (m,), rows (m,) -> (m, C)`, the log-probabilities of columns.
-        is_stepwise: Whether a row costs a step of a network.
+        is_stepwise: Boolean, whether expanding a row takes a step of the network.
     """
     num_texts, num_columns = tf.shape(row_log_probs)[0], softmax.num_columns
 
-    def expand(rows: Any) -> Any:
+    def expand(rows: tf.Tensor) -> tf.Tensor:
         num_rows = tensorflow_operations.shape(rows)[1]
         flat = tf.reshape(rows, [-1])
         log_probs = expand_rows(tf.repeat(tf.range(num_texts), num_rows), flat)
         if softmax.has_impossible_words:
-            # They are answers if `k` asks for all words; empty cells never are.
+            # These words are returned if `k` asks for all words; empty cells never are.
             log_probs = tf.maximum(log_probs, LEAST)
             if softmax.empty_cells is not None:
                 is_empty = softmax.find_empty_cells(flat)
                 log_probs = tf.where(is_empty, float("-inf"), log_probs)
         return tf.reshape(log_probs, [-1, num_rows, num_columns])
 
-    def expand_alike(rows: Any) -> Any:
+    def expand_alike(rows: tf.Tensor) -> tf.Tensor:
         return expand(tf.broadcast_to(rows, [num_texts, rows.shape[0]]))
 
     if softmax.has_impossible_words:
@@ -153,19 +165,21 @@ def _make_table(
 
 def generate_cells(
     network: Network,
-    states: list[Any],
-    length: Any,
-    temperature: Any,
-    seed: Any,
-    get_words: Callable[[Any], Any],
-) -> Any:
+    states: list[tf.Tensor],
+    length: tf.Tensor,
+    temperature: tf.Tensor,
+    seed: tf.Tensor,
+    get_words: Callable[[tf.Tensor], tf.Tensor],
+) -> tf.Tensor:
     """Sample a continuation of `length` cells for each text, `(B, length)` int32."""
 
-    def generate_block(first: Any, *states: Any) -> list[Any]:
-        # Every block draws different random numbers, whatever the rest of the batch is.
+    def generate_block(first: tf.Tensor, *states: tf.Tensor) -> list[tf.Tensor]:
+        # Blocks draw different random numbers, which do not depend on the rest of the batch.
         block_seed = tf.random.experimental.stateless_fold_in(tf.stack([seed, 0]), first[0])
 
-        def generate_one(t: Any, chosen: Any, *states: Any) -> Any:
+        def generate_one(
+            t: tf.Tensor, chosen: tf.TensorArray, *states: tf.Tensor
+        ) -> tuple[Any, ...]:
             old = list(states)
             cells = tf.cond(
                 temperature > 0,
@@ -190,9 +204,9 @@ def generate_cells(
 
 
 def _choose_block_size(network: Network) -> int:
-    """Return how many texts the search expands together, by the memory that their rows take."""
+    """Return the number of texts that the search expands together, from the memory of a text."""
     tables = network.softmax.tables
-    if len(tables) > 1:  # of which all rows may be expanded
+    if len(tables) > 1:  # all rows may be expanded
         floats_per_text = sum(table.num_rows * table.num_columns for table in tables)
         return max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats_per_text))
     floats_per_cell = max(network.softmax.word_dim, network.softmax.num_components)
@@ -202,12 +216,12 @@ def _choose_block_size(network: Network) -> int:
 
 def _map_by_length(
     network: Network,
-    function: Callable[..., list[Any]],
-    cells: Any,
-    lengths: Any,
-    kinds: list[Any],
-) -> list[Any]:
-    """Apply `_map_blocks` to texts sorted by length; results are in the order of the texts."""
+    function: Callable[..., list[tf.Tensor]],
+    cells: tf.Tensor,
+    lengths: tf.Tensor,
+    kinds: list[Kind],
+) -> list[tf.Tensor]:
+    """Apply `_map_blocks` to texts sorted by length, and return results in the original order."""
     order = tf.argsort(lengths, stable=True)
     size = network.choose_block_size(tf.shape(cells)[1])
     results = _map_blocks(
@@ -218,9 +232,15 @@ def _map_by_length(
 
 
 def _map_blocks(
-    function: Callable[..., list[Any]], tensors: list[Any], kinds: list[Any], size: Any
-) -> list[Any]:
+    function: Callable[..., list[tf.Tensor]],
+    tensors: list[tf.Tensor],
+    kinds: list[Kind],
+    size: tf.Tensor | int,
+) -> list[tf.Tensor]:
     """Apply a function to blocks of a batch, one after the other, and join the results.
+
+    Unlike in `ops.loops.map_blocks`, blocks start at multiples of `size` in every batch, because
+    the place of a text determines its random numbers, and results may have any number of axes.
 
     Args:
         function: From slices of `tensors` to as many results as there are `kinds`.
@@ -231,7 +251,7 @@ def _map_blocks(
     batch_size = tf.shape(tensors[0])[0]
     num_blocks = -(-batch_size // size)
 
-    def run(block: Any, *arrays: Any) -> Any:
+    def run(block: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
         start = block * size
         results = function(*(tensor[start : start + size] for tensor in tensors))
         written = (array.write(block, x) for array, x in zip(arrays, results, strict=True))

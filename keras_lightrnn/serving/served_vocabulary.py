@@ -85,8 +85,8 @@ def write_words_by_cell(
 def iter_words_by_cell(vocabulary: Vocabulary, allocation: Allocation) -> Iterator[str]:
     """Yield one line for each cell, with the word in it.
 
-    The line of an empty cell is a space and the number of the cell. It contains white space, so
-    that no word of a text can equal it.
+    The line of an empty cell is a space and the number of the cell. No word equals it, because
+    words contain no white space.
 
     Args:
         vocabulary: `Vocabulary`.

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_lightrnn.layers import TwoComponentSoftmax
 from keras_lightrnn.serving.weights import make_variable
 from keras_lightrnn.table.allocation import Allocation
 
@@ -21,7 +22,8 @@ class ServedSoftmax(tf.Module):
 
     Args:
         softmax: `TwoComponentSoftmax`, built, or that of a further table.
-        owner: For a further table, the `ServedSoftmax` of the first, whose word vectors it shares.
+        owner: For a further table, the `ServedSoftmax` of the first table, whose word vectors it
+            shares.
 
     Attributes:
         num_rows, num_columns: Integers `R` and `C`.
@@ -30,10 +32,10 @@ class ServedSoftmax(tf.Module):
         tables: The softmax of each word table: this one.
         empty_cells: `(R, ceil(C / 8))` uint8, one bit for each cell without a word; `None` for a
             full table.
-        has_impossible_words: Boolean, whether a word has the probability 0 by its biases.
+        has_impossible_words: Boolean, whether the biases give any word the probability 0.
     """
 
-    def __init__(self, softmax: Any, owner: ServedSoftmax | None = None) -> None:
+    def __init__(self, softmax: TwoComponentSoftmax, owner: ServedSoftmax | None = None) -> None:
         super().__init__()
         allocation = softmax.word_table.allocation
         self.num_rows, self.num_columns = allocation.shape
@@ -47,7 +49,7 @@ class ServedSoftmax(tf.Module):
         )
         self._copy_biases(softmax, allocation)
         if self.word_dim:
-            self.word_kernel: Any = (
+            self.word_kernel: tf.Variable = (
                 make_variable(append_zeros(softmax.word_kernel))
                 if owner is None
                 else owner.word_kernel
@@ -57,10 +59,10 @@ class ServedSoftmax(tf.Module):
             self.vector_indices = make_variable(indices, tf.int32)  # (R, C)
 
     @property
-    def tables(self) -> list[Any]:
+    def tables(self) -> list[ServedSoftmax]:
         return [self]
 
-    def _copy_biases(self, softmax: Any, allocation: Allocation) -> None:
+    def _copy_biases(self, softmax: TwoComponentSoftmax, allocation: Allocation) -> None:
         is_impossible = is_empty = allocation.words < 0  # (R, C)
         if softmax.word_bias_values is None:
             row_bias = np.where(is_empty.all(axis=1), -np.inf, 0.0)
@@ -86,11 +88,11 @@ class ServedSoftmax(tf.Module):
             if bias is not None
         )
 
-    def compute_row_log_probs(self, queries: Any) -> Any:
+    def compute_row_log_probs(self, queries: tf.Tensor) -> tf.Tensor:
         """Return the log-probabilities of all rows, `(n, M, H) -> (n, M, R)`."""
         return tf.nn.log_softmax(_project(queries, self.row_kernel, self.row_bias))
 
-    def compute_column_log_probs(self, queries: Any, rows: Any) -> Any:
+    def compute_column_log_probs(self, queries: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """Return the log-probabilities of all columns of rows, `(n, M, H), (n,) -> (n, M, C)`.
 
         They are minus infinity for every column of a row without possible words.
@@ -106,13 +108,13 @@ class ServedSoftmax(tf.Module):
         log_probs = tf.nn.log_softmax(tf.where(is_impossible, _LEAST, logits))
         return tf.where(is_impossible, float("-inf"), log_probs)
 
-    def _compute_vector_terms(self, queries: Any, rows: Any) -> Any:
+    def _compute_vector_terms(self, queries: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         queries = tf.matmul(tf.reshape(queries, [-1, queries.shape[-1]]), self.word_projection)
         vectors = tf.gather(self.word_kernel, tf.gather(self.vector_indices, rows))  # (n, C, K)
         queries = tf.reshape(queries, [tf.shape(rows)[0], -1, self.word_dim])  # (n, M, K)
         return tf.matmul(queries, vectors, transpose_b=True)
 
-    def find_empty_cells(self, rows: Any) -> Any:
+    def find_empty_cells(self, rows: tf.Tensor) -> tf.Tensor:
         """Return which cells of `rows` are empty, `(n, C)`; the table must not be full."""
         return _unpack(self.empty_cells, rows, self.num_columns)
 
@@ -125,7 +127,9 @@ class ServedReaderSoftmax(ServedSoftmax):
         owner: See `ServedSoftmax`.
     """
 
-    def __init__(self, softmax: Any, owner: ServedReaderSoftmax | None = None) -> None:
+    def __init__(
+        self, softmax: TwoComponentSoftmax, owner: ServedReaderSoftmax | None = None
+    ) -> None:
         super().__init__(softmax, owner)
         reader = softmax.row_reader
         self.query_kernel = make_variable(softmax.query_kernel)  # (H, M H)
@@ -137,12 +141,14 @@ class ServedReaderSoftmax(ServedSoftmax):
             self.component_kernel = make_variable(softmax.component_kernel)  # (H, tables M)
             self.component_bias = make_variable(softmax.component_bias)
 
-    def compute_component_log_probs(self, states: Any) -> Any:
+    def compute_component_log_probs(self, states: tf.Tensor) -> tf.Tensor:
         """Return the log-weights of the components of all tables, `(n, H) -> (n, tables M)`."""
         weights = tf.matmul(states, self.component_kernel) + self.component_bias
         return tf.nn.log_softmax(weights)
 
-    def predict_rows(self, states: Any, log_weights: Any = None) -> tuple[Any, list[Any]]:
+    def predict_rows(
+        self, states: tf.Tensor, log_weights: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Return the log-probabilities of the next rows, `(n, R)`, and a context.
 
         The context is the queries `(n, M, H)` and, for a mixture, the log of the share that each
@@ -150,8 +156,8 @@ class ServedReaderSoftmax(ServedSoftmax):
 
         Args:
             states: `(n, H)`.
-            log_weights: `(n, M)`, the log-weights of the components of this table; `None` if there
-                is no other table.
+            log_weights: `(n, M)`, the log-weights of this table's components; `None` if it is the
+                only table.
         """
         queries = tf.tanh(tf.matmul(states, self.query_kernel) + self.query_bias)
         queries = tf.reshape(queries, [-1, self.num_components, self.row_kernel.shape[1]])
@@ -162,17 +168,19 @@ class ServedReaderSoftmax(ServedSoftmax):
         if self.num_components == 1:
             return joint[:, 0], [queries]
         row_log_probs = _log_sum_exp(joint)  # (n, R)
-        # An impossible row has no shares, and not NaN.
+        # The shares of an impossible row must not be NaN.
         shares = joint - tf.maximum(row_log_probs, _LEAST)[:, None]
         return row_log_probs, [queries, tf.transpose(shares, [0, 2, 1])]
 
-    def expand_rows(self, texts: Any, rows: Any, context: list[Any]) -> Any:
+    def expand_rows(
+        self, texts: tf.Tensor | None, rows: tf.Tensor, context: list[tf.Tensor]
+    ) -> tf.Tensor:
         """Return the log-probabilities of columns given rows, `(m, C)`.
 
         Args:
-            texts: `(m,)` int32, the text that each row follows; `None` for one row of each text.
+            texts: `(m,)` int32, the text that each row follows; `None` for one row for each text.
             rows: `(m,)` int32.
-            context: What `predict_rows` returned.
+            context: The second result of `predict_rows`.
         """
         queries, *shares = context
         if texts is not None:
@@ -187,12 +195,14 @@ class ServedReaderSoftmax(ServedSoftmax):
         of_rows = tf.gather_nd(shares[0], tf.stack([texts, rows], axis=1))  # (m, M)
         return _log_sum_exp(of_rows[:, :, None] + log_probs)
 
-    def score_cells(self, states: Any, cells: Any) -> Any:
+    def score_cells(self, states: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
         """Return the log-probability of one cell after each state, `(n, H), (n,) -> (n,)`."""
         row_log_probs, context = self.predict_rows(states)
         return self._score_cells(row_log_probs, context, cells)
 
-    def _score_cells(self, row_log_probs: Any, context: list[Any], cells: Any) -> Any:
+    def _score_cells(
+        self, row_log_probs: tf.Tensor, context: list[tf.Tensor], cells: tf.Tensor
+    ) -> tf.Tensor:
         rows, columns = cells // self.num_columns, cells % self.num_columns
         column_log_probs = self.expand_rows(None, rows, context)
         return pick(row_log_probs, rows) + pick(column_log_probs, columns)
@@ -201,27 +211,27 @@ class ServedReaderSoftmax(ServedSoftmax):
 class ServedWordTable(NamedTuple):
     """The cell of each word, `(V,)`, and the word in each cell, `(R, C)`, -1 in empty cells."""
 
-    cells: Any
-    words: Any
+    cells: tf.Tensor
+    words: tf.Tensor
 
 
 class ServedTables(ServedReaderSoftmax):
-    """A softmax of several word tables. It knows words by their cells in the first table.
+    """A softmax with several word tables. Cells of the first table identify the words.
 
-    This object is the softmax of the first table as well; what it predicts of rows is about rows
-    of that table.
+    This object is also the softmax of the first table: `predict_rows` and `expand_rows` are about
+    the rows of that table.
 
     Args:
         softmax: `TwoComponentSoftmax` with gated row readers and further tables, built.
 
     Attributes:
-        cells: By table, the cell of each cell of the first table, `(R C,)` int32; 0 for empty
-            cells.
-        first_cells: By table, the cell in the first table of each of its cells, int32; -1 for
-            empty cells.
+        cells: For each table, the cell of the word in each cell of the first table, `(R C,)`
+            int32; 0 for empty cells.
+        first_cells: For each table, the cell in the first table of the word in each of its cells,
+            int32; -1 for empty cells.
     """
 
-    def __init__(self, softmax: Any) -> None:
+    def __init__(self, softmax: TwoComponentSoftmax) -> None:
         super().__init__(softmax)
         self._further = [ServedReaderSoftmax(table, owner=self) for table in softmax.further_tables]
         allocations = [table.word_table.allocation for table in softmax.list_tables()]
@@ -236,24 +246,24 @@ class ServedTables(ServedReaderSoftmax):
             self.first_cells.append(make_variable(first, tf.int32))
 
     @property
-    def tables(self) -> list[Any]:
+    def tables(self) -> list[ServedSoftmax]:
         return [self, *self._further]
 
     def get_word_table(self, index: int) -> ServedWordTable:
-        """Return where words are in a table, known by their cells in the first."""
+        """Return the word table of a table, with cells of the first table as words."""
         table = self.tables[index]
         words = tf.reshape(self.first_cells[index], [table.num_rows, table.num_columns])
         return ServedWordTable(tf.convert_to_tensor(self.cells[index]), words)
 
-    def predict_tables(self, states: Any) -> list[tuple[Any, list[Any]]]:
-        """Return what `predict_rows` does, of each table; over all tables, rows sum to 1."""
+    def predict_tables(self, states: tf.Tensor) -> list[tuple[tf.Tensor, list[tf.Tensor]]]:
+        """Return the results of `predict_rows` for each table; all rows together sum to 1."""
         log_weights = tf.split(self.compute_component_log_probs(states), len(self.tables), axis=1)
         return [
             table.predict_rows(states, of_table)
             for table, of_table in zip(self.tables, log_weights, strict=True)
         ]
 
-    def score_cells(self, states: Any, cells: Any) -> Any:
+    def score_cells(self, states: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
         log_probs = [
             table._score_cells(*predicted, tf.gather(table_cells, cells))
             for table, predicted, table_cells in zip(
@@ -263,48 +273,48 @@ class ServedTables(ServedReaderSoftmax):
         return _log_sum_exp(tf.stack(log_probs, axis=1))
 
 
-def make_reader_softmax(softmax: Any) -> ServedReaderSoftmax:
+def make_reader_softmax(softmax: TwoComponentSoftmax) -> ServedReaderSoftmax:
     """Return the served softmax of one table or of several."""
     return ServedTables(softmax) if softmax.further_tables else ServedReaderSoftmax(softmax)
 
 
-def pick(values: Any, indices: Any) -> Any:
+def pick(values: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
     """Return one entry of each row, `(n, N), (n,) -> (n,)`."""
     return tf.gather(values, indices, batch_dims=1)
 
 
-def _project(x: Any, kernel: Any, bias: Any) -> Any:
-    """Return `(n, M, H) -> (n, M, N)` for a kernel `(N, H)`, by one product of two matrices."""
+def _project(x: tf.Tensor, kernel: tf.Variable, bias: tf.Variable) -> tf.Tensor:
+    """Project `(n, M, H) -> (n, M, N)` with a kernel `(N, H)` as one product of two matrices."""
     flat = tf.reshape(x, [-1, x.shape[-1]])
     logits = tf.matmul(flat, kernel, transpose_b=True) + bias
     return tf.reshape(logits, [-1, x.shape[1], kernel.shape[0]])
 
 
 def _find_vectors(allocation: Allocation, num_vectors: int) -> np.ndarray:
-    """Return the index of each cell's word vector, `(R, C)`; `num_vectors` where it has none."""
+    """Return the index of the word vector of each cell, `(R, C)`; `num_vectors` for none."""
     words = allocation.words
     return np.where((words >= 0) & (words < num_vectors), words, num_vectors)
 
 
 def append_zeros(vectors: Any) -> np.ndarray:
-    """Return word vectors and a vector of zeros, for cells whose word has none."""
+    """Append a vector of zeros to word vectors, for cells whose word has no vector."""
     vectors = ops.convert_to_numpy(vectors)
     return np.concatenate([vectors, np.zeros_like(vectors[:1])])
 
 
 def _pack(is_set: np.ndarray) -> tf.Variable:
-    """Return booleans `(R, C)` as one bit each: a table of ten million words must be small."""
+    """Pack booleans `(R, C)` into one bit each, to save memory for large tables."""
     return make_variable(np.packbits(is_set, axis=1, bitorder="little"), tf.uint8)
 
 
-def _unpack(packed: tf.Variable, rows: Any, num_columns: int) -> Any:
+def _unpack(packed: tf.Variable, rows: tf.Tensor, num_columns: int) -> tf.Tensor:
     """Return the booleans of `rows`, `(n, C)`."""
     numbers = tf.cast(tf.gather(packed, rows), tf.int32)  # (n, C / 8)
     bits = numbers[:, :, None] // [1, 2, 4, 8, 16, 32, 64, 128] % 2
     return tf.reshape(bits, [-1, 8 * packed.shape[1]])[:, :num_columns] == 1
 
 
-def _log_sum_exp(x: Any) -> Any:
+def _log_sum_exp(x: tf.Tensor) -> tf.Tensor:
     """Return the log of the sum over axis 1; minus infinity if all terms are."""
     largest = tf.maximum(tf.reduce_max(x, axis=1), _LEAST)
     return tf.math.log(tf.reduce_sum(tf.exp(x - largest[:, None]), axis=1)) + largest

@@ -32,13 +32,13 @@ def check_readable(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def claim_version(path: Path, version: int | None) -> Iterator[Path]:
-    """Give the directory of a version that no other export writes at the same time.
+    """Yield the directory of a version, which no other export can write at the same time.
 
-    A lock in `path` marks the version until the block or the process ends.
+    A lock file in `path` protects the version until the block or the process ends.
 
     Args:
         path: Directory of the versions; created if it does not exist.
-        version: Integer, or `None` for the next one that neither exists nor is being written.
+        version: Integer, or `None` for the next version that neither exists nor is being written.
 
     Raises:
         ValueError: if the version is negative.
@@ -52,7 +52,7 @@ def claim_version(path: Path, version: int | None) -> Iterator[Path]:
     while True:
         target = path / str(number)
         try:
-            lock = PathLock(path / f".{number}")  # a hidden name, which is no version
+            lock = PathLock(path / f".{number}")  # hidden, so that it is not read as a version
         except RuntimeError as error:
             problem = f"which another export is writing. {error}"
         else:
@@ -65,7 +65,7 @@ def claim_version(path: Path, version: int | None) -> Iterator[Path]:
             problem = f"and {str(target)!r} exists. Remove the directory to write it again."
         if version is not None:
             raise FileExistsError(
-                f"A version is written once. Received: version={version}, {problem} Give another "
-                "version, or leave it out for the next one."
+                f"`version` must be a new version. Received: version={version}, {problem} Give "
+                "another version, or `None` for the next one."
             )
         number += 1

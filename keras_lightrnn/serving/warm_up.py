@@ -1,4 +1,4 @@
-"""Requests that TensorFlow Serving runs when it loads a model, before those of clients."""
+"""Warm-up requests, which TensorFlow Serving runs when it loads a model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def write_warm_up_requests(
 ) -> None:
     """Write `assets.extra/tf_serving_warmup_requests` into a SavedModel.
 
-    The file is a TFRecord of `PredictionLog` messages. This function encodes their four wrappers
-    in the protocol buffer wire format, because an export needs nothing else of the package that
-    defines them (`tensorflow-serving-api`).
+    The file is a TFRecord of `PredictionLog` messages. This function encodes their four nested
+    messages in the protocol buffer wire format, so that an export does not depend on the package
+    that defines them (`tensorflow-serving-api`).
 
     Args:
         directory: Directory of the SavedModel.
-        requests: List of pairs of a signature's name and a dictionary of its inputs.
+        requests: List of pairs: the name of a signature and a dictionary of its inputs.
     """
     folder = os.path.join(directory, "assets.extra")
     os.makedirs(folder)

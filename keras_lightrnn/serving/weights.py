@@ -12,14 +12,14 @@ from keras import ops
 from keras_lightrnn.layers import GatedRowReader
 from keras_lightrnn.models import LightRNNModel
 
-# Weights above it could overflow float32 in a product of three.
+# A product of three larger weights could overflow float32.
 _MAX_WEIGHT = 1e12
-# Minus infinity there makes words impossible, which is no error.
+# In these, minus infinity makes words impossible, which is allowed.
 _MAY_BE_MINUS_INFINITY = ("row_bias", "column_bias", "word_bias")
 
 
 def make_variable(values: Any, dtype: Any = tf.float32) -> tf.Variable:
-    """Return a constant of the exported graph, which is saved apart from it."""
+    """Return a variable of the exported graph, saved outside of the graph definition."""
     return tf.Variable(ops.convert_to_numpy(values), trainable=False, dtype=dtype)
 
 
@@ -33,7 +33,7 @@ def check_light_rnn_model(model: Any) -> None:
 
 
 def check_row_reader(softmax: Any) -> None:
-    """Raise unless an export can compute what the row reader of a softmax does."""
+    """Raise unless exports support the row reader of a softmax."""
     reader = softmax.row_reader
     if reader is not None and type(reader) is not GatedRowReader:
         raise TypeError(
@@ -44,7 +44,7 @@ def check_row_reader(softmax: Any) -> None:
 
 
 def check_weights(model: keras.Model) -> None:
-    """Raise unless the model is built and float32 can compute with its weights."""
+    """Raise unless the model is built and its weights are suitable for float32."""
     if not model.built:
         raise ValueError(
             "`model` must be built before it is exported. Received: a model without weights. "

@@ -269,7 +269,7 @@ def test_a_round_by_hand_needs_sums_too():
             if epoch == 1:
                 callback.reallocation_round()
 
-    with pytest.raises(ValueError, match=r"without one in this `fit`: every=\[1\]"):
+    with pytest.raises(ValueError, match=r"no further scheduled round in this `fit`: every=\[1\]"):
         model.fit(make_windows(), epochs=2, callbacks=[Ask(), callback], verbose=0)
 
 
@@ -515,7 +515,7 @@ def test_sample_weights_that_nothing_would_notice(model_class, loss, received):
     windows = make_windows(8)
     callback = ReallocationCallback(verbose=0, at_end=True)
     model = make_composed(model_class, loss)
-    with pytest.warns(UserWarning, match=rf"every word once.*{received}.*ObservedTraining"):
+    with pytest.warns(UserWarning, match=rf"counts every word.*{received}.*ObservedTraining"):
         model.fit(windows, windows[:, 1:], callbacks=[callback], verbose=0)
     assert len(callback.history) == 1
 
@@ -686,7 +686,7 @@ def test_a_pass_over_data_sums_what_the_network_does_after_the_epoch():
 
 
 def test_a_pass_over_data_needs_rounds_after_epochs():
-    with pytest.raises(ValueError, match=r"between two epochs.*every=5"):
+    with pytest.raises(ValueError, match=r"must follow epochs.*every=5"):
         ReallocationCallback(every=5, data=make_windows())
 
 
