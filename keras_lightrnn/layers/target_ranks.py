@@ -43,7 +43,7 @@ class TargetRanks(SoftmaxSearch):
     Example:
 
     >>> import numpy as np
-    >>> from keras_lightrnn.layers import TwoComponentEmbedding
+    >>> from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
     >>> from keras_lightrnn.losses import NegativeLogLikelihood
     >>> from keras_lightrnn.metrics import RecallAtK
     >>> embedding = TwoComponentEmbedding(30, 4, combine="gate")
