@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from keras_lightrnn.layers import TwoComponentEmbedding
 from keras_lightrnn.models import LightRNNModel
-from keras_lightrnn.recurrence.kinds import Recurrence
 from keras_lightrnn.serving.softmax import (
     ServedSoftmax,
     append_zeros,
@@ -349,7 +348,7 @@ def make_network(model: LightRNNModel) -> RecurrentNetwork:
 class _Layer(tf.Module):
     """One recurrent layer."""
 
-    def __init__(self, kind: Recurrence, cell: keras.Layer) -> None:
+    def __init__(self, kind: Any, cell: keras.Layer) -> None:
         super().__init__()
         self._kind = kind
         self.num_states = kind.num_states
