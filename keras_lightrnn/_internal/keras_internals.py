@@ -147,3 +147,20 @@ def is_watched_by_tensorflow() -> bool:
     from tensorflow.python.eager import context
 
     return bool(context.context().op_callbacks)
+
+
+def is_compiled_by_xla() -> bool:
+    """Return whether the TensorFlow function that is traced now is compiled by XLA.
+
+    Some operations take other arguments there. TensorFlow has no public way to ask for this.
+
+    Example:
+
+    >>> is_compiled_by_xla()
+    False
+    """
+    import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util
+
+    graph = tf.compat.v1.get_default_graph()
+    return bool(control_flow_util.GraphOrParentsInXlaContext(graph))

@@ -512,6 +512,20 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             logits += term.compute_logits(words, self.compute_dtype)
         return logits
 
+    def compute_all_column_logits(self, column_queries: Tensor) -> Tensor:
+        """Return the logits of all columns given every row, `(B, R, M, H) -> (B, R, M, C)`.
+
+        Args:
+            column_queries: `(B, R, M, H)`: queries that have read all rows, in order.
+        """
+        logits = self._project(column_queries, self.column_kernel, self.column_bias)
+        words, cells = (
+            ops.convert_to_tensor(x) for x in (self.word_table.words, self.word_table.cells)
+        )
+        for term in self._make_terms(column_queries):
+            logits += term.compute_all_logits(cells, words, self.compute_dtype)
+        return logits
+
     def _project(self, states: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         states = ops.cast(states, self.compute_dtype)
         kernel = ops.cast(kernel, self.compute_dtype)

@@ -7,8 +7,8 @@ import abc
 from keras import ops
 
 from keras_lightrnn._internal.typing import Tensor, WordIds
-from keras_lightrnn.ops.log_probs import compute_bias_table
-from keras_lightrnn.ops.look_up import look_up, look_up_word_vectors
+from keras_lightrnn.ops.log_probs import EMPTY_CELL_LOGIT, compute_bias_table
+from keras_lightrnn.ops.look_up import look_up, look_up_word_vectors, order_by_cell
 
 
 class LogitTerm(abc.ABC):
@@ -98,6 +98,19 @@ class LogitTerm(abc.ABC):
         table = self.lay_out(self.weight, words)
         return self.compute(table if self.queries is None else _round(table, dtype), self.queries)
 
+    def compute_all_logits(self, cells: Tensor, words: WordIds, dtype: str = "float32") -> Tensor:
+        """Return the logits of the words in all cells, for queries `(B, R, M, K)` of all rows.
+
+        Args:
+            cells: `(V,)` int32, the cell of each word.
+            words: `(R, C)` int32, the word in each cell, -1 in empty cells.
+            dtype: As in `compute_logits`.
+
+        Returns:
+            `(B, R, M, C)`, or of fewer axes or with axes of size 1, as they broadcast.
+        """
+        return self.compute_logits(words, dtype)
+
 
 class BiasTerm(LogitTerm):
     """`bias[w]`, and `EMPTY_CELL_LOGIT` in empty cells.
@@ -130,6 +143,14 @@ class BiasTerm(LogitTerm):
         cls, d_logits: Tensor, table: Tensor, queries: Tensor
     ) -> tuple[Tensor, Tensor]:
         return ops.sum(d_logits, axis=1), None
+
+    def compute_all_logits(self, cells: Tensor, words: WordIds, dtype: str = "float32") -> Tensor:
+        if self.weight is None:
+            return self.compute_logits(words, dtype)
+        table = ops.cast(order_by_cell(self.weight, cells, words), "float32")
+        if cells.shape[0] < words.shape[0] * words.shape[1]:
+            table = ops.where(words < 0, EMPTY_CELL_LOGIT, table)
+        return ops.expand_dims(table, -2)
 
 
 class VectorTerm(LogitTerm):
@@ -180,6 +201,15 @@ class VectorTerm(LogitTerm):
         vectors = _round(look_up(self.weight, ops.clip(words, 0, size - 1)), dtype)
         logits = ops.matmul(self.queries, ops.swapaxes(vectors, -1, -2))  # (..., M, C)
         # There are fewer logits than numbers in the vectors, which `lay_out` sets to zero.
+        has_vector = ops.logical_and(words >= 0, words < size)
+        return ops.where(ops.expand_dims(has_vector, -2), logits, 0.0)
+
+    def compute_all_logits(self, cells: Tensor, words: WordIds, dtype: str = "float32") -> Tensor:
+        vectors = _round(order_by_cell(self.weight, cells, words), dtype)  # (R, C, K)
+        logits = ops.einsum("brmk,rck->brmc", self.queries, vectors)
+        size = self.weight.shape[0]
+        if size == words.shape[0] * words.shape[1]:
+            return logits
         has_vector = ops.logical_and(words >= 0, words < size)
         return ops.where(ops.expand_dims(has_vector, -2), logits, 0.0)
 

@@ -19,8 +19,11 @@ ROWS_AT_ONCE = 16
 # order, which costs less for each row than to expand the likeliest: by about this factor.
 _LEAST_SHARE = 0.0625
 _COST_OF_ORDER = 2
+# Of a table with at most so many cells, all are computed at once, which takes about as long as to
+# expand a few of the likeliest rows.
+FEW_CELLS = 1 << 17
 # Cells of each text that are expanded together in order.
-_CELLS_AT_ONCE = 1 << 14
+CELLS_AT_ONCE = 1 << 20
 # Least log-probability of a row, and of a column given its row, inside the search: impossible words
 # stay finite. Cells that are never answered come after them, with minus infinity.
 LEAST = -1e38
@@ -36,14 +39,17 @@ class GraphTable(NamedTuple):
         num_columns: Integer `C`.
         expand: `rows (B, n) int32 -> (B, n, C)` float32, the log-probabilities of columns given
             these rows of each text. At least -1e38, and minus infinity for cells that are never
-            answered.
-        expand_alike: `rows (n,) int32 -> (B, n, C)`, likewise for the same rows of all texts.
-            `None` if that costs no less for each row.
+            answered. `None` if all cells are computed together.
+        expand_all: `() -> (B, R, C)` float32, the log-probabilities of all cells. `None` if that
+            costs no less for each row than `expand`.
+        expand_alike: `rows (n,) int32 -> (B, n, C)`, as `expand` for the same rows of all texts:
+            parts of tables whose cells need too much memory together. `None` as for the others.
     """
 
     row_log_probs: Tensor
     num_columns: int
-    expand: Callable[[Any], Any]
+    expand: Callable[[Any], Any] | None
+    expand_all: Callable[[], Any] | None
     expand_alike: Callable[[Any], Any] | None
 
 
@@ -56,9 +62,10 @@ def find_best_cells(
 ) -> tuple[Tensor, Tensor]:
     """Return the `k` likeliest cells of each text by one table, exactly.
 
-    Rows are expanded in falling order of probability, some at a time, until no further row can
-    hold a better cell: no word is likelier than its row. If the bound does not exclude most rows,
-    all rows are expanded in order, which takes about as long as the whole distribution.
+    All cells of a small table are computed. Of a large one, rows are expanded in falling order of
+    probability, some at a time, until no further row can hold a better cell: no word is likelier
+    than its row. If the bound does not exclude most rows, all rows are expanded in order, which
+    takes about as long as the whole distribution.
 
     Args:
         ops: Namespace of operations.
@@ -72,6 +79,18 @@ def find_best_cells(
         Cells `(B, k)` int32 and their log-probabilities `(B, k)` float32, best first. -1 and minus
         infinity where fewer than `k` cells may be answered.
     """
+    cells, best = select_best_cells(ops, table, k, excluded, get_words)
+    return mark_best(ops, cells, best, table.row_log_probs)
+
+
+def select_best_cells(
+    ops: Any,
+    table: GraphTable,
+    k: Tensor,
+    excluded: Tensor = None,
+    get_words: Callable[[Any], Any] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return what `find_best_cells` does, before it is marked by `mark_best`."""
     candidates = _Candidates(ops, table.num_columns, k, get_words)
     start = candidates.start(table.row_log_probs)
 
@@ -79,8 +98,7 @@ def find_best_cells(
         return ops.min(state[1], axis=1)
 
     cells, best = _go_through_rows(ops, table, list_bounds, candidates.add, start, excluded)
-    cells, best = sort_best(ops, cells, best, get_words)
-    return mark_best(ops, cells, best, table.row_log_probs)
+    return sort_best(ops, cells, best, get_words)
 
 
 def _go_through_rows(
@@ -107,13 +125,25 @@ def _go_through_rows(
     """
     row_log_probs, num_columns = table.row_log_probs, table.num_columns
     num_rows = row_log_probs.shape[1]
-    at_once = min(ROWS_AT_ONCE, num_rows)
-    falling, order = ops.top_k(row_log_probs, num_rows)
-    order = ops.cast(order, "int32")
     excluded_rows = places = columns = None
     if excluded is not None:
         columns = ops.where(excluded < 0, -1, excluded % num_columns)
         excluded_rows = ops.maximum(excluded, 0) // num_columns
+
+    in_order, of_rows, of_all = table.expand_alike, table.expand, table.expand_all
+
+    def add_all() -> Any:
+        assert of_all is not None
+        exclusion = None if columns is None else Exclusion(ops, excluded_rows, columns)
+        rows = ops.zeros_like(row_log_probs, "int32") + ops.arange(num_rows, dtype="int32")
+        return [*add(start, rows, of_all(), exclusion)]
+
+    if of_rows is None or (of_all is not None and num_rows * num_columns <= FEW_CELLS):
+        return tuple(add_all())
+    at_once = min(ROWS_AT_ONCE, num_rows)
+    falling, order = ops.top_k(row_log_probs, num_rows)
+    order = ops.cast(order, "int32")
+    if excluded is not None:
         places = ops.take_along_axis(ops.argsort(order), excluded_rows, axis=1)
 
     def count_needed(state: Any) -> Any:
@@ -124,7 +154,7 @@ def _go_through_rows(
     def is_sorted_search(first: Tensor, *state: Any) -> Any:
         needed = count_needed(state)
         is_needed = first < needed
-        if table.expand_alike is None:
+        if in_order is None:
             return is_needed
         is_cheap = ops.logical_or(
             first < int(_LEAST_SHARE * num_rows), _COST_OF_ORDER * (needed - first) < num_rows
@@ -134,21 +164,22 @@ def _go_through_rows(
     def expand(first: Tensor, *state: Any) -> Any:
         here, is_row = _make_range(ops, first, at_once, num_rows)
         rows = ops.take(order, here, axis=1)  # (B, n)
-        joint = _join(ops, ops.take(falling, here, axis=1), table.expand(rows), is_row)
+        joint = join(ops, ops.take(falling, here, axis=1), of_rows(rows), is_row)
         exclusion = None if places is None else Exclusion(ops, places - first, columns)
         return (first + at_once, *add(state, rows, joint, exclusion))
 
     zero = ops.zeros((), "int32")
     first, *state = ops.while_loop(is_sorted_search, expand, (zero, *start))
-    in_order = table.expand_alike
-    if in_order is None:
+    if in_order is None or of_all is None:
         return tuple(state)
     is_open = first < count_needed(state)
-    block = min(max(ROWS_AT_ONCE, _CELLS_AT_ONCE // num_columns), num_rows)
+    block = max(ROWS_AT_ONCE, CELLS_AT_ONCE // num_columns)
+    if num_rows <= block:
+        return tuple(ops.cond(is_open, add_all, lambda: [*state]))
 
     def expand_alike(first: Tensor, *state: Any) -> Any:
         rows, is_row = _make_range(ops, first, block, num_rows)
-        joint = _join(ops, ops.take(row_log_probs, rows, axis=1), in_order(rows), is_row)
+        joint = join(ops, ops.take(row_log_probs, rows, axis=1), in_order(rows), is_row)
         exclusion = None if columns is None else Exclusion(ops, excluded_rows - first, columns)
         rows = ops.broadcast_to(rows, (ops.shape(joint)[0], block))
         return (first + block, *add(state, rows, joint, exclusion))
@@ -183,11 +214,16 @@ def find_ranks(
         Ranks `(B,)` int32, from 1, and the log-probabilities of the cells, `(B,)` float32.
     """
     num_columns = table.num_columns
-    rows = ops.expand_dims(cells // num_columns, 1)  # (B, 1)
-    log_probs = ops.take_along_axis(
-        table.expand(rows)[:, 0], ops.expand_dims(cells % num_columns, 1), axis=1
-    )
-    log_probs += ops.take_along_axis(table.row_log_probs, rows, axis=1)  # (B, 1)
+    rows, columns = (ops.expand_dims(x, 1) for x in (cells // num_columns, cells % num_columns))
+    if table.expand is None:
+        assert table.expand_all is not None
+        joint = table.expand_all()
+        table = table._replace(expand_all=lambda: joint)
+        flat = ops.reshape(joint, (-1, joint.shape[1] * num_columns))
+        log_probs = ops.take_along_axis(flat, ops.expand_dims(cells, 1), axis=1)  # (B, 1)
+    else:
+        log_probs = ops.take_along_axis(table.expand(rows)[:, 0], columns, axis=1)
+        log_probs += ops.take_along_axis(table.row_log_probs, rows, axis=1)
     own_cells = ops.expand_dims(cells, 1)  # a cell does not count for itself, however it is rounded
     excluded = own_cells if excluded is None else ops.concatenate([excluded, own_cells], axis=1)
     own = ops.maximum(log_probs, LEAST)
@@ -243,9 +279,11 @@ def _make_range(ops: Any, start: Tensor, size: int, num_rows: int) -> tuple[Tens
     return ops.minimum(numbers, num_rows - 1), numbers < num_rows
 
 
-def _join(ops: Any, row_log_probs: Tensor, column_log_probs: Any, is_row: Tensor) -> Any:
+def join(ops: Any, row_log_probs: Tensor, column_log_probs: Any, is_row: Tensor = None) -> Any:
     """Return the log-probabilities of cells, `(B, n), (B, n, C), (n,) -> (B, n, C)`."""
-    row_log_probs = ops.where(is_row, ops.maximum(row_log_probs, LEAST), -np.inf)
+    row_log_probs = ops.maximum(row_log_probs, LEAST)
+    if is_row is not None:
+        row_log_probs = ops.where(is_row, row_log_probs, -np.inf)
     return ops.expand_dims(row_log_probs, -1) + column_log_probs
 
 

@@ -16,7 +16,13 @@ from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.ops.loops import map_blocks
 from keras_lightrnn.ops.word_ids import mark_invalid_ids
-from keras_lightrnn.search.graph_rows import LEAST, ROWS_AT_ONCE, GraphTable
+from keras_lightrnn.search.graph_rows import (
+    CELLS_AT_ONCE,
+    LEAST,
+    ROWS_AT_ONCE,
+    GraphTable,
+    join,
+)
 from keras_lightrnn.search.graph_tables import find_best_of_tables, find_ranks_of_tables
 from keras_lightrnn.search.layer_search import list_row_offsets, predict_all_rows
 
@@ -121,10 +127,9 @@ def _map_texts(
     """
     layers = softmax.list_tables()
     offsets = list_row_offsets(softmax)
-    if len(layers) == 1:
+    floats = softmax.word_table.vocabulary_size
+    if len(layers) == 1 and floats > CELLS_AT_ONCE:  # only some rows of all texts are held at once
         floats = ROWS_AT_ONCE * softmax.word_table.num_columns
-    else:  # which may hold all words of all texts of a block
-        floats = softmax.word_table.vocabulary_size
     floats *= softmax.num_components
     size = max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats))
 
@@ -140,37 +145,53 @@ def _map_texts(
 def _make_table(softmax: Any, row_log_probs: Tensor, context: list[Any]) -> GraphTable:
     """Return a table of a softmax with what `predict_rows` returned."""
     queries, *shares = context  # (B, M, H), (B, R, M)
-    word_table = softmax.word_table
-    has_empty_cells = word_table.vocabulary_size < word_table.num_rows * word_table.num_columns
+    word_table, num_rows = softmax.word_table, softmax.word_table.num_rows
+    has_empty_cells = word_table.vocabulary_size < num_rows * word_table.num_columns
     operations, dtype = _get_operations(), keras.backend.standardize_dtype(queries.dtype)
 
-    def predict(rows: Tensor, of_all: Tensor) -> Any:
+    def read(rows: Tensor) -> Any:
         num_rows = operations.shape(rows)[1]
         # (B, 1, M, H) is read once for each row.
-        read = ops.expand_dims(queries, 1) + operations.zeros((1, num_rows, 1, 1), dtype)
-        read = softmax.read_rows(read, rows)
-        log_probs = ops.log_softmax(softmax.compute_column_logits(read, of_all))  # (B, n, M, C)
-        if shares:
-            indices = ops.broadcast_to(ops.expand_dims(rows, -1), ops.shape(read)[:-1])
-            of_rows = ops.take_along_axis(shares[0], indices, axis=1)  # (B, n, M)
-            log_probs = ops.logsumexp(ops.expand_dims(of_rows, -1) + log_probs, axis=2)
-        else:
-            log_probs = ops.squeeze(log_probs, 2)
+        repeated = ops.expand_dims(queries, 1) + operations.zeros((1, num_rows, 1, 1), dtype)
+        return softmax.read_rows(repeated, rows)
+
+    def add_components(log_probs: Tensor, rows: Tensor = None) -> Any:
+        """Return the sum over components of rows `(B, n)`, `None` for all; `(B, n, C)`."""
+        if not shares:
+            return ops.squeeze(log_probs, 2)
+        of_rows = shares[0]  # (B, R, M)
+        if rows is not None:
+            indices = ops.broadcast_to(ops.expand_dims(rows, -1), ops.shape(log_probs)[:-1])
+            of_rows = ops.take_along_axis(of_rows, indices, axis=1)  # (B, n, M)
+        return ops.logsumexp(ops.expand_dims(of_rows, -1) + log_probs, axis=2)
+
+    def finish(log_probs: Tensor, rows: Tensor = None) -> Any:
+        """Mark empty cells of rows, `None` for all, among log-probabilities `(B, n, C)`."""
         log_probs = ops.maximum(log_probs, LEAST)
-        if has_empty_cells:
-            is_empty = look_up(word_table.words, of_all) < 0
-            log_probs = ops.where(is_empty, -np.inf, log_probs)
-        return log_probs
+        if not has_empty_cells:
+            return log_probs
+        words = ops.convert_to_tensor(word_table.words)
+        words = words if rows is None else look_up(words, rows)
+        return ops.where(words < 0, -np.inf, log_probs)
+
+    def expand(rows: Tensor, of_all: Tensor) -> Any:
+        log_probs = ops.log_softmax(softmax.compute_column_logits(read(rows), of_all))
+        return finish(add_components(log_probs, rows), of_all)  # (B, n, M, C) -> (B, n, C)
+
+    def expand_all() -> Any:
+        rows = ops.zeros_like(row_log_probs, "int32") + ops.arange(num_rows, dtype="int32")
+        log_probs = ops.log_softmax(softmax.compute_all_column_logits(read(rows)))  # (B, R, M, C)
+        return finish(join(operations, row_log_probs, add_components(log_probs)))
 
     def expand_alike(rows: Tensor) -> Any:
-        rows = ops.expand_dims(rows, 0)  # (1, n)
-        shape = ops.shape(row_log_probs)[0], rows.shape[1]
-        return predict(ops.broadcast_to(rows, shape), rows)
+        rows = ops.expand_dims(rows, 0)  # (1, n): words are looked up once for all texts
+        return expand(ops.broadcast_to(rows, (ops.shape(row_log_probs)[0], rows.shape[1])), rows)
 
     return GraphTable(
         row_log_probs,
         word_table.num_columns,
-        lambda rows: predict(rows, rows),
+        lambda rows: expand(rows, rows),
+        expand_all,
         expand_alike,
     )
 

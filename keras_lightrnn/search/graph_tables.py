@@ -15,13 +15,11 @@ from keras_lightrnn.search.graph_rows import (
     LEAST,
     ROUNDING,
     GraphTable,
-    count_before,
     exclude,
-    find_best_cells,
     find_ranks,
     mark_best,
     scatter,
-    select_best,
+    select_best_cells,
     sort_best,
 )
 
@@ -29,7 +27,7 @@ from keras_lightrnn.search.graph_rows import (
 # largest share of all rows before it computes all words: these bound the time of the worst case.
 _FIRST_ROWS = 24
 _GROWTH = 4
-_LARGEST_SHARE = 1 / 10
+_LARGEST_SHARE = 1 / 20
 # Words that are computed exactly, more than are asked for.
 _MORE_CANDIDATES = 8
 # Rows that are expanded because they hold a candidate, and one more for some words asked for.
@@ -43,13 +41,14 @@ def find_best_of_tables(
     word_tables: Sequence[Any],
     k: Tensor,
     excluded: Tensor = None,
-    is_word: Tensor = None,
     get_order: Callable[[Any], Any] | None = None,
+    places: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the `k` likeliest words of each text by the sum over tables, exactly.
 
-    With several tables, the likeliest rows of each are expanded. If another word may be as likely
-    as the last of the best `k` found there, the log-probabilities of all words are computed.
+    The log-probabilities of all words of small tables are computed. Of large ones, the likeliest
+    rows of each are expanded. If another word may be as likely as the last of the best `k` found
+    there, the log-probabilities of all words are computed as well.
 
     Args:
         ops: Namespace of operations.
@@ -58,36 +57,25 @@ def find_best_of_tables(
             and `words`, `(R, C)` int32, the word in each cell and -1 in empty cells.
         k: Integer, or on TensorFlow an int32 scalar.
         excluded: `(B, E)` int32, words that are not answered, -1 for none; or `None`.
-        is_word: `(V,)` boolean, which ids are words, for several tables; `None` for all.
         get_order: Returns numbers of words, of the same shape: of equally likely words those with
-            lesser numbers come first, with several tables. `None` for the ids.
+            lesser numbers come first. `None` for the ids.
+        places: For each further table, the cell there of the word in each cell of the first table,
+            `(R C,)` int32, anything for empty cells. `None` if they are not known.
 
     Returns:
         Words `(B, k)` int32 and their log-probabilities `(B, k)` float32, best first, of equal
         words the lesser ids first. -1 and minus infinity where fewer than `k` words may be
         answered. The log-probabilities of a text are NaN if those of its rows are.
     """
-    if len(tables) == 1:
-        [table], [word_table] = tables, word_tables
-        excluded = _find_cells(ops, word_table, excluded)
-        get_words = _make_get_words(ops, word_table)
-        cells, log_probs = find_best_cells(ops, table, k, excluded, get_words)
-        return ops.where(cells < 0, -1, get_words(cells)), log_probs
+    first, row_log_probs = word_tables[0], tables[0].row_log_probs
+    get_words = _make_get_words(ops, first)
+    get_number = get_words if get_order is None else lambda cells: get_order(get_words(cells))
+    merged = _merge(ops, tables, word_tables, places)
+    excluded_cells = _find_cells(ops, first, excluded)
 
     def search_all_words() -> list[Any]:
-        total = _compute_all_words(ops, tables, word_tables)
-        if is_word is not None:
-            total = ops.where(is_word, total, -np.inf)
-        if excluded is not None:
-            total = exclude(ops, total, excluded)
-
-        def list_order() -> Any:
-            order = ops.arange(total.shape[1], dtype="int32")
-            order = order if get_order is None else get_order(order)
-            return ops.zeros_like(total, "int32") + order
-
-        best, places = select_best(ops, total, k, list_order)
-        return [*sort_best(ops, places, best, get_order)]
+        cells, best = select_best_cells(ops, merged, k, excluded_cells, get_number)
+        return [get_words(cells), best]
 
     def search_likeliest_rows(size: int) -> list[Any]:
         found, bounds = _find_likely_words(ops, tables, word_tables, size, k, excluded)
@@ -97,12 +85,12 @@ def find_best_of_tables(
     sizes = list_sizes([table.row_log_probs.shape[1] for table in tables])
     if isinstance(k, int):
         sizes = [size for size in sizes if k <= size]
-        if not sizes:
-            words, best = search_all_words()
-            return mark_best(ops, words, best, tables[0].row_log_probs)
+    if len(tables) == 1 or not sizes:
+        return mark_best(ops, *search_all_words(), row_log_probs)
+    if isinstance(k, int):
         state = search_likeliest_rows(sizes.pop(0))
     else:
-        shape = ops.shape(tables[0].row_log_probs)[0], k
+        shape = ops.shape(row_log_probs)[0], k
         state = [ops.zeros(shape, "int32"), ops.zeros(shape, "float32"), ops.zeros((), "bool")]
     for size in sizes:
         is_skipped = ops.logical_or(state[2], k > size)
@@ -110,14 +98,14 @@ def find_best_of_tables(
             is_skipped, lambda state=state: state, lambda size=size: search_likeliest_rows(size)
         )
     words, best = ops.cond(state[2], lambda: state[:2], search_all_words)
-    return mark_best(ops, words, best, tables[0].row_log_probs)
+    return mark_best(ops, words, best, row_log_probs)
 
 
 def list_sizes(numbers_of_rows: Sequence[int]) -> list[int]:
     """Return how many rows of each table a search expands in turn before it computes all words.
 
     >>> list_sizes([20]), list_sizes([100]), list_sizes([246, 250]), list_sizes([3163, 3163])
-    ([], [], [24], [24, 96])
+    ([], [], [], [24, 96])
     """
     most = int(_LARGEST_SHARE * min(numbers_of_rows))
     sizes = []
@@ -136,19 +124,11 @@ def find_ranks_of_tables(
     excluded: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Return the ranks of words `(B,)` and their log-probabilities; see `find_best_of_tables`."""
-    if len(tables) == 1:
-        [table], [word_table] = tables, word_tables
-        cells = ops.take(word_table.cells, targets, axis=0)
-        excluded = _find_cells(ops, word_table, excluded)
-        return find_ranks(ops, table, cells, excluded, _make_get_words(ops, word_table))
-    total = _compute_all_words(ops, tables, word_tables)
-    targets = ops.expand_dims(targets, 1)
-    log_probs = ops.take_along_axis(total, targets, axis=1)
-    if excluded is not None:
-        total = exclude(ops, total, excluded)
-    words = ops.arange(total.shape[1], dtype="int32")
-    before = count_before(ops, total, log_probs, lambda: ops.expand_dims(words, 0) < targets)
-    return before + 1, log_probs[:, 0]
+    first = word_tables[0]
+    cells = ops.take(first.cells, targets, axis=0)
+    excluded = _find_cells(ops, first, excluded)
+    merged = _merge(ops, tables, word_tables)
+    return find_ranks(ops, merged, cells, excluded, _make_get_words(ops, first))
 
 
 def _find_cells(ops: Any, word_table: Any, words: WordIds) -> Any:
@@ -164,22 +144,40 @@ def _make_get_words(ops: Any, word_table: Any) -> Callable[[Any], Any]:
     return lambda cells: ops.take(words, ops.maximum(cells, 0), axis=0)
 
 
-def _compute_all_words(ops: Any, tables: Sequence[GraphTable], word_tables: Sequence[Any]) -> Any:
-    """Return the log-probabilities of all words, `(B, V)`."""
-    total = None
-    for table, word_table in zip(tables, word_tables, strict=True):
-        log_probs = ops.take(_compute_all_cells(ops, table), word_table.cells, axis=1)
-        total = log_probs if total is None else ops.logaddexp(total, log_probs)
-    return ops.maximum(total, LEAST)
+def _merge(
+    ops: Any,
+    tables: Sequence[GraphTable],
+    word_tables: Sequence[Any],
+    places: Sequence[Tensor] | None = None,
+) -> GraphTable:
+    """Return one table of the cells of the first, whose words have their shares of all tables."""
+    if len(tables) == 1:
+        return tables[0]
+
+    def expand_all() -> Any:
+        of_first = _compute_all_cells(tables[0])
+        flat = ops.reshape(of_first, (-1, of_first.shape[1] * of_first.shape[2]))
+        total = flat
+        for index, table in enumerate(tables[1:]):
+            joint = _compute_all_cells(table)
+            joint = ops.reshape(joint, (-1, joint.shape[1] * joint.shape[2]))
+            if places is None:
+                words = ops.reshape(ops.convert_to_tensor(word_tables[0].words), (-1,))
+                of_words = word_tables[1 + index].cells
+                cells = ops.take(of_words, ops.maximum(words, 0), axis=0)
+            else:
+                cells = places[index]
+            total = ops.logaddexp(total, ops.take(joint, cells, axis=1))
+        total = ops.where(flat == -np.inf, flat, ops.maximum(total, LEAST))  # NaN stays NaN
+        return ops.reshape(total, (-1, *of_first.shape[1:]))
+
+    return GraphTable(tables[0].row_log_probs, tables[0].num_columns, None, expand_all, None)
 
 
-def _compute_all_cells(ops: Any, table: GraphTable) -> Any:
-    """Return the log-probabilities of all cells, `(B, R C)`."""
-    num_rows = table.row_log_probs.shape[1]
-    assert table.expand_alike is not None  # mixtures have row readers
-    columns = table.expand_alike(ops.arange(num_rows, dtype="int32"))
-    joint = ops.expand_dims(ops.maximum(table.row_log_probs, LEAST), -1) + columns  # (B, R, C)
-    return ops.reshape(joint, (-1, num_rows * table.num_columns))
+def _compute_all_cells(table: GraphTable) -> Any:
+    """Return the log-probabilities of all cells, `(B, R, C)`."""
+    assert table.expand_all is not None  # several tables have row readers
+    return table.expand_all()
 
 
 def _find_likely_words(
@@ -261,6 +259,7 @@ class _ExpandedTable:
         self.ops = ops
         self.row_log_probs = table.row_log_probs
         self.num_rows, self.num_columns = table.row_log_probs.shape[1], table.num_columns
+        assert table.expand is not None
         self.compute_columns = table.expand
         self.cells, self.words = word_table.cells, word_table.words
         self.values = ops.maximum(table.row_log_probs, LEAST)

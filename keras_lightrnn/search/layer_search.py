@@ -37,6 +37,8 @@ def predict_rows(
     log_probs = ops.log_softmax(softmax.compute_row_logits(queries, row_offsets))  # (B, M, R)
     if component_log_probs is None:
         return log_probs[:, 0], [queries]
+    if softmax.num_components == 1:
+        return component_log_probs + log_probs[:, 0], [queries]
     joint = ops.expand_dims(component_log_probs, -1) + log_probs  # (B, M, R)
     row_log_probs = ops.logsumexp(joint, axis=1)
     shares = ops.transpose(joint - ops.expand_dims(row_log_probs, 1), (0, 2, 1))

@@ -114,9 +114,8 @@ def _find_best_in_block(
         tables.append(_make_reader_table(of_table, *predicted))
         word_tables.append(softmax.get_word_table(index))
     # Cells of the first table identify the words.
-    is_word = softmax.first_cells[0] >= 0
     return find_best_of_tables(
-        tensorflow_operations, tables, word_tables, k, excluded, is_word, get_words
+        tensorflow_operations, tables, word_tables, k, excluded, get_words, softmax.cells[1:]
     )
 
 
@@ -158,9 +157,14 @@ def _make_table(
     def expand_alike(rows: tf.Tensor) -> tf.Tensor:
         return expand(tf.broadcast_to(rows, [num_texts, rows.shape[0]]))
 
+    def expand_all() -> Any:
+        columns = expand_alike(tf.range(softmax.num_rows))
+        return graph_rows.join(tensorflow_operations, row_log_probs, columns)
+
     if softmax.has_impossible_words:
         row_log_probs = tf.maximum(row_log_probs, LEAST)
-    return GraphTable(row_log_probs, num_columns, expand, None if is_stepwise else expand_alike)
+    in_order = (None, None) if is_stepwise else (expand_all, expand_alike)
+    return GraphTable(row_log_probs, num_columns, expand, *in_order)
 
 
 def generate_cells(

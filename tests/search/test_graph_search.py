@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_lightrnn import Allocation
 from keras_lightrnn.layers import TwoComponentSoftmax
-from keras_lightrnn.search import graph_tables
+from keras_lightrnn.search import graph_rows, graph_tables
 from keras_lightrnn.search.graph_rows import GraphTable, find_best_cells, find_ranks
 from keras_lightrnn.search.graph_search import find_best_words
 from keras_lightrnn.search.layer_search import search_states
@@ -91,19 +91,19 @@ def test_some_rows_of_several_tables(rng, num_tables, arguments, monkeypatch):
     best, _ = layer.next_words(states, k=2)
     excluded = np.concatenate([best, rng.integers(-1, BIG, size=(12, 3))], axis=1).astype("int32")
     expected, expected_log_probs = layer.next_words(states, k=5, excluded=excluded)
-    is_found, compute_all_words = [], graph_tables._compute_all_words
+    is_found, compute_all_cells = [], graph_tables._compute_all_cells
 
     def fail(*args):
         raise LookupError  # all words would be computed
 
     for i in range(len(states)):
         text = slice(i, i + 1)
-        monkeypatch.setattr(graph_tables, "_compute_all_words", fail)
+        monkeypatch.setattr(graph_tables, "_compute_all_cells", fail)
         try:
             found = find_best_words(layer, states[text], 5, excluded[text])
             is_found.append(True)
         except LookupError:
-            monkeypatch.setattr(graph_tables, "_compute_all_words", compute_all_words)
+            monkeypatch.setattr(graph_tables, "_compute_all_cells", compute_all_cells)
             found = find_best_words(layer, states[text], 5, excluded[text])
             is_found.append(False)
         assert np.asarray(found[0]).tolist() == expected[text].tolist()
@@ -212,7 +212,11 @@ class CountedTable:
 
     def __init__(self, log_probs):
         self.log_probs = log_probs  # (B, R, C)
-        self.num_sorted = self.num_alike = 0
+        self.num_sorted = self.num_alike = self.num_whole = 0
+
+    def expand_all(self):
+        self.num_whole += 1
+        return ops.convert_to_tensor(self.log_probs)
 
     def expand(self, rows):
         self.num_sorted += rows.shape[1]
@@ -231,7 +235,8 @@ class CountedTable:
         return np.logaddexp.reduce(self.log_probs, axis=2)
 
     def make(self):
-        return GraphTable(self._rows, self.log_probs.shape[2], self.expand, self.expand_alike)
+        parts = self.expand, self.expand_all, self.expand_alike
+        return GraphTable(self._rows, self.log_probs.shape[2], *parts)
 
     def find_best(self, k):
         cells, log_probs = find_best_cells(ops, self.make(), k)
@@ -241,19 +246,27 @@ class CountedTable:
         assert np.take_along_axis(flat, np.asarray(cells), 1) == pytest.approx(expected, abs=1e-5)
 
 
-def test_few_rows_are_expanded_if_the_bound_allows_it(rng):
+def test_few_rows_are_expanded_if_the_bound_allows_it(rng, monkeypatch):
+    monkeypatch.setattr(graph_rows, "FEW_CELLS", 0)
     logits = rng.normal(size=(2, 200, 9)) + 8 * rng.normal(size=(2, 200, 1))
     table = CountedTable(logits.astype("float32") - 40)
     table.find_best(k=5)
-    assert (table.num_sorted, table.num_alike) == (16, 0)
+    assert (table.num_sorted, table.num_alike, table.num_whole) == (16, 0, 0)
 
 
-def test_all_rows_are_expanded_in_order_if_it_does_not(rng):
+@pytest.mark.parametrize(
+    ("few_cells", "cells_at_once", "expected"),
+    [(1 << 17, 1 << 20, (0, 0, 1)), (0, 1 << 20, (16, 0, 1)), (0, 180, (16, 200, 0))],
+    ids=["few cells", "more", "too many to hold"],
+)
+def test_all_rows_are_expanded_if_it_does_not(rng, monkeypatch, few_cells, cells_at_once, expected):
+    monkeypatch.setattr(graph_rows, "FEW_CELLS", few_cells)
+    monkeypatch.setattr(graph_rows, "CELLS_AT_ONCE", cells_at_once)
     logits = 0.1 * rng.normal(size=(2, 200, 9))
     table = CountedTable((logits - np.log(1800)).astype("float32"))
     table.find_best(k=5)
     # A sixteenth of the rows, in steps of 16, and then all.
-    assert (table.num_sorted, table.num_alike) == (16, 200)
+    assert (table.num_sorted, table.num_alike, table.num_whole) == expected
 
 
 @pytest.mark.parametrize(
@@ -289,7 +302,9 @@ def test_ranks_of_equal_words_and_wrong_ids(rng, num_tables):
     assert np.asarray(ranks).tolist() == [-1] * 4
 
 
-def test_ranks_of_flat_predictions(rng):
+def test_ranks_of_flat_predictions(rng, monkeypatch):
+    monkeypatch.setattr(graph_rows, "FEW_CELLS", 0)
+    monkeypatch.setattr(graph_rows, "CELLS_AT_ONCE", 180)
     logits = 0.1 * rng.normal(size=(4, 200, 9))
     table = CountedTable((logits - np.log(1800)).astype("float32"))
     cells = np.array([0, 77, 900, 1799], "int32")

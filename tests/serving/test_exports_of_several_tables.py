@@ -113,7 +113,7 @@ def test_few_rows_are_expanded(small_parts, monkeypatch):
     cells = tf.constant(model.word_table.allocation.cells[[[3]]])
     states = network.read_texts(cells, tf.constant([1]), 0)
     expected, _ = model.next_words([3], 1)
-    monkeypatch.setattr(graph_tables, "_compute_all_words", None)  # calling it is an error
+    monkeypatch.setattr(graph_tables, "_compute_all_cells", None)  # calling it is an error
     words = model.word_table.allocation.words.ravel()
     found, _ = _find_best_in_block(network, states, 1, lambda cells: tf.gather(words, cells))
     assert words[found.numpy()[0]].tolist() == expected.tolist()
