@@ -107,7 +107,7 @@ class LogitTerm(abc.ABC):
             dtype: As in `compute_logits`.
 
         Returns:
-            `(B, R, M, C)`, or of fewer axes or with axes of size 1, as they broadcast.
+            `(B, R, M, C)`, or what broadcasts to it.
         """
         return self.compute_logits(words, dtype)
 
@@ -201,16 +201,17 @@ class VectorTerm(LogitTerm):
         vectors = _round(look_up(self.weight, ops.clip(words, 0, size - 1)), dtype)
         logits = ops.matmul(self.queries, ops.swapaxes(vectors, -1, -2))  # (..., M, C)
         # There are fewer logits than numbers in the vectors, which `lay_out` sets to zero.
-        has_vector = ops.logical_and(words >= 0, words < size)
-        return ops.where(ops.expand_dims(has_vector, -2), logits, 0.0)
+        return self._zero_missing(logits, words)
 
     def compute_all_logits(self, cells: Tensor, words: WordIds, dtype: str = "float32") -> Tensor:
         vectors = _round(order_by_cell(self.weight, cells, words), dtype)  # (R, C, K)
         logits = ops.einsum("brmk,rck->brmc", self.queries, vectors)
-        size = self.weight.shape[0]
-        if size == words.shape[0] * words.shape[1]:
-            return logits
-        has_vector = ops.logical_and(words >= 0, words < size)
+        is_full = self.weight.shape[0] == words.shape[0] * words.shape[1]
+        return logits if is_full else self._zero_missing(logits, words)
+
+    def _zero_missing(self, logits: Tensor, words: WordIds) -> Tensor:
+        """Return the logits `(..., M, C)` with zeros for words `(..., C)` without a vector."""
+        has_vector = ops.logical_and(words >= 0, words < self.weight.shape[0])
         return ops.where(ops.expand_dims(has_vector, -2), logits, 0.0)
 
 
