@@ -23,7 +23,7 @@ _COST_OF_ORDER = 2
 # expand a few of the likeliest rows.
 FEW_CELLS = 1 << 17
 # Cells of each text that are expanded together in order.
-CELLS_AT_ONCE = 1 << 20
+_CELLS_AT_ONCE = 1 << 16
 # Least log-probability of a row, and of a column given its row, inside the search: impossible words
 # stay finite. Cells that are never answered come after them, with minus infinity.
 LEAST = -1e38
@@ -42,8 +42,8 @@ class GraphTable(NamedTuple):
             answered. `None` if all cells are computed together.
         expand_all: `() -> (B, R, C)` float32, the log-probabilities of all cells. `None` if that
             costs no less for each row than `expand`.
-        expand_alike: `rows (n,) int32 -> (B, n, C)`, as `expand` for the same rows of all texts:
-            parts of tables whose cells need too much memory together. `None` as for the others.
+        expand_alike: `rows (n,) int32 -> (B, n, C)`, as `expand` for the same rows of all texts.
+            `None` likewise.
     """
 
     row_log_probs: Tensor
@@ -129,17 +129,13 @@ def _go_through_rows(
     if excluded is not None:
         columns = ops.where(excluded < 0, -1, excluded % num_columns)
         excluded_rows = ops.maximum(excluded, 0) // num_columns
-
-    in_order, of_rows, of_all = table.expand_alike, table.expand, table.expand_all
-
-    def add_all() -> Any:
-        assert of_all is not None
+    if _is_small(table):
+        assert table.expand_all is not None
         exclusion = None if columns is None else Exclusion(ops, excluded_rows, columns)
         rows = ops.zeros_like(row_log_probs, "int32") + ops.arange(num_rows, dtype="int32")
-        return [*add(start, rows, of_all(), exclusion)]
-
-    if of_rows is None or (of_all is not None and num_rows * num_columns <= FEW_CELLS):
-        return tuple(add_all())
+        return tuple(add(start, rows, table.expand_all(), exclusion))
+    in_order, of_rows = table.expand_alike, table.expand
+    assert of_rows is not None
     at_once = min(ROWS_AT_ONCE, num_rows)
     falling, order = ops.top_k(row_log_probs, num_rows)
     order = ops.cast(order, "int32")
@@ -170,12 +166,10 @@ def _go_through_rows(
 
     zero = ops.zeros((), "int32")
     first, *state = ops.while_loop(is_sorted_search, expand, (zero, *start))
-    if in_order is None or of_all is None:
+    if in_order is None:
         return tuple(state)
     is_open = first < count_needed(state)
-    block = max(ROWS_AT_ONCE, CELLS_AT_ONCE // num_columns)
-    if num_rows <= block:
-        return tuple(ops.cond(is_open, add_all, lambda: [*state]))
+    block = min(max(ROWS_AT_ONCE, _CELLS_AT_ONCE // num_columns), num_rows)
 
     def expand_alike(first: Tensor, *state: Any) -> Any:
         rows, is_row = _make_range(ops, first, block, num_rows)
@@ -215,13 +209,14 @@ def find_ranks(
     """
     num_columns = table.num_columns
     rows, columns = (ops.expand_dims(x, 1) for x in (cells // num_columns, cells % num_columns))
-    if table.expand is None:
+    if _is_small(table):
         assert table.expand_all is not None
         joint = table.expand_all()
         table = table._replace(expand_all=lambda: joint)
         flat = ops.reshape(joint, (-1, joint.shape[1] * num_columns))
         log_probs = ops.take_along_axis(flat, ops.expand_dims(cells, 1), axis=1)  # (B, 1)
     else:
+        assert table.expand is not None
         log_probs = ops.take_along_axis(table.expand(rows)[:, 0], columns, axis=1)
         log_probs += ops.take_along_axis(table.row_log_probs, rows, axis=1)
     own_cells = ops.expand_dims(cells, 1)  # a cell does not count for itself, however it is rounded
@@ -268,6 +263,12 @@ def count_before(
 
 def _count(ops: Any, is_counted: Any) -> Any:
     return ops.sum(ops.cast(is_counted, "int32"), axis=1)
+
+
+def _is_small(table: GraphTable) -> bool:
+    """Return whether all cells are computed together."""
+    num_cells = table.row_log_probs.shape[1] * table.num_columns
+    return table.expand is None or (table.expand_all is not None and num_cells <= FEW_CELLS)
 
 
 def _make_range(ops: Any, start: Tensor, size: int, num_rows: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.ops.loops import map_blocks
 from keras_lightrnn.ops.word_ids import mark_invalid_ids
 from keras_lightrnn.search.graph_rows import (
-    CELLS_AT_ONCE,
+    FEW_CELLS,
     LEAST,
     ROWS_AT_ONCE,
     GraphTable,
@@ -128,7 +128,7 @@ def _map_texts(
     layers = softmax.list_tables()
     offsets = list_row_offsets(softmax)
     floats = softmax.word_table.vocabulary_size
-    if len(layers) == 1 and floats > CELLS_AT_ONCE:  # only some rows of all texts are held at once
+    if len(layers) == 1 and floats > FEW_CELLS:  # of which some rows are held at a time
         floats = ROWS_AT_ONCE * softmax.word_table.num_columns
     floats *= softmax.num_components
     size = max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats))

@@ -103,9 +103,13 @@ def _find_best_in_block(
     if network.padding_cell is not None:
         excluded = tf.fill([tf.shape(states[0])[0], 1], network.padding_cell)
     if not isinstance(softmax, ServedTables):
-        row_log_probs, context = network.predict_rows(states)
-        expand = lambda texts, rows: network.expand_rows(texts, rows, context)[0]  # noqa: E731
-        table = _make_table(softmax, row_log_probs, expand, network.reads_rows_by_steps)
+        predicted = network.predict_rows(states)
+        if network.reads_rows_by_steps:
+            row_log_probs, context = predicted
+            expand = lambda texts, rows: network.expand_rows(texts, rows, context)[0]  # noqa: E731
+            table = _make_table(softmax, row_log_probs, expand, None)
+        else:
+            table = _make_reader_table(softmax, *predicted)
         return graph_rows.find_best_cells(tensorflow_operations, table, k, excluded, get_words)
     tables, word_tables = [], []
     for index, (of_table, predicted) in enumerate(
@@ -122,15 +126,19 @@ def _find_best_in_block(
 def _make_reader_table(
     softmax: ServedReaderSoftmax, row_log_probs: tf.Tensor, context: list[tf.Tensor]
 ) -> GraphTable:
-    expand = lambda texts, rows: softmax.expand_rows(texts, rows, context)  # noqa: E731
-    return _make_table(softmax, row_log_probs, expand, False)
+    return _make_table(
+        softmax,
+        row_log_probs,
+        lambda texts, rows: softmax.expand_rows(texts, rows, context),
+        lambda: softmax.expand_all_rows(context),
+    )
 
 
 def _make_table(
     softmax: ServedSoftmax,
     row_log_probs: tf.Tensor,
     expand_rows: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
-    is_stepwise: bool,
+    expand_all_rows: Callable[[], tf.Tensor] | None,
 ) -> GraphTable:
     """Return a table for the search.
 
@@ -138,32 +146,38 @@ def _make_table(
         softmax: The softmax of the table.
         row_log_probs: `(B, R)`.
         expand_rows: `texts (m,), rows (m,) -> (m, C)`, the log-probabilities of columns.
-        is_stepwise: Boolean, whether expanding a row takes a step of the network.
+        expand_all_rows: `() -> (B, R, C)`, likewise of all rows; `None` if each row costs a step of
+            a network.
     """
     num_texts, num_columns = tf.shape(row_log_probs)[0], softmax.num_columns
+
+    def mark(log_probs: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Mark empty and impossible cells of rows `(m,)` among `(..., m, C)`."""
+        if not softmax.has_impossible_words:
+            return log_probs
+        # These words are returned if `k` asks for all words; empty cells never are.
+        log_probs = tf.maximum(log_probs, LEAST)
+        if softmax.empty_cells is None:
+            return log_probs
+        return tf.where(softmax.find_empty_cells(rows), float("-inf"), log_probs)
 
     def expand(rows: tf.Tensor) -> tf.Tensor:
         num_rows = tensorflow_operations.shape(rows)[1]
         flat = tf.reshape(rows, [-1])
-        log_probs = expand_rows(tf.repeat(tf.range(num_texts), num_rows), flat)
-        if softmax.has_impossible_words:
-            # These words are returned if `k` asks for all words; empty cells never are.
-            log_probs = tf.maximum(log_probs, LEAST)
-            if softmax.empty_cells is not None:
-                is_empty = softmax.find_empty_cells(flat)
-                log_probs = tf.where(is_empty, float("-inf"), log_probs)
+        log_probs = mark(expand_rows(tf.repeat(tf.range(num_texts), num_rows), flat), flat)
         return tf.reshape(log_probs, [-1, num_rows, num_columns])
 
     def expand_alike(rows: tf.Tensor) -> tf.Tensor:
         return expand(tf.broadcast_to(rows, [num_texts, rows.shape[0]]))
 
-    def expand_all() -> Any:
-        columns = expand_alike(tf.range(softmax.num_rows))
-        return graph_rows.join(tensorflow_operations, row_log_probs, columns)
+    def expand_all() -> tf.Tensor:
+        assert expand_all_rows is not None
+        joint = graph_rows.join(tensorflow_operations, row_log_probs, expand_all_rows())
+        return mark(joint, tf.range(softmax.num_rows))
 
     if softmax.has_impossible_words:
         row_log_probs = tf.maximum(row_log_probs, LEAST)
-    in_order = (None, None) if is_stepwise else (expand_all, expand_alike)
+    in_order = (None, None) if expand_all_rows is None else (expand_all, expand_alike)
     return GraphTable(row_log_probs, num_columns, expand, *in_order)
 
 
@@ -210,11 +224,12 @@ def generate_cells(
 def _choose_block_size(network: Network) -> int:
     """Return the number of texts that the search expands together, from the memory of a text."""
     tables = network.softmax.tables
-    if len(tables) > 1:  # all rows may be expanded
-        floats_per_text = sum(table.num_rows * table.num_columns for table in tables)
-        return max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats_per_text))
-    floats_per_cell = max(network.softmax.word_dim, network.softmax.num_components)
-    floats_per_text = ROWS_AT_ONCE * network.num_columns * floats_per_cell
+    num_cells = sum(table.num_rows * table.num_columns for table in tables)
+    if len(tables) > 1 or (num_cells <= graph_rows.FEW_CELLS and not network.reads_rows_by_steps):
+        floats_per_text = num_cells * network.softmax.num_components  # all may be held at once
+    else:
+        floats_per_cell = max(network.softmax.word_dim, network.softmax.num_components)
+        floats_per_text = ROWS_AT_ONCE * network.num_columns * floats_per_cell
     return max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats_per_text))
 
 

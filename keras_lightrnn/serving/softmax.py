@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_lightrnn.layers import TwoComponentSoftmax
+from keras_lightrnn.search.graph_rows import FEW_CELLS
 from keras_lightrnn.serving.weights import make_variable
 from keras_lightrnn.table.allocation import Allocation
 
@@ -57,6 +58,11 @@ class ServedSoftmax(tf.Module):
             self.word_projection = make_variable(softmax.word_projection)  # (H, K)
             indices = _find_vectors(allocation, self.word_kernel.shape[0] - 1)
             self.vector_indices = make_variable(indices, tf.int32)  # (R, C)
+            self._vector_cells: Any = None
+            if allocation.num_cells <= FEW_CELLS:  # which searches compute together
+                cells = allocation.cells[: self.word_kernel.shape[0] - 1]
+                others = np.setdiff1d(np.arange(allocation.num_cells), cells)
+                self._vector_cells = [make_variable(x, tf.int32) for x in (cells, others)]
 
     @property
     def tables(self) -> list[ServedSoftmax]:
@@ -102,6 +108,35 @@ class ServedSoftmax(tf.Module):
             logits += tf.gather(self.word_bias, rows)[:, None]
         if self.word_dim:
             logits += self._compute_vector_terms(queries, rows)
+        return self._normalize(logits, rows)
+
+    def compute_all_column_log_probs(self, queries: tf.Tensor) -> tf.Tensor:
+        """Return the same of all rows, in order, `(n, R, M, H) -> (n, R, M, C)`."""
+        num_components, units = queries.shape[2:]
+        flat = tf.reshape(queries, [-1, num_components, units])
+        logits = _project(flat, self.column_kernel, self.column_bias)
+        logits = tf.reshape(logits, [-1, self.num_rows, num_components, self.num_columns])
+        if self.word_bias is not None:
+            logits += self.word_bias[:, None]
+        if self.word_dim:
+            queries = tf.matmul(tf.reshape(queries, [-1, units]), self.word_projection)
+            queries = tf.reshape(queries, [-1, self.num_rows, num_components, self.word_dim])
+            logits += tf.einsum("nrmk,rck->nrmc", queries, self._order_vectors())
+        return self._normalize(logits, tf.range(self.num_rows))
+
+    def _order_vectors(self) -> tf.Tensor:
+        """Return the word vectors of all cells, `(R, C, K)`."""
+        if self._vector_cells is None:
+            return tf.gather(self.word_kernel, self.vector_indices)
+        # Read in order and written to their cells: a look-up by cell takes five times as long,
+        # because each read out of order waits for its memory.
+        cells, others = (tf.convert_to_tensor(x) for x in self._vector_cells)
+        zeros = tf.zeros([others.shape[0], self.word_dim])
+        ordered = tf.dynamic_stitch([others, cells], [zeros, self.word_kernel[:-1]])
+        return tf.reshape(ordered, [self.num_rows, self.num_columns, self.word_dim])
+
+    def _normalize(self, logits: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Return the log-probabilities of the columns of rows, `(..., m, M, C)` of `(m,)`."""
         if self._impossible_cells is None:
             return tf.nn.log_softmax(logits)
         is_impossible = _unpack(self._impossible_cells, rows, self.num_columns)[:, None]
@@ -194,6 +229,17 @@ class ServedReaderSoftmax(ServedSoftmax):
         texts = tf.range(tf.shape(rows)[0]) if texts is None else texts
         of_rows = tf.gather_nd(shares[0], tf.stack([texts, rows], axis=1))  # (m, M)
         return _log_sum_exp(of_rows[:, :, None] + log_probs)
+
+    def expand_all_rows(self, context: list[tf.Tensor]) -> tf.Tensor:
+        """Return the log-probabilities of columns given every row, `(n, R, C)`."""
+        queries, *shares = context
+        queries = queries[:, None] * (1 + tf.expand_dims(self.row_gate, 1))  # (n, R, M, H)
+        if self.row_shift is not None:
+            queries += tf.expand_dims(self.row_shift, 1)
+        log_probs = self.compute_all_column_log_probs(queries)  # (n, R, M, C)
+        if self.num_components == 1:
+            return log_probs[:, :, 0]
+        return _log_sum_exp(shares[0][..., None] + log_probs, axis=2)
 
     def score_cells(self, states: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
         """Return the log-probability of one cell after each state, `(n, H), (n,) -> (n,)`."""
@@ -314,7 +360,8 @@ def _unpack(packed: tf.Variable, rows: tf.Tensor, num_columns: int) -> tf.Tensor
     return tf.reshape(bits, [-1, 8 * packed.shape[1]])[:, :num_columns] == 1
 
 
-def _log_sum_exp(x: tf.Tensor) -> tf.Tensor:
-    """Return the log of the sum over axis 1; minus infinity if all terms are."""
-    largest = tf.maximum(tf.reduce_max(x, axis=1), _LEAST)
-    return tf.math.log(tf.reduce_sum(tf.exp(x - largest[:, None]), axis=1)) + largest
+def _log_sum_exp(x: tf.Tensor, axis: int = 1) -> tf.Tensor:
+    """Return the log of the sum over an axis; minus infinity if all terms are."""
+    largest = tf.maximum(tf.reduce_max(x, axis=axis), _LEAST)
+    terms = tf.exp(x - tf.expand_dims(largest, axis))
+    return tf.math.log(tf.reduce_sum(terms, axis=axis)) + largest

@@ -254,14 +254,9 @@ def test_few_rows_are_expanded_if_the_bound_allows_it(rng, monkeypatch):
     assert (table.num_sorted, table.num_alike, table.num_whole) == (16, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("few_cells", "cells_at_once", "expected"),
-    [(1 << 17, 1 << 20, (0, 0, 1)), (0, 1 << 20, (16, 0, 1)), (0, 180, (16, 200, 0))],
-    ids=["few cells", "more", "too many to hold"],
-)
-def test_all_rows_are_expanded_if_it_does_not(rng, monkeypatch, few_cells, cells_at_once, expected):
+@pytest.mark.parametrize(("few_cells", "expected"), [(1800, (0, 0, 1)), (0, (16, 200, 0))])
+def test_all_rows_are_expanded_if_it_does_not(rng, monkeypatch, few_cells, expected):
     monkeypatch.setattr(graph_rows, "FEW_CELLS", few_cells)
-    monkeypatch.setattr(graph_rows, "CELLS_AT_ONCE", cells_at_once)
     logits = 0.1 * rng.normal(size=(2, 200, 9))
     table = CountedTable((logits - np.log(1800)).astype("float32"))
     table.find_best(k=5)
@@ -304,7 +299,6 @@ def test_ranks_of_equal_words_and_wrong_ids(rng, num_tables):
 
 def test_ranks_of_flat_predictions(rng, monkeypatch):
     monkeypatch.setattr(graph_rows, "FEW_CELLS", 0)
-    monkeypatch.setattr(graph_rows, "CELLS_AT_ONCE", 180)
     logits = 0.1 * rng.normal(size=(4, 200, 9))
     table = CountedTable((logits - np.log(1800)).astype("float32"))
     cells = np.array([0, 77, 900, 1799], "int32")

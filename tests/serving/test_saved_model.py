@@ -17,7 +17,9 @@ from tensorflow.python.tools import saved_model_cli
 
 from keras_lightrnn import LightRNNModel
 from keras_lightrnn.data import Vocabulary
+from keras_lightrnn.search import graph_rows
 from keras_lightrnn.serving import ServingLimits, export_saved_model, saved_model
+from keras_lightrnn.serving import softmax as softmax_module
 
 # Of unlike lengths, with unknown words, an empty one, and white space of every kind.
 TEXTS = ["w3 w1 nobody", "", "東京", "naïve\u2003w2\x85w3\n\tw7 w7  ", "<eos> <unk> w38"]
@@ -171,6 +173,17 @@ def test_ids_are_scored(served, directory, model, rng, name):
         ids = model.word_table.allocation.cells[words]
     answer = call(served, name, words=ids)
     assert answer["log_probs"] == pytest.approx(model.score(words), abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [READER, {**MIXTURE, "word_dim": 3, "mask_zero": True}])
+def test_large_tables_are_searched_by_row(tmp_path, monkeypatch, options):
+    for module in (graph_rows, softmax_module):
+        monkeypatch.setattr(module, "FEW_CELLS", 0)
+    model = make_model("gru", **options)
+    size = model.word_table.vocabulary_size
+    vocabulary = Vocabulary(["<pad>", *(f"w{i}" for i in range(size - 3)), "<unk>", "<eos>"])
+    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
+    assert_next_words(served, model, vocabulary, ["w1 w2 w3 zzz", "w1"], k=5)
 
 
 @pytest.mark.parametrize(
