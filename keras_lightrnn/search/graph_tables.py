@@ -86,7 +86,8 @@ def find_best_of_tables(
     if isinstance(k, int):
         sizes = [size for size in sizes if k <= size]
     if len(tables) == 1 or not sizes:
-        return mark_best(ops, *search_all_words(), row_log_probs)
+        words, best = search_all_words()
+        return mark_best(ops, words, best, row_log_probs)
     if isinstance(k, int):
         state = search_likeliest_rows(sizes.pop(0))
     else:
