@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tensorflow as tf
 from exportable import V, make_model
 
 from keras_lightrnn.data import Vocabulary
@@ -10,6 +11,12 @@ from keras_lightrnn.serving import ServingLimits, export_saved_model
 
 # Enough for the tests that draw many samples and read long texts.
 LIMITS = ServingLimits(max_batch_size=20_000, max_words_per_text=3_000)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def graph_optimizer():
+    """Run graphs as servers do, which optimize them: it decides which error comes first."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 @pytest.fixture(scope="session")
