@@ -79,14 +79,27 @@ def predict(model, prefix):
     return score(model, [[*prefix, word] for word in range(V)])[:, -1].copy()
 
 
-@pytest.mark.parametrize(
-    ("kind", "mask_zero", "is_shifted"), [("gru", True, True), ("attention", False, False)]
-)
-def test_composed_models(tmp_path, words, kind, mask_zero, is_shifted):
-    model = make_composed(kind, mask_zero, is_shifted)
+@pytest.fixture(scope="module")
+def gru(words, tmp_path_factory):
+    """A recurrent model that masks padding, its export, and the export in this process."""
+    model = make_composed("gru", mask_zero=True)
+    limits = ServingLimits(max_length=4)
+    path = export_saved_model(model, words, tmp_path_factory.mktemp("gru"), limits=limits)
+    return model, path, tf.saved_model.load(path)
+
+
+@pytest.fixture(scope="module")
+def attention(words, tmp_path_factory):
+    model = make_composed("attention", is_shifted=False)
+    path = export_saved_model(model, words, tmp_path_factory.mktemp("attention"))
+    return model, path, tf.saved_model.load(path)
+
+
+@pytest.mark.parametrize(("kind", "mask_zero"), [("gru", True), ("attention", False)])
+def test_composed_models(request, words, kind, mask_zero):
+    model, _, served = request.getfixturevalue(kind)
     # Attention reads padding, which its network does not mask.
     texts = TEXTS if mask_zero else TEXTS[:3]
-    served = tf.saved_model.load(export_saved_model(model, words, tmp_path))
     scores = call(served, "score", text=texts)
     best = call(served, "next_words", text=texts, k=V - mask_zero)
     chosen = call(served, "generate", text=texts, length=3, temperature=0, seed=0)["words"]
@@ -108,9 +121,8 @@ def test_composed_models(tmp_path, words, kind, mask_zero, is_shifted):
             prefix.append(words.id_of(word.decode()))
 
 
-def test_many_texts_in_blocks(tmp_path, words, rng):
-    model = make_composed("gru")
-    served = tf.saved_model.load(export_saved_model(model, words, tmp_path))
+def test_many_texts_in_blocks(gru, rng):
+    _, _, served = gru
     texts = [" ".join(f"w{i}" for i in rng.integers(40, size=i * 7 % 11)) for i in range(100)]
     for signature, options in ("score", {}), ("next_words", {"k": 5}):
         together = call(served, signature, text=texts, **options)["log_probs"]
@@ -122,10 +134,8 @@ def test_many_texts_in_blocks(tmp_path, words, rng):
 
 
 @needs_c_api
-def test_servers_run_composed_models(tmp_path, words):
-    model = make_composed("gru", mask_zero=True)
-    path = export_saved_model(model, words, tmp_path, limits=ServingLimits(max_length=4))
-    served = tf.saved_model.load(path)
+def test_servers_run_composed_models(gru, tmp_path):
+    _, path, served = gru
     requests = [
         ("score", {"text": TEXTS}),
         ("next_words", {"text": TEXTS, "k": 4}),
