@@ -10,6 +10,7 @@ from typing import Any
 
 Tensor = Any  # of the Keras backend, or a `KerasTensor`
 WordIds = Any  # integers, an array or a tensor
+Cache = Any  # a tensor, or a nested structure of tensors
 Shape = Any  # a tuple or list of `int | None`
 Dtype = Any  # a name, or `None` for the default
 Initializer = Any  # an object, a name or a config, as for every Keras layer

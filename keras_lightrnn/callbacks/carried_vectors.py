@@ -10,6 +10,8 @@ import numpy as np
 from keras import ops
 from scipy import sparse
 
+from keras_lightrnn._internal.typing import Tensor
+
 
 def list_indexed_weights(
     layers: Iterable[keras.layers.Layer], table_shape: tuple[int, int]
@@ -24,7 +26,7 @@ def list_indexed_weights(
     Raises:
         ValueError: if the first axis of a weight has another size.
     """
-    weights: tuple[dict[int, Any], dict[int, Any]] = ({}, {})
+    weights: tuple[dict[int, keras.Variable], dict[int, keras.Variable]] = ({}, {})
     for layer in layers:
         for found, name, size in zip(
             weights, ("row_weights", "column_weights"), table_shape, strict=True
@@ -42,12 +44,12 @@ def list_indexed_weights(
 
 
 def compute_changes(
-    variables: Iterable[Any],
-    optimizer: Any,
+    variables: Iterable[keras.Variable],
+    optimizer: keras.optimizers.Optimizer | None,
     old_groups: np.ndarray,
     new_groups: np.ndarray,
     counts: np.ndarray,
-) -> list[tuple[Any, Any]]:
+) -> list[tuple[keras.Variable, Tensor]]:
     """Return the weights that change when words move, each with its new value.
 
     Args:
@@ -95,7 +97,9 @@ def carry_vectors(
     return np.where(totals[:, None] > 0, means, flat).astype(vectors.dtype).reshape(vectors.shape)
 
 
-def _find_slots(optimizer: Any, variable: Any) -> list[Any]:
+def _find_slots(
+    optimizer: keras.optimizers.Optimizer | None, variable: keras.Variable
+) -> list[keras.Variable]:
     """Return the optimizer's variables that belong to a weight, such as moments."""
     if optimizer is None:
         return []

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import keras
 
 
-def check_ready(model: Any, what: str, *layers: Any) -> None:
+def check_ready(model: keras.Model, what: str, *layers: keras.Layer) -> None:
     """Raise `ValueError` unless a model has its weights and its optimizer.
 
     Args:
@@ -16,7 +16,6 @@ def check_ready(model: Any, what: str, *layers: Any) -> None:
 
     Example:
 
-    >>> import keras
     >>> check_ready(keras.Sequential([keras.layers.Dense(1)]), "A backup")
     Traceback (most recent call last):
         ...

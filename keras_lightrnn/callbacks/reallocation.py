@@ -217,7 +217,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         return self._rounds.history
 
     @property
-    def prices(self) -> Any:
+    def prices(self) -> np.ndarray | list[np.ndarray | None] | None:
         prices = [self._rounds.prices.get(table) for table in range(self._num_tables)]
         return prices if self._num_tables > 1 else prices[0]
 
@@ -229,7 +229,7 @@ class ReallocationCallback(keras.callbacks.Callback):
     def num_steps(self) -> int:
         return self._rounds.num_steps
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: keras.Model) -> None:
         self._detach()  # an earlier `fit` may have raised
         if model is not peek_model(self):  # the rounds of another model do not apply
             self._rounds = Rounds()

@@ -217,7 +217,7 @@ class TrainingBackup(keras.callbacks.Callback):
         write_backup(self.path, header, self._iterate_arrays(weights, is_within_epoch))
 
     def _iterate_arrays(
-        self, weights: list[Any], is_within_epoch: bool
+        self, weights: list[keras.Variable], is_within_epoch: bool
     ) -> Iterator[tuple[str, np.ndarray]]:
         for index, weight in enumerate(weights):
             yield f"weight_{index}", ops.convert_to_numpy(weight)
@@ -264,7 +264,7 @@ class TrainingBackup(keras.callbacks.Callback):
             stacklevel=3,
         )
 
-    def _list_weights(self) -> list[Any]:
+    def _list_weights(self) -> list[keras.Variable]:
         own = {id(v) for layer in find_run_states(self.model) for v in layer.variables}
         weights = [
             weight
@@ -311,7 +311,7 @@ class TrainingBackup(keras.callbacks.Callback):
         self._assign_states(states, is_within_epoch=False)
         set_initial_epoch(self.model, header["epoch"])
 
-    def _check_header(self, file: BackupFile, weights: list[Any]) -> None:
+    def _check_header(self, file: BackupFile, weights: list[keras.Variable]) -> None:
         """Raise `ValueError` unless a backup was made by this run."""
         header = file.header
         if len(header["weights"]) != len(weights):
@@ -360,7 +360,7 @@ class TrainingBackup(keras.callbacks.Callback):
     def _check_values(
         self,
         file: BackupFile,
-        weights: list[Any],
+        weights: list[keras.Variable],
         values: list[np.ndarray],
         states: dict[str, np.ndarray],
     ) -> None:

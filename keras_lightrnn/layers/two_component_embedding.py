@@ -10,7 +10,15 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.keras_internals import set_mask
-from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
+from keras_lightrnn._internal.typing import (
+    Config,
+    Constraint,
+    Initializer,
+    Regularizer,
+    Shape,
+    Tensor,
+    WordIds,
+)
 from keras_lightrnn.clustering.vectors import backfit, check_features
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.word_vectors import serialize_word_vectors, set_word_vectors
@@ -108,9 +116,9 @@ class TwoComponentEmbedding(keras.layers.Layer):
         word_table: Any,
         output_dim: int,
         combine: str = "interleave",
-        embeddings_initializer: Any = "uniform",
-        embeddings_regularizer: Any = None,
-        embeddings_constraint: Any = None,
+        embeddings_initializer: Initializer = "uniform",
+        embeddings_regularizer: Regularizer = None,
+        embeddings_constraint: Constraint = None,
         mask_zero: bool = False,
         word_dim: int = 0,
         num_word_vectors: int | None = None,
@@ -195,7 +203,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
                 initializer=keras.initializers.RandomNormal(stddev=_GATED_STDDEV),
             )
             self.gate_projection = self.add_weight(name="gate_projection", shape=(pooled_dim, dim))
-        self._word_embeddings: Any = None
+        self._word_embeddings: keras.Variable | None = None
         self.word_projection: Tensor = None
         if self.word_vectors is not None and not self.word_vectors.built:
             self.word_vectors.build()
@@ -213,11 +221,13 @@ class TwoComponentEmbedding(keras.layers.Layer):
         self.built = True
 
     @property
-    def word_embeddings(self) -> Any:
+    def word_embeddings(self) -> keras.Variable | None:
         """The vectors of words, `(N, K)`; `None` for none."""
         return self._word_embeddings if self.word_vectors is None else self.word_vectors.vectors
 
-    def _add_vectors(self, name: str, number: int, size: int, dim: int, **kwargs: Any) -> Any:
+    def _add_vectors(
+        self, name: str, number: int, size: int, dim: int, **kwargs: Any
+    ) -> keras.Variable:
         return self.add_weight(
             name=name,
             shape=(size, dim),
@@ -286,6 +296,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
             largest = directions[:, ::-1].T[: self.word_dim]  # K or D of them
             projection[: len(largest)] = largest
             self.word_projection.assign(projection)
+            assert self.word_embeddings is not None  # `word_dim` is positive
             self.word_embeddings.assign(head @ projection.T)
             head -= head @ projection.T @ projection
         energy = float(np.square(vectors, dtype=np.float64).sum())
@@ -416,12 +427,12 @@ class TwoComponentEmbedding(keras.layers.Layer):
         return table, places, (vectors, ops.cast(self.word_projection, self.compute_dtype))
 
     @property
-    def row_weights(self) -> list[Any]:
+    def row_weights(self) -> list[keras.Variable]:
         """Weights with one entry for each row: they follow the words at a reallocation."""
         return [x for x in (self.row_embeddings, self.input_gate) if x is not None]
 
     @property
-    def column_weights(self) -> list[Any]:
+    def column_weights(self) -> list[keras.Variable]:
         """Weights with one entry for each column."""
         return [x for x in (self.column_embeddings, self.gated_embeddings) if x is not None]
 
@@ -473,7 +484,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         shape = self.compute_output_shape(words.shape)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "word_table": serialize_word_tables([table.word_table for table in self.list_tables()]),
@@ -489,7 +500,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         }
 
 
-def _mask_half_steps(is_word: Any) -> Any:
+def _mask_half_steps(is_word: Tensor) -> Tensor:
     """Return which of `c_0 r_1 c_1 ... r_{N-1} c_{N-1}` are read, `(B, N) -> (B, 2N - 1)`."""
     # The row of a text's first word is not read: no column was read that predicts it.
     has_begun = ops.cumsum(ops.cast(is_word, "int32"), axis=1) > 0

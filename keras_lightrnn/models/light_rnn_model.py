@@ -18,7 +18,7 @@ from keras_lightrnn._internal.distribution import (
 from keras_lightrnn._internal.inference import compile_inference
 from keras_lightrnn._internal.keras_internals import set_mask
 from keras_lightrnn._internal.observed_training import get_step
-from keras_lightrnn._internal.typing import Shape, Tensor, WordIds
+from keras_lightrnn._internal.typing import Config, Shape, Tensor, WordIds
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.layers.row_reader import serialize_row_reader
 from keras_lightrnn.layers.word_vectors import WordVectors, count_word_vectors
@@ -323,7 +323,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
                 **kwargs,
             )
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
+    def compile_from_config(self, config: Config) -> None:
         # What was saved holds the default loss and metric already.
         super().compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
@@ -338,19 +338,19 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: Tensor = None,
+        y: Tensor = None,
         y_pred: Tensor = None,
-        sample_weight: Any = None,
+        sample_weight: Tensor = None,
         training: bool = True,
-    ) -> Any:
+    ) -> Tensor:
         y = x[:, 1:] if y is None else y
         return super().compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
         )
 
     def compute_metrics(
-        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Any = None
+        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None
     ) -> Any:
         y = x[:, 1:] if y is None else y
         if self.mask_zero:  # the step of JAX returns predictions without their mask
@@ -382,7 +382,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         """
         return scoring.score(self._get_predictor(), words, batch_size)
 
-    def word_log_probs(self, prefix: WordIds, mask: Any = None) -> np.ndarray:
+    def word_log_probs(self, prefix: WordIds, mask: Tensor = None) -> np.ndarray:
         """Return the log-probabilities of all words to follow a prefix, `(V,)` or `(B, V)` float64.
 
         This reads every row; `next_words` finds the best words with few.
@@ -394,7 +394,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         return scoring.word_log_probs(self._get_predictor(), prefix, mask)
 
     def next_words(
-        self, prefix: WordIds, k: int = 10, mask: Any = None
+        self, prefix: WordIds, k: int = 10, mask: Tensor = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words to follow a prefix, exactly, and their log-probabilities.
 
@@ -430,8 +430,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         length_penalty: float = 1.0,
         num_return: int | None = None,
         repetition_penalty: float = 1.0,
-        excluded: Any = None,
-        mask: Any = None,
+        excluded: WordIds | None = None,
+        mask: Tensor = None,
         return_log_probs: bool = False,
     ) -> Any:
         """Continue each prefix: by sampling, or by beam search with `num_beams`.
@@ -484,7 +484,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         return compile_inference(self, function, any_size)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> LightRNNModel:
+    def from_config(cls, config: Config) -> LightRNNModel:
         # What earlier versions had, which named neither.
         config = {"row_reading": "recurrence", "tie_word_vectors": False, **config}
         try:
@@ -494,7 +494,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             config["recurrence_path"] = "auto"
         return cls(**config)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
@@ -517,7 +517,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         }
 
 
-def _check_batch_size(words: WordIds, state: CarriedState) -> Any:
+def _check_batch_size(words: Tensor, state: CarriedState) -> Tensor:
     """Return the windows; of a size that is not known yet, TensorFlow checks it in the step."""
     if words.shape[0] is None and keras.backend.backend() == "tensorflow":
         import tensorflow as tf

@@ -9,7 +9,7 @@ each, however often they occur.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from keras import ops
@@ -278,6 +278,6 @@ def _multiply_transposed(x: Tensor, y: Tensor, kernel: Tensor) -> Tensor:
     return multiply(ops.transpose(x), ops.cast(y, kernel.dtype))
 
 
-def _select(condition: Any, chosen: list[Tensor], others: list[Tensor]) -> list[Tensor]:
+def _select(condition: Tensor, chosen: list[Tensor], others: list[Tensor]) -> list[Tensor]:
     condition = condition[:, None]  # (B, 1)
     return [ops.where(condition, x, y) for x, y in zip(chosen, others, strict=True)]

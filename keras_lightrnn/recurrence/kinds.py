@@ -96,7 +96,7 @@ def _lstm_step(
 
 def _lstm_step_gradient(
     gates: Tensor, states: list[Tensor], residuals: list[Tensor], gradients: list[Tensor]
-) -> tuple[Any, Any, list[Tensor]]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     i, f, c, o = gates
     _, memory = states
     d_hidden, d_memory = gradients
@@ -126,7 +126,7 @@ def _gru_step(
 
 def _gru_step_gradient(
     gates: Tensor, states: list[Tensor], residuals: list[Tensor], gradients: list[Tensor]
-) -> tuple[Any, Any, list[Tensor]]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     update, reset, candidate = gates
     (rh,), (hidden,), (d_hidden,) = residuals, states, gradients
     d_candidate = d_hidden * (1 - update) * (1 - candidate * candidate)
@@ -146,7 +146,7 @@ def _rnn_step(
 
 def _rnn_step_gradient(
     gates: Tensor, states: list[Tensor], residuals: list[Tensor], gradients: list[Tensor]
-) -> tuple[Any, Any, list[Tensor]]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     (hidden,), (d_hidden,) = gates, gradients
     dx = d_hidden * (1 - hidden * hidden)
     return dx, dx, [keras_ops.zeros_like(d_hidden)]

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from keras_lightrnn._internal.keras_internals import get_mask, set_mask
-from keras_lightrnn._internal.typing import Tensor, WordIds
+from keras_lightrnn._internal.typing import Cache, Tensor, WordIds
 from keras_lightrnn.ops import mark_invalid_ids
 from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.recurrence.stack import RecurrentStack, choose_num_parts
@@ -77,7 +77,7 @@ class WordNetwork(abc.ABC):
 
     def start(
         self, words: WordIds, lengths: Tensor | None, max_length: int | None, source: Any
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Tensor, Cache]:
         """Return the hidden states `(B, H)` after prefixes, from the zero state, and a cache.
 
         Args:
@@ -88,15 +88,15 @@ class WordNetwork(abc.ABC):
         states = self._run_prefixes(words, lengths)
         return self.get_hidden(states), self._make_cache(states)
 
-    def step(self, words: WordIds, cache: Any) -> tuple[Any, Any]:
+    def step(self, words: WordIds, cache: Cache) -> tuple[Tensor, Cache]:
         """Return the same after one more word of each text, `(B,)`."""
         states = self._run_words(words, self._get_states(cache))
         return self.get_hidden(states), self._make_cache(states)
 
-    def _make_cache(self, states: States) -> Any:
+    def _make_cache(self, states: States) -> Cache:
         return states
 
-    def _get_states(self, cache: Any) -> States:
+    def _get_states(self, cache: Cache) -> States:
         return cache
 
     @abc.abstractmethod
@@ -118,7 +118,7 @@ class WordNetwork(abc.ABC):
         )
 
     @staticmethod
-    def get_hidden(states: States) -> Any:
+    def get_hidden(states: States) -> Tensor:
         """Return the hidden state of the last layer, `(B, H)`."""
         return states[-1][0]
 
@@ -152,10 +152,10 @@ class HalfStepNetwork(WordNetwork):
         _, states = self.stack(half_steps, mask=mask, training=False)
         return states
 
-    def _make_cache(self, states: States) -> Any:
+    def _make_cache(self, states: States) -> Cache:
         return states, self.stack.multiply_states(states)
 
-    def _get_states(self, cache: Any) -> States:
+    def _get_states(self, cache: Cache) -> States:
         return cache[0]
 
     def _read_words(self, words: WordIds, states: States) -> States:
@@ -170,7 +170,7 @@ class HalfStepNetwork(WordNetwork):
             )
         return self.stack.run_cells(columns, after_rows)
 
-    def read_rows(self, rows: Tensor, cache: Any) -> Tensor:
+    def read_rows(self, rows: Tensor, cache: Cache) -> Tensor:
         """Return the row half-steps `(n, H)` after rows `(n,)`, by the cache of each."""
         states, products = cache
         vectors = look_up(self.embedding.row_embeddings, rows)  # (n, D)

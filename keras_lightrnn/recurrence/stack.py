@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
-from keras_lightrnn._internal.typing import Shape, Tensor
+from keras_lightrnn._internal.typing import Config, Shape, Tensor
 from keras_lightrnn.recurrence.fused import (
     ProductSums,
     multiply_table,
@@ -192,7 +192,7 @@ class RecurrentStack(keras.layers.Layer):
             new_states.append(last)
         return x, new_states
 
-    def _cast_weights(self, layer: Any) -> list[Tensor]:
+    def _cast_weights(self, layer: keras.layers.RNN) -> list[Tensor]:
         """Return the weights of a recurrent layer in the dtypes that `run_recurrence` expects."""
         cell = layer.cell
         kernels = [ops.cast(x, layer.compute_dtype) for x in (cell.kernel, cell.recurrent_kernel)]
@@ -254,7 +254,7 @@ class RecurrentStack(keras.layers.Layer):
     def compute_mask(self, x: Tensor, previous_mask: Tensor = None) -> Tensor:
         return previous_mask, [[None for _ in sizes] for sizes in self.state_sizes]
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "units": self.units,
@@ -330,12 +330,12 @@ def _count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _multiply(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
+def _multiply(layer: keras.layers.RNN, x: Tensor, kernel: Tensor) -> Tensor:
     # Outside of XLA TensorFlow has no product of low precision with float32 sums.
     x, kernel = (ops.cast(y, layer.compute_dtype) for y in (x, kernel))
     return ops.cast(ops.matmul(x, kernel), "float32")
 
 
-def _get_biases(layer: Any) -> tuple[Tensor, Tensor | None]:
+def _get_biases(layer: keras.layers.RNN) -> tuple[Tensor, Tensor | None]:
     """Return what is added to the products of the inputs and, or `None`, of the states."""
     return split_bias(ops.cast(layer.cell.bias, "float32"))

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_lightrnn._internal.checks import check_k, check_not_negative, check_size
 from keras_lightrnn._internal.inference import run_without_gradients
-from keras_lightrnn._internal.typing import Tensor, WordIds
+from keras_lightrnn._internal.typing import Cache, Tensor, WordIds
 from keras_lightrnn.search.excluded import check_excluded
 from keras_lightrnn.search.layer_search import check_built
 from keras_lightrnn.search.predictor import (
@@ -49,9 +49,9 @@ def generate(
     length_penalty: float = 1.0,
     num_return: int | None = None,
     repetition_penalty: float = 1.0,
-    excluded: Any = None,
+    excluded: WordIds | None = None,
     mask: Tensor = None,
-    source: Any = None,
+    source: Cache = None,
     return_log_probs: bool = False,
 ) -> Any:
     """Continue prefixes with any network: by sampling, or by beam search with `num_beams`.
@@ -275,9 +275,9 @@ def decode(
     predictor: Predictor,
     prefix: WordIds,
     options: Options,
-    excluded: Any = None,
+    excluded: WordIds | None = None,
     mask: Tensor = None,
-    source: Any = None,
+    source: Cache = None,
 ) -> Any:
     """Continue prefixes; see `generate`."""
     softmax = predictor.softmax

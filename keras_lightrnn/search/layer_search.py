@@ -19,7 +19,7 @@ from keras_lightrnn.search.table_search import SearchedTable, TableSearch
 
 def predict_rows(
     softmax: Any, states: Tensor, row_offsets: Tensor = None, component_log_probs: Tensor = None
-) -> tuple[Any, list[Any]]:
+) -> tuple[Tensor, list[Tensor]]:
     """Predict the next rows with the components of one table.
 
     Args:
@@ -46,7 +46,7 @@ def predict_rows(
 
 
 def predict_columns(
-    softmax: Any, texts: Tensor, rows: Tensor, context: list[Any]
+    softmax: Any, texts: Tensor, rows: Tensor, context: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Return the words in rows and their log-probabilities given the row, `(n, C)` each.
 
@@ -89,7 +89,7 @@ class _LayerSearch(RowSearch):
 
 
 def predict_all_rows(
-    softmax: Any, states: Tensor, row_offsets: list[Any]
+    softmax: Any, states: Tensor, row_offsets: list[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
     """Return the results of `predict_rows` for each table.
 
@@ -111,7 +111,7 @@ def predict_all_rows(
     return predicted
 
 
-def list_row_offsets(softmax: Any) -> list[Any]:
+def list_row_offsets(softmax: Any) -> list[Tensor]:
     """Return the row offsets of each table; an empty list if no table has any."""
     offsets = [table.compute_row_offsets() for table in softmax.list_tables()]
     if any(x is not None for x in offsets):
@@ -153,7 +153,7 @@ class StateSearch(_LayerSearch):
         context: The second result of `predict_rows`.
     """
 
-    def __init__(self, softmax: Any, row_log_probs: Tensor, context: list[Any]) -> None:
+    def __init__(self, softmax: Any, row_log_probs: Tensor, context: list[Tensor]) -> None:
         super().__init__(softmax, row_log_probs)
         self.context = context
 
@@ -176,7 +176,7 @@ class HalfStepSearch(_LayerSearch):
         self,
         softmax: Any,
         column_half_steps: Tensor,
-        read_rows: Callable[[np.ndarray, np.ndarray], Any],
+        read_rows: Callable[[np.ndarray, np.ndarray], Tensor],
     ) -> None:
         half_steps = check_states(softmax, "states", column_half_steps)
         super().__init__(softmax, ops.log_softmax(softmax.compute_row_logits(half_steps)))
@@ -201,7 +201,7 @@ def check_built(softmax: Any) -> None:
         )
 
 
-def check_states(softmax: Any, name: str, states: Tensor, size: int | None = None) -> Any:
+def check_states(softmax: Any, name: str, states: Tensor, size: int | None = None) -> Tensor:
     """Return states as a tensor `(B, H)`, with `B` as given, or raise `ValueError`."""
     check_built(softmax)
     states = ops.convert_to_tensor(states)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lightrnn._internal.typing import Tensor, WordIds
+from keras_lightrnn._internal.typing import Cache, Tensor, WordIds
 from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.recurrence.networks import WordNetwork
 from keras_lightrnn.search.layer_search import (
@@ -61,12 +61,12 @@ class Predictor(abc.ABC):
 
     # Functions of tensors.
 
-    def score_windows(self, words: WordIds) -> Any:
+    def score_windows(self, words: WordIds) -> Tensor:
         """Return the log-probabilities of the words 1..N-1 of sequences, from the zero state."""
         states, _ = self.network.run_windows(words, training=False)
         return self.softmax(states, words[:, 1:], training=False)
 
-    def score_windows_fused(self, words: WordIds) -> Any:
+    def score_windows_fused(self, words: WordIds) -> Tensor:
         """Do what `score_windows` does; faster, but compiled for each shape of `words`."""
         states, _ = self.network.run_windows(words, training=False, fused=True)
         return self.softmax(states, words[:, 1:], training=False, fused=True)
@@ -75,9 +75,9 @@ class Predictor(abc.ABC):
         self,
         words: WordIds,
         lengths: Tensor = None,
-        source: Any = None,
+        source: Cache = None,
         max_length: int | None = None,
-    ) -> tuple[Any, Any]:
+    ) -> tuple[list[Tensor], Cache]:
         """Return the log-probabilities of rows after prefixes `(B, N)`, and a context.
 
         The log-probabilities are a list with one tensor `(B, R)` for each table. For the other
@@ -87,11 +87,15 @@ class Predictor(abc.ABC):
         started = self.network.start(words, lengths, max_length, source)
         return self._predict_rows("start", words, started, offsets)
 
-    def read_words(self, words: WordIds, cache: Any, row_offsets: list[Any]) -> tuple[Any, Any]:
+    def read_words(
+        self, words: WordIds, cache: Cache, row_offsets: list[Tensor]
+    ) -> tuple[list[Tensor], Cache]:
         """Return what `read_prefixes` does, after one more word of each text, `(B,)`."""
         return self._predict_rows("step", words, self.network.step(words, cache), row_offsets)
 
-    def _predict_rows(self, method: str, words: WordIds, read: Any, row_offsets: list[Any]) -> Any:
+    def _predict_rows(
+        self, method: str, words: WordIds, read: tuple[Tensor, Cache], row_offsets: list[Tensor]
+    ) -> tuple[list[Tensor], Cache]:
         """Return log-probabilities of rows, and the context: cache, tensors and row offsets."""
         hidden, cache = read
         name = f"the hidden states of {type(self.network).__name__}.{method}"
@@ -101,16 +105,18 @@ class Predictor(abc.ABC):
 
     @abc.abstractmethod
     def _predict_rows_of(
-        self, hidden: Tensor, row_offsets: list[Any]
-    ) -> tuple[list[Any], list[Any]]:
+        self, hidden: Tensor, row_offsets: list[Tensor]
+    ) -> tuple[list[Tensor], list[Cache]]:
         """Return log-probabilities of rows, and the tensors that `expand_rows` needs."""
 
     @abc.abstractmethod
-    def get_expandable(self, context: Any) -> Any:
+    def get_expandable(self, context: Cache) -> Cache:
         """Return the part of a context that `expand_rows` needs. Each tensor costs time."""
 
     @abc.abstractmethod
-    def expand_rows(self, places: Tensor, expandable: Any, table: int = 0) -> tuple[Any, Any]:
+    def expand_rows(
+        self, places: Tensor, expandable: Cache, table: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Return the words in rows, `(n, C)`, and their log-probabilities given the row.
 
         Args:
@@ -124,15 +130,17 @@ class HalfStepPredictor(Predictor):
     """Reads a row by the second half-step of the network."""
 
     def _predict_rows_of(
-        self, hidden: Tensor, row_offsets: list[Any]
-    ) -> tuple[list[Any], list[Any]]:
+        self, hidden: Tensor, row_offsets: list[Tensor]
+    ) -> tuple[list[Tensor], list[Cache]]:
         logits = self.softmax.compute_row_logits(hidden, *row_offsets)
         return [ops.log_softmax(logits)], []
 
-    def get_expandable(self, context: Any) -> Any:
+    def get_expandable(self, context: Cache) -> Cache:
         return context[0]  # the cache
 
-    def expand_rows(self, places: Tensor, expandable: Any, table: int = 0) -> tuple[Any, Any]:
+    def expand_rows(
+        self, places: Tensor, expandable: Cache, table: int = 0
+    ) -> tuple[Tensor, Tensor]:
         texts, rows = places[0], places[1]  # (n,) each
         half_steps = self.network.read_rows(rows, take_texts(expandable, texts))
         logits = self.softmax.compute_column_logits(ops.expand_dims(half_steps, 1), rows)[:, 0]
@@ -143,16 +151,18 @@ class WordStepPredictor(Predictor):
     """Reads a row by the row reader of the softmax."""
 
     def _predict_rows_of(
-        self, hidden: Tensor, row_offsets: list[Any]
-    ) -> tuple[list[Any], list[Any]]:
+        self, hidden: Tensor, row_offsets: list[Tensor]
+    ) -> tuple[list[Tensor], list[Cache]]:
         predicted = predict_all_rows(self.softmax, hidden, row_offsets)
         log_probs, of_tables = (list(parts) for parts in zip(*predicted, strict=True))
         return log_probs, of_tables
 
-    def get_expandable(self, context: Any) -> Any:
+    def get_expandable(self, context: Cache) -> Cache:
         return context[1]
 
-    def expand_rows(self, places: Tensor, expandable: Any, table: int = 0) -> tuple[Any, Any]:
+    def expand_rows(
+        self, places: Tensor, expandable: Cache, table: int = 0
+    ) -> tuple[Tensor, Tensor]:
         softmax = self.softmax.list_tables()[table]
         return predict_columns(softmax, places[0], places[1], expandable[table])
 
@@ -163,7 +173,7 @@ def make_predictor(network: Any, softmax: Any, compile_function: Callable[..., A
     return kind(network, softmax, compile_function)
 
 
-def take_texts(cache: Any, texts: Tensor) -> Any:
+def take_texts(cache: Cache, texts: Tensor) -> Cache:
     """Return the cache of the texts at some indices, `(n,)` int32."""
     return keras.tree.map_structure(lambda x: look_up(x, texts), cache)
 
@@ -171,7 +181,7 @@ def take_texts(cache: Any, texts: Tensor) -> Any:
 class Search(RowSearch):
     """Search for the next word after some texts, with a `Predictor` of one table."""
 
-    def __init__(self, predictor: Predictor, row_log_probs: Tensor, context: Any) -> None:
+    def __init__(self, predictor: Predictor, row_log_probs: Tensor, context: Cache) -> None:
         self.predictor, self.context = predictor, context
         softmax = predictor.softmax
         padding = 0 if softmax.mask_zero else None
@@ -211,7 +221,7 @@ class Search(RowSearch):
 class TablesSearch(TableSearch):
     """Search for the next word after some texts, with a `Predictor` of several tables."""
 
-    def __init__(self, predictor: Predictor, row_log_probs: Tensor, context: Any) -> None:
+    def __init__(self, predictor: Predictor, row_log_probs: Tensor, context: Cache) -> None:
         self.predictor, self.context = predictor, context
         tables = [
             SearchedTable(
@@ -234,7 +244,7 @@ class TablesSearch(TableSearch):
 def read_prefixes(
     predictor: Predictor,
     prefixes: Prefixes,
-    source: Any = None,
+    source: Cache = None,
     max_length: int | None = None,
 ) -> Search | TablesSearch:
     """Return the search after prefixes. For `source` and `max_length` see `StepNetwork.start`."""
@@ -281,7 +291,9 @@ def follow_words(
     return _make_search(predictor, predicted)
 
 
-def _make_search(predictor: Predictor, predicted: Any) -> Search | TablesSearch:
+def _make_search(
+    predictor: Predictor, predicted: tuple[list[Tensor], Cache]
+) -> Search | TablesSearch:
     kind = Search if len(predictor.softmax.list_tables()) == 1 else TablesSearch
     return kind(predictor, *predicted)
 

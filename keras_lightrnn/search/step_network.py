@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from typing import Any
 
-from keras_lightrnn._internal.typing import Tensor, WordIds
+from keras_lightrnn._internal.typing import Cache, Tensor, WordIds
 
 
 class StepNetwork(abc.ABC):
@@ -49,7 +49,7 @@ class StepNetwork(abc.ABC):
     @abc.abstractmethod
     def start(
         self, words: WordIds, lengths: Tensor, max_length: int, source: Any = None
-    ) -> tuple[Tensor, Any]:
+    ) -> tuple[Tensor, Cache]:
         """Read prefixes.
 
         Args:
@@ -65,7 +65,7 @@ class StepNetwork(abc.ABC):
         """
 
     @abc.abstractmethod
-    def step(self, words: WordIds, cache: Any) -> tuple[Tensor, Any]:
+    def step(self, words: WordIds, cache: Cache) -> tuple[Tensor, Cache]:
         """Read one more word of each text.
 
         Args:
@@ -76,7 +76,7 @@ class StepNetwork(abc.ABC):
             The hidden states after these words, `(B, H)`, and the new cache.
         """
 
-    def read_rows(self, rows: Tensor, cache: Any) -> Tensor:
+    def read_rows(self, rows: Tensor, cache: Cache) -> Tensor:
         """Read the rows of the next words. Only needed for a softmax without a row reader.
 
         Args:

@@ -193,7 +193,7 @@ class _ServedModel(tf.Module):
             self._num_ids = self._size
 
     @tf.function(input_signature=[_IDS], autograph=False)
-    def score_ids(self, words: Any) -> dict[str, Any]:
+    def score_ids(self, words: tf.Tensor) -> dict[str, tf.Tensor]:
         words = _check_shape("words", words, [None, None])
         size, length = tf.unstack(tf.shape(words))
         words = _check(words, size >= 1, "`words` must hold at least one text. Received", size)
@@ -221,7 +221,7 @@ class _ServedModel(tf.Module):
         return {"log_probs": score_cells(self._network, cells, tf.fill([size], length))}
 
     @tf.function(input_signature=[_TEXT], autograph=False)
-    def score(self, text: Any) -> dict[str, Any]:
+    def score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         ids = self._encode(text)  # ragged (B, None)
         end = tf.fill([ids.nrows(), 1], self._vocabulary.end_id)
         ids = tf.concat([ids, end], axis=1)
@@ -239,7 +239,7 @@ class _ServedModel(tf.Module):
         }
 
     @tf.function(input_signature=[_TEXT, tf.TensorSpec((), tf.int32, "k")], autograph=False)
-    def next_words(self, text: Any, k: Any) -> dict[str, Any]:
+    def next_words(self, text: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         k = _check_shape("k", k, [])
         num_words = self._size - (self._network.padding_cell is not None)
         most = min(num_words, self._limits.max_k)
@@ -259,7 +259,9 @@ class _ServedModel(tf.Module):
         ],
         autograph=False,
     )
-    def generate(self, text: Any, length: Any, temperature: Any, seed: Any) -> dict[str, Any]:
+    def generate(
+        self, text: tf.Tensor, length: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         length = _check_shape("length", length, [])
         temperature = _check_shape("temperature", temperature, [])
         seed = _check_shape("seed", seed, [])
@@ -282,7 +284,7 @@ class _ServedModel(tf.Module):
         words = self._get_words(cells)
         return {"words": words, "text": tf.strings.reduce_join(words, axis=1, separator=" ")}
 
-    def _encode(self, text: Any) -> Any:
+    def _encode(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Return the end word that precedes each text and the words of the text, ragged ids."""
         text = _check_shape("text", text, [None])
         size = tf.shape(text)[0]
@@ -298,7 +300,9 @@ class _ServedModel(tf.Module):
         )
         return tf.concat([tf.fill([size, 1], self._vocabulary.end_id), ids], axis=1)
 
-    def _check_limit(self, name: str, value: Any, unit: str, size: Any, limit: str) -> Any:
+    def _check_limit(
+        self, name: str, value: tf.Tensor, unit: str, size: tf.Tensor, limit: str
+    ) -> tf.Tensor:
         most = getattr(self._limits, limit)
         return _check(
             value,
@@ -308,12 +312,12 @@ class _ServedModel(tf.Module):
             _describe(self._limits, limit),
         )
 
-    def _read(self, text: Any, room: Any = 0) -> list[Any]:
+    def _read(self, text: tf.Tensor, room: tf.Tensor | int = 0) -> list[tf.Tensor]:
         ids = self._encode(text)
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         return read_prefixes(self._network, self._get_cells(ids.to_tensor()), lengths, room)
 
-    def _is_empty(self, cells: Any) -> Any:
+    def _is_empty(self, cells: tf.Tensor) -> tf.Tensor:
         """Return whether cells are empty. Numbers outside of the table are clipped."""
         cells = tf.clip_by_value(cells, 0, self._num_ids - 1)
         rows, columns = cells // self._network.num_columns, cells % self._network.num_columns
@@ -321,23 +325,25 @@ class _ServedModel(tf.Module):
         empty = tf.gather(empty, tf.reshape(columns, [-1]), batch_dims=1)
         return tf.reshape(empty, tf.shape(cells))
 
-    def _get_cells(self, ids: Any) -> Any:
+    def _get_cells(self, ids: tf.Tensor) -> tf.Tensor:
         return ids if self._cells is None else tf.gather(self._cells, ids)
 
-    def _get_ids(self, cells: Any) -> Any:
+    def _get_ids(self, cells: tf.Tensor) -> tf.Tensor:
         return cells if self._words is None else tf.gather(self._words, cells)
 
-    def _get_words(self, cells: Any) -> Any:
+    def _get_words(self, cells: tf.Tensor) -> tf.Tensor:
         return self._vocabulary.get_words(self._get_ids(cells))
 
 
-def _check_shape(name: str, value: Any, shape: list[int | None]) -> Any:
+def _check_shape(name: str, value: tf.Tensor, shape: list[int | None]) -> tf.Tensor:
     """Return `value` after a check of its shape, which servers do not make."""
     kind = {0: "scalar", 1: "vector", 2: "matrix"}[len(shape)]
     return tf.ensure_shape(value, shape, name=f"{name}_must_be_a_{kind}")
 
 
-def _check(value: Any, condition: Any, requirement: str, received: Any, advice: str = "") -> Any:
+def _check(
+    value: tf.Tensor, condition: tf.Tensor, requirement: str, received: tf.Tensor, advice: str = ""
+) -> tf.Tensor:
     """Return `value`; the operation raises an error unless `condition` holds."""
     check = tf.debugging.Assert(condition, [requirement, received, advice][: 3 if advice else 2])
     with tf.control_dependencies([check]):

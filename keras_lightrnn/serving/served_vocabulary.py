@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import tensorflow as tf
 
@@ -45,13 +44,13 @@ class ServedVocabulary(tf.Module):
             default_value="",
         )
 
-    def encode(self, text: Any) -> Any:
+    def encode(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Return the ids of the words of texts `(B,)`, a ragged `(B, None)` int32."""
         # `tf.strings.split` splits at ASCII white space only.
         words = tf.strings.split(tf.strings.regex_replace(text, self._blanks, " "))
         return tf.cast(self._ids[words], tf.int32)
 
-    def get_words(self, ids: Any) -> Any:
+    def get_words(self, ids: tf.Tensor) -> tf.Tensor:
         """Return the words of ids, strings of the same shape."""
         return self._words[tf.cast(ids, tf.int64)]
 

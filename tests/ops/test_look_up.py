@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import keras
 import numpy as np
 
 from keras_lightrnn.ops import look_up_word_vectors
+from keras_lightrnn.ops.look_up import look_up
 
 
 def test_words_without_a_vector_have_zeros(rng):
@@ -13,3 +15,8 @@ def test_words_without_a_vector_have_zeros(rng):
     expected[0] = vectors[[0, 3]]
     expected[2, 1] = vectors[1]
     assert (found == expected).all()
+
+
+def test_a_table_may_be_a_variable():
+    variable = keras.Variable(np.float32([[1, 2], [3, 4]]))
+    assert np.asarray(look_up(variable, np.int32([1, 1, 0]))).tolist() == [[3, 4], [3, 4], [1, 2]]
