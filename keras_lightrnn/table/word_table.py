@@ -13,6 +13,7 @@ from keras_lightrnn._internal.keras_internals import get_shared_objects
 from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared, serialize_shared
 from keras_lightrnn._internal.typing import Config, Shape, Tensor, WordIds
 from keras_lightrnn.ops import cast_word_ids, invert_cells
+from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.table.allocation import Allocation
 from keras_lightrnn.table.linked_variable import DerivedVariable, LinkedVariable
 
@@ -159,9 +160,9 @@ class WordTable(keras.layers.Layer):
 
     def call(self, words: WordIds) -> Tensor:
         words = cast_word_ids(words)
-        # A gather would count negative ids from the end; V is out of range everywhere.
+        # Some backends count negative indices from the end; V is out of range everywhere.
         words = ops.where(words < 0, self.vocabulary_size, words)
-        return ops.take(self.cells, words, axis=0)
+        return look_up(self.cells, words)
 
     def compute_output_spec(self, words: WordIds) -> keras.KerasTensor:
         return keras.KerasTensor(words.shape, dtype="int32")
