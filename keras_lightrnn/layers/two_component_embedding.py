@@ -41,44 +41,44 @@ _GATED_STDDEV = 0.2
 class TwoComponentEmbedding(keras.layers.Layer):
     """Embeds a word by the vector of its row and the vector of its column in a word table.
 
-    `R + C` vectors stand for `V <= R * C` words. A drop-in for `keras.layers.Embedding` with
-    `combine="gate"`, `"sum"` or `"concat"`; with `"interleave"` (the default) it makes the
+    `R + C` vectors represent `V <= R * C` words. With `combine="gate"`, `"sum"` or `"concat"` the
+    layer is a drop-in for `keras.layers.Embedding`. With `"interleave"` (the default) it makes the
     half-steps of LightRNN, as published.
 
-    With `word_dim=K`, words have small vectors besides, which are projected to the size `D` and
+    With `word_dim=K`, each word also has a small vector, which is projected to the size `D` and
     added to the vector of the column: `column_embeddings[column(w)] + word_embeddings[w] ·
-    word_projection`. They cost `V * K` numbers, or fewer with `num_word_vectors`.
+    word_projection`. The vectors cost `V * K` numbers, or fewer with `num_word_vectors`.
 
     Args:
-        word_table: `WordTable` to share, or what makes one: an `Allocation` or an integer
-            vocabulary size. Or a list of these for several tables, whose vectors are added up.
+        word_table: `WordTable` to share, or an `Allocation` or an integer vocabulary size to make
+            one. Or a list of these for several tables, whose vectors are added.
         output_dim: Integer `D`, the size of each shared vector.
         combine: String, how the two vectors of a word are combined.
             `"interleave"` (default): a window of `T + 1` words becomes the `2T` half-steps
             `c_0 r_1 c_1 r_2 ... c_{T-1} r_T`, `(B, T + 1) -> (B, 2T, D)`;
             `"gate"`: `row + column + pool(gated_embeddings[column] * input_gate[row]) ·
             gate_projection`, `(...) -> (..., D)`: the row also gates `gate_dim` numbers of the
-            column, and `gate_pool` of these are summed into one. It gives the lowest perplexity
+            column, and groups of `gate_pool` of these are summed. It gives the lowest perplexity
             of networks with one step a word;
             `"sum"`: `row + column`, `(...) -> (..., D)`;
             `"concat"`: row then column, `(...) -> (..., 2D)`.
-        embeddings_initializer: Initializer of the vectors: of rows, columns and words. (The
-            projection of word vectors starts as Keras's weights do by default.)
-        embeddings_regularizer: Regularizer of each of them.
-        embeddings_constraint: Constraint of each of them.
+        embeddings_initializer: Initializer of the vectors of rows, columns and words. (The
+            projection of word vectors has Keras's default initializer.)
+        embeddings_regularizer: Regularizer of these vectors.
+        embeddings_constraint: Constraint of these vectors.
         gate_dim: Integer, how many numbers of a column a row gates, with `combine="gate"`; a
             multiple of `gate_pool`. `None` for about `output_dim`.
-        gate_pool: Integer, how many gated numbers are summed into one before the projection,
-            which costs that much less (multi-modal factorized bilinear pooling).
-        mask_zero: Boolean, whether word 0 is padding. With `"interleave"` a half-step is
-            masked when its word is padding, and so is the row half-step of the first word
-            after padding at the start: padding before or after a text changes nothing.
+        gate_pool: Integer, the number of gated numbers that are summed into one before the
+            projection, whose cost is divided by it (multi-modal factorized bilinear pooling).
+        mask_zero: Boolean, whether word 0 is padding. With `"interleave"`, the half-steps of
+            padding are masked, and so is the row half-step of the first word after padding at the
+            start, so that padding before or after a text changes nothing.
         word_dim: Integer `K`, the size of the small vector of each word; 0 for none, as
             published.
-        num_word_vectors: Integer, how many words have one: the words `0 .. num_word_vectors - 1`,
-            which are the most frequent ones where ids go by falling frequency, as those of
-            `keras_lightrnn.data.Vocabulary` do. `None` for all.
-        word_vectors: `WordVectors` to share with the softmax, in place of `word_dim`. Defaults to
+        num_word_vectors: Integer, the number of words with a vector: the words
+            `0 .. num_word_vectors - 1`, which are the most frequent if ids are in descending order
+            of frequency, as in `keras_lightrnn.data.Vocabulary`. `None` for all.
+        word_vectors: `WordVectors` to share with the softmax, instead of `word_dim`. Defaults to
             `None`.
         **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
 
@@ -86,8 +86,8 @@ class TwoComponentEmbedding(keras.layers.Layer):
         words: Word ids in `[0, V)`; `(B, T + 1)` to interleave, of any shape otherwise.
 
     Returns:
-        Tensor of the compute dtype, shaped as `combine` says. NaN for an id outside
-        `[0, V)` where the backend cannot raise (compiled code).
+        Tensor of the compute dtype; `combine` determines the shape. NaN for an id outside `[0, V)`
+        if the backend cannot raise an error (compiled code).
 
     Raises:
         ValueError: for an unknown `combine`, a size that is not a positive integer, more word
@@ -238,19 +238,19 @@ class TwoComponentEmbedding(keras.layers.Layer):
         )
 
     def assign_vectors(self, vectors: Any) -> float:
-        """Set the weights such that the layer comes closest to an embedding that was trained.
+        """Set the weights to the closest approximation of a trained embedding.
 
-        The vectors of rows and columns, of all tables, are those that leave the least squared
-        error. With `word_dim=K`, the word vectors and their projection are the `K` greatest
-        singular components of the rest. An `input_gate` is set to zero.
+        The vectors of rows and columns of all tables minimise the squared error. With `word_dim=K`,
+        the word vectors and their projection are the `K` largest singular components of the
+        residual. An `input_gate` is set to zero.
         `Allocation.from_features(vectors)` makes a table for them.
 
         Args:
             vectors: `(V, D)` floats, such as the weight of a `keras.layers.Embedding`.
 
         Returns:
-            Float in [0, 1], the share of the vectors' energy that is lost: the squared error over
-            the sum of squares.
+            Float in [0, 1], the share of the vectors' energy that is lost: the squared error
+            divided by the sum of squares.
 
         Raises:
             ValueError: if the vectors have another shape or are not finite, or the layer
@@ -349,7 +349,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         return row_vectors + invalid, column_vectors + invalid
 
     def _gate_columns(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return what rows let through of columns, summed, `(..., gate_dim / gate_pool)`."""
+        """Return the gated and pooled numbers of columns, `(..., gate_dim / gate_pool)`."""
         gates = self._look_up(self.input_gate, rows)
         gated = self._look_up(self.gated_embeddings, columns) * gates
         first, *others = ops.split(gated, self.gate_pool, axis=-1)
@@ -374,18 +374,18 @@ class TwoComponentEmbedding(keras.layers.Layer):
         return ops.cast(ops.expand_dims(invalid, -1), self.compute_dtype)
 
     def index_vectors(self, words: WordIds) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Return what `call` returns as sums of vectors in a table, and products.
+        """Return the result of `call` as sums of vectors in a table, and factors of a product.
 
-        A recurrence can multiply the table by its kernel once, and look the products up. Only for
+        A recurrence can multiply the table by its kernel once and look the products up. Only for
         `combine="interleave"` and `"gate"`.
 
         Args:
             words: As in `call`, with two axes.
 
         Returns:
-            The vectors of rows and columns, `(N, D)`; the places of those to add up at each of
-            the `L` steps, `(B, L, n)` int32; and vectors `(B, L, K)` with their projection
-            `(K, D)`, whose product is added, or two `None`.
+            The vectors of rows and columns, `(N, D)`; the indices of those to add at each of the
+            `L` steps, `(B, L, n)` int32; and vectors `(B, L, K)` with their projection `(K, D)`,
+            whose product is added, or two `None`.
         """
         if self.combine == "interleave":
             return self._index_half_steps(words)
@@ -437,15 +437,15 @@ class TwoComponentEmbedding(keras.layers.Layer):
         return [x for x in (self.column_embeddings, self.gated_embeddings) if x is not None]
 
     def embed_prefixes(self, words: WordIds) -> Tensor:
-        """Return all half-steps of prefixes, whatever `combine` is, to predict what follows them.
+        """Return all half-steps of prefixes, for any `combine`, to predict the next words.
 
-        The windows of training leave out the column of their last word.
+        Unlike the half-steps of windows, they include the column of the last word.
 
         Args:
             words: `(B, N)`.
 
         Returns:
-            `c_0 r_1 c_1 ... r_{N-1} c_{N-1}`, `(B, 2N - 1, D)`, with `mask_zero` and their mask.
+            `c_0 r_1 c_1 ... r_{N-1} c_{N-1}`, `(B, 2N - 1, D)`; with `mask_zero`, with their mask.
         """
         words = cast_word_ids(words)
         rows, columns = self.embed_components(words)  # (B, N, D) each
@@ -502,7 +502,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
 
 def _mask_half_steps(is_word: Tensor) -> Tensor:
     """Return which of `c_0 r_1 c_1 ... r_{N-1} c_{N-1}` are read, `(B, N) -> (B, 2N - 1)`."""
-    # The row of a text's first word is not read: no column was read that predicts it.
+    # The row of a text's first word is not read, because no earlier column predicts it.
     has_begun = ops.cumsum(ops.cast(is_word, "int32"), axis=1) > 0
     # The half-steps belong to the words 0 1 1 2 2 ..., and follow those of the words 0 0 1 1 2 ...
     is_word, has_begun = (ops.repeat(x, 2, axis=1) for x in (is_word, has_begun))

@@ -48,8 +48,8 @@ from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tabl
 class TwoComponentSoftmax(WordBias, ObservedLayer):
     """Predicts a word by its row, then by its column given the row.
 
-    Two softmaxes of `R` and `C` classes replace one of `V`. Empty cells and empty rows have no
-    probability. Logits and probabilities are float32 under every dtype policy.
+    Two softmaxes of `R` and `C` classes replace one of `V`. Empty cells and empty rows have the
+    probability 0. Logits and probabilities are float32 under every dtype policy.
 
     With a row reader, the layer takes the state `s` of any network, one for each word to
     predict, and is a drop-in for `Dense(V, "softmax")`:
@@ -61,65 +61,66 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         P(w)         = sum over k of pi_k · P_k(row(w)) · P_k(column(w))
         pi           = softmax(s · component_kernel + component_bias)
 
-    With several tables, each has its own components, kernels and row reader, and all of them make
-    one mixture: words that share a row in one table are apart in the next.
+    With several tables, each has its own components, kernels and row reader, and all of them form
+    one mixture: words that share a row in one table are apart in another.
 
-    Without one (the default), it takes half-steps, as published: the network itself reads the
-    row, and predicts the column from its state after that,
+    Without a row reader (the default), the layer takes half-steps, as published: the network itself
+    reads the row, and the column is predicted from the state after it,
 
         P(w) = softmax(h^c · row_kernel^T + row_bias)[row(w)]
              · softmax(h^r · column_kernel^T + column_bias)[column(w)]
 
     The word bias adds one scalar for each word. With `b[w]` the log of the word's share of the
     corpus, `b` is added to the column logits of the word's cell, and the log of its row's total
-    share to the row logits: with zero kernels and biases the layer predicts the unigram
-    distribution exactly, wherever the words lie. A word that moves takes its bias along.
+    share to the row logits. With zero kernels and biases the layer predicts the unigram
+    distribution exactly, for any allocation. A word that moves takes its bias along.
 
-    With `word_dim=K`, words have small vectors besides: `word_kernel[w] · (word_projection^T ·
-    c)` is added to the column logit of word `w`, where `c` is the column query `c^k` or `h^r`.
-    The vectors start at zero. They cost `V * K` numbers, or fewer with `num_word_vectors`, or
-    nothing where `word_vectors` are those of the embedding.
+    With `word_dim=K`, each word also has a small vector: `word_kernel[w] · (word_projection^T · c)`
+    is added to the column logit of word `w`, where `c` is the column query `c^k` or `h^r`. The
+    vectors start at zero. They cost `V * K` numbers, fewer with `num_word_vectors`, and nothing if
+    `word_vectors` are those of the embedding.
 
     Args:
-        word_table: `WordTable` to share with the embedding, or what makes one: an
-            `Allocation` or an integer vocabulary size. Or a list of these for several tables.
+        word_table: `WordTable` to share with the embedding, or an `Allocation` or an integer
+            vocabulary size to make one. Or a list of these for several tables.
         use_bias: Boolean, whether rows and columns have a bias.
         word_bias: `None` (as published), `"counts"` (fixed, see `assign_word_counts`) or
-            `"trainable"` (the same start, then trained). All zero until counts are assigned,
-            which is the uniform distribution.
+            `"trainable"` (the same values at first, then trained). Until counts are assigned the
+            bias is zero, which gives the uniform distribution.
         kernel_initializer, bias_initializer: Initializers of the kernels and of the biases.
         kernel_regularizer, bias_regularizer: Regularizers, likewise.
         kernel_constraint, bias_constraint: Constraints, likewise.
         word_dim: Integer `K`, the size of the small vector of each word; 0 for none, as
             published.
-        num_word_vectors: Integer, how many words have one: the words `0 .. num_word_vectors - 1`,
-            which are the most frequent where ids go by falling frequency. `None` for all.
+        num_word_vectors: Integer, the number of words with a vector: the words
+            `0 .. num_word_vectors - 1`, which are the most frequent if ids are in descending order
+            of frequency. `None` for all.
         row_reader: `None` for half-steps, as published; `"gated"` for states and a
             `GatedRowReader`; or a Keras layer with its call arguments.
-        num_components: Integer `M`, the components of the mixture that each table has. More than
-            one in all needs a row reader.
-        mask_zero: Boolean, whether word 0 is padding. Targets 0 are masked then, whatever mask
-            the states have, and searches never answer word 0.
-        word_vectors: `WordVectors` to share with the embedding, in place of `word_dim`. Defaults to
+        num_components: Integer `M`, the number of components of the mixture for each table. A
+            mixture needs a row reader.
+        mask_zero: Boolean, whether word 0 is padding. Then targets 0 are masked in addition to the
+            mask of the states, and searches never return word 0.
+        word_vectors: `WordVectors` to share with the embedding, instead of `word_dim`. Defaults to
             `None`.
         **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
 
     Call arguments:
         states: With a row reader, states `(B, T, H)` or `(B, H)`, each before the word that it
-            predicts. Without one, half-steps `(B, 2T, H)`: those at even places, after the
-            columns of the words `0..T-1`, predict rows; those at odd places, after the rows of
+            predicts. Without one, half-steps `(B, 2T, H)`: those with even indices, after the
+            columns of the words `0..T-1`, predict rows; those with odd indices, after the rows of
             the words `1..T`, predict columns. `TwoComponentEmbedding` with
-            `combine="interleave"` orders its output so.
+            `combine="interleave"` has this order.
         targets: Word ids to predict, `(B, T)` or `(B,)`.
         training: Boolean, whether this is a training step.
-        fused: Boolean, whether `ops.compute_fused_log_probs` does the work, which XLA compiles
-            for each shape, or operations that every runtime has. By default, in training.
-            TensorFlow keeps compiled programs until the process ends, some 20 MB for each model
-            and shape: a process that makes very many models is smaller with `fused=False`.
+        fused: Boolean, whether to use `ops.compute_fused_log_probs`, which XLA compiles for each
+            shape, or operations that every runtime supports. Defaults to `training`. TensorFlow
+            keeps compiled programs until the process ends, about 20 MB for each model and shape: a
+            process that makes very many models needs less memory with `fused=False`.
 
     Returns:
-        Log-probabilities of the targets in nats, float32, of the shape of the targets. NaN for
-        an id outside `[0, V)` where the backend cannot raise (compiled code).
+        Log-probabilities of the targets in nats, float32, of the shape of the targets. NaN for an
+        id outside `[0, V)` if the backend cannot raise an error (compiled code).
 
     Raises:
         ValueError: for an unknown `word_bias` or `row_reader`, `num_components` below 1, more
@@ -225,7 +226,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             self._word_kernel = self.add_weight(
                 name="word_kernel",
                 shape=(self._num_vectors, self.word_dim),
-                initializer="zeros",  # as long as nothing is known of a word it adds nothing
+                initializer="zeros",  # so that an untrained vector changes nothing
                 autocast=False,  # cast as they are looked up, and not all
                 regularizer=self.kernel_regularizer,
                 constraint=self.kernel_constraint,
@@ -346,7 +347,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     def predict(
         self, states: Tensor, targets: WordIds, fused: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the log-probabilities of targets in each component of this table, and queries.
+        """Return the log-probabilities of targets for each component of this table, and queries.
 
         Args:
             states: As in `call`.
@@ -386,11 +387,11 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         """Show the observers of a table the states that predict the rows and columns of targets.
 
         These are row states and column states `(B, T, H)`, targets `(B, T)`, their mask `(B, T)`
-        or `None`, and the share of the table in each target, `(B, T)`, or `None` for one table. Of
+        or `None`, and the share of the table in each target, `(B, T)`, or `None` for one table. In
         a mixture, the states are means over the components of the table, weighted by their shares
-        in the word: the negative log-likelihood of a word is at most the mean, by these shares, of
-        that of the components (the bound of expectation maximisation), and sums of averaged states
-        give it.
+        in the word. The negative log-likelihood of a word is at most the mean over the components
+        with these weights (the bound of expectation maximisation), which follows from sums of
+        these mean states.
 
         Args:
             table: Index of the table.
@@ -459,7 +460,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             terms.append(VectorTerm(ops.cast(kernel, "float32"), queries))
         return terms
 
-    # The parts of a prediction, for searches and whatever else goes row by row.
+    # The parts of a prediction, for searches, which go row by row.
 
     def compute_queries(self, states: Tensor) -> Tensor:
         """Return the queries of the components, `(..., H) -> (..., M, H)`.
@@ -490,7 +491,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
         Args:
             row_queries: `(..., H)`: column half-steps, or queries of components.
-            row_offsets: What `compute_row_offsets` returned, if that is known.
+            row_offsets: The result of `compute_row_offsets`, or `None` to compute it.
         """
         logits = self._project(row_queries, self.row_kernel, self.row_bias)
         offsets = self.compute_row_offsets() if row_offsets is None else row_offsets
@@ -500,8 +501,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         """Return the logits of all columns given rows, `(..., M, H), (...) -> (..., M, C)`.
 
         Args:
-            column_queries: `(..., M, H)`: queries that have read the rows. Row half-steps count
-                as one component.
+            column_queries: `(..., M, H)`: queries that have read the rows. Row half-steps are one
+                component.
             rows: `(...)` int32.
         """
         logits = self._project(column_queries, self.column_kernel, self.column_bias)
@@ -541,10 +542,10 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words to follow some texts, exactly, for any network.
 
-        It takes arrays and runs outside of a graph. The layer `TopWords` does the same inside a
-        model. Rows are expanded in falling order of probability, until no further row can hold a
-        better word. With a row reader, the states of the texts are enough. Half-steps need a
-        function by which the network reads rows.
+        The method takes arrays and runs outside of a graph. The layer `TopWords` does the same
+        inside a model. Rows are expanded in descending order of probability, until no remaining row
+        can hold a better word. With a row reader, only the states of the texts are needed.
+        Half-steps also need a function that lets the network read rows.
 
         Args:
             states: `(B, H)`, the state after each text's last word. For half-steps, after the
@@ -554,12 +555,12 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
                 texts. The vectors of rows are `TwoComponentEmbedding.row_embeddings`. `None`
                 with a row reader.
             k: Integer in `[1, V]`; with `mask_zero`, below `V`.
-            excluded: Integers, words that take no place among the answers, -1 for none:
-                `(B, E)`, or `(E,)` for all texts alike. Default: `None`.
+            excluded: Integers, words that are not returned, -1 for none: `(B, E)`, or `(E,)` for
+                all texts. Defaults to `None`.
 
         Returns:
-            Word ids, int32, and log-probabilities in nats, float64, `(B, k)` each, best first; of
-            equal words the lesser ids.
+            Word ids, int32, and log-probabilities in nats, float64, `(B, k)` each, best first;
+            ties go to the smaller id.
 
         Raises:
             ValueError: if the states have another shape or are NaN, `k` is more than the words
@@ -613,19 +614,19 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     def compute_ranks(self, states: Tensor, targets: WordIds, excluded: Tensor = None) -> Tensor:
         """Return the rank of each target among all words, exactly.
 
-        It is 1 for the likeliest word. Only rows that may hold likelier words are computed. Metrics
-        such as `metrics.RecallAtK` take ranks as predictions.
+        The likeliest word has the rank 1. Only rows that may hold likelier words are computed.
+        Metrics such as `metrics.RecallAtK` take ranks as predictions.
 
         Args:
             states: As in a call, with a row reader: `(B, T, H)` or `(B, H)`.
             targets: Word ids, `(B, T)` or `(B,)`.
             excluded: Integers, words that do not count, such as items that a user has seen, -1 for
-                none: `(B, E)`. The target itself counts always. Default: `None`.
+                none: `(B, E)`. The target itself always counts. Defaults to `None`.
 
         Returns:
-            Ranks, int32, of the shape of the targets: 1 and the number of words that are likelier,
-            or as likely with a lesser id. With `mask_zero`, padding does not count, and the rank of
-            the target 0 is 0. -1 where the model computes NaN or an id is out of range.
+            Ranks, int32, of the shape of the targets: 1 plus the number of words that are likelier,
+            or as likely with a smaller id. With `mask_zero`, padding does not count, and the rank
+            of the target 0 is 0. The rank is -1 if the model computes NaN or an id is out of range.
 
         Raises:
             ValueError: if the layer has no row reader, or the shapes disagree.

@@ -63,27 +63,29 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             `keras_lightrnn.recurrence.Recurrence`.
         dropout: Float in `[0, 1)`, of the inputs of every recurrent layer and of the last
             one's outputs, never of the recurrence.
-        stateful: Boolean, whether a window starts in the state in which the one before it in
-            the same place of the batch ended. Needs windows of a fixed batch size. The state
-            is zero at the start of every epoch, evaluation and prediction.
-        word_bias: `None`, `"counts"` or `"trainable"`, see `TwoComponentSoftmax`. With it,
-            call `assign_word_counts` before `fit`.
+        stateful: Boolean, whether a window starts in the final state of the previous window at the
+            same index of the batch. Needs windows of a fixed batch size. The state is zero at the
+            start of every epoch, evaluation and prediction.
+        word_bias: `None`, `"counts"` or `"trainable"`, see `TwoComponentSoftmax`. With a word
+            bias, call `assign_word_counts` before `fit`.
         mask_zero: Boolean, whether word 0 is padding.
         word_dim: Integer `K`, the size of the small vector that each word has in addition to the
             shared vectors; 0 for none, as published. They cost `V K` numbers and lower perplexity:
             see `docs/results.md`.
-        num_word_vectors: Integer, how many words have them: the words `0 .. num_word_vectors - 1`,
-            which are the most frequent where ids go by falling frequency. `None` for all.
-        recurrence_path: What runs the recurrence in `fit`, `evaluate`, and `score` of many
-            batches: `"auto"` (default), `"fused"` or `"keras"`, see
+        num_word_vectors: Integer, the number of words with a vector: the words
+            `0 .. num_word_vectors - 1`, which are the most frequent if ids are in descending order
+            of frequency. `None` for all.
+        recurrence_path: The implementation of the recurrence in `fit`, `evaluate`, and `score` of
+            many batches: `"auto"` (default), `"fused"` or `"keras"`, see
             `keras_lightrnn.recurrence.RecurrentStack`.
-        row_reading: How a column depends on its row: `"reader"` (default), by a
-            `layers.GatedRowReader`; a row reader, which is a layer, to put in its place; or
-            `"recurrence"`, by a half-step of the network, as published.
-        num_components: Integer `M`, the components of the mixture that each table has, see
+        row_reading: How a column depends on its row: `"reader"` (default) by a
+            `layers.GatedRowReader`, `"recurrence"` by a half-step of the network, as published; or
+            a layer to use as row reader.
+        num_components: Integer `M`, the number of components of the mixture for each table, see
             `TwoComponentSoftmax`. More than one needs `row_reading="reader"`.
-        gate_dim: Integer, how many numbers of a column a row gates at the input, see
-            `TwoComponentEmbedding`. `None` for about `embedding_dim`. Fewer make the model smaller.
+        gate_dim: Integer, the number of entries of a column that a row gates at the input, see
+            `TwoComponentEmbedding`. `None` for about `embedding_dim`. A smaller number makes the
+            model smaller.
         tie_word_vectors: Boolean, whether input and output share the small vector of a word, a
             `layers.WordVectors`, which gives the lower perplexity. With `False` a word has two.
             Defaults to `True`.
@@ -293,13 +295,13 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
     ) -> None:
         """Configure training, as `keras.Model.compile`.
 
-        The loss is the negative log-likelihood in nats a word, and `perplexity` is always
-        among the metrics. What is given here replaces the loss and adds to the metrics. The
-        `loss` that is shown is a mean of means of batches, as always in Keras: where windows hold
-        unequal numbers of words it is only near the log of `perplexity`, which is exact.
+        The default loss is the negative log-likelihood in nats a word. The metrics always include
+        `perplexity`, and `weighted_metrics` adds others. As always in Keras, the reported `loss` is
+        a mean over batches: if windows have unequal numbers of words, it only approximates the log
+        of `perplexity`, which is exact.
 
         Raises:
-            ValueError: for `weighted_metrics` that are no list; for `jit_compile=True` on several
+            ValueError: if `weighted_metrics` is not a list; for `jit_compile=True` on several
                 replicas, which TensorFlow cannot compile; or for an optimizer made outside of the
                 scope of the strategy.
         """
@@ -374,18 +376,18 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
 
         Args:
             words: Word ids `(N,)`, or sequences of one length `(B, N)`, `N >= 2`.
-            batch_size: Integer, sequences scored at a time.
+            batch_size: Integer, the number of sequences that are scored at a time. Defaults to 32.
 
         Returns:
-            `(N - 1,)` or `(B, N - 1)` float32, in nats. With `mask_zero=True`, that of a word 0,
-            which is padding, means nothing.
+            `(N - 1,)` or `(B, N - 1)` float32, in nats. With `mask_zero=True`, the values for
+            padding (word 0) have no meaning.
         """
         return scoring.score(self._get_predictor(), words, batch_size)
 
     def word_log_probs(self, prefix: WordIds, mask: Tensor = None) -> np.ndarray:
-        """Return the log-probabilities of all words to follow a prefix, `(V,)` or `(B, V)` float64.
+        """Return the log-probabilities of all next words, `(V,)` or `(B, V)` float64.
 
-        This reads every row; `next_words` finds the best words with few.
+        This reads every row; `next_words` reads only a few to find the best words.
 
         Args:
             prefix: As in `next_words`.
@@ -396,23 +398,22 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
     def next_words(
         self, prefix: WordIds, k: int = 10, mask: Tensor = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the `k` likeliest words to follow a prefix, exactly, and their log-probabilities.
+        """Return the exact `k` likeliest next words and their log-probabilities.
 
-        Rows are taken in falling order of probability until no further row can hold a better
-        word. Of a trained model, a batch of prefixes takes a fifth of the time of its prefixes one
-        by one.
+        Rows are expanded in descending order of probability, until no remaining row can hold a
+        better word. With a trained model, a batch of prefixes takes a fifth of the time of separate
+        calls.
 
         Args:
             prefix: Word ids `(N,)` or `(B, N)`, or a list of `B` texts of unequal lengths. With
-                `mask_zero`, word 0 is padding, and a prefix of padding alone is the start of a
-                text.
-            k: Integer in `[1, V]`.
-            mask: Boolean, of the shape of `prefix`, false for words that are padding. Padding may
-                stand anywhere and changes nothing.
+                `mask_zero`, word 0 is padding, and a prefix of only padding is the start of a text.
+            k: Integer in `[1, V]`. Defaults to 10.
+            mask: Boolean, of the shape of `prefix`, false for padding, which may be at any position
+                and changes nothing. Defaults to `None`.
 
         Returns:
             Word ids, int32, and log-probabilities in nats, float64, `(k,)` or `(B, k)` each, best
-            first; of equal words the lesser ids.
+            first; ties go to the smaller id.
         """
         return scoring.next_words(self._get_predictor(), prefix, k, mask)
 
@@ -441,7 +442,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             mask: As in `next_words`.
             length, temperature, top_k, top_p, seed, end_word, num_beams: As in
                 `keras_lightrnn.search.generate`, which continues texts with any network.
-            length_penalty, num_return, repetition_penalty, excluded, return_log_probs: Likewise.
+            length_penalty, num_return, repetition_penalty, excluded, return_log_probs: As in
+                `keras_lightrnn.search.generate`.
 
         Returns:
             The word ids without the prefix, int32, `(length,)` or `(B, length)`; with
@@ -449,7 +451,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             log-probability of each continuation in nats.
 
         Raises:
-            ValueError: if an argument is out of range, or arguments contradict each other.
+            ValueError: if an argument is out of range, or two arguments are incompatible.
         """
         options = decoding.Options(
             length=length,
@@ -485,7 +487,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
 
     @classmethod
     def from_config(cls, config: Config) -> LightRNNModel:
-        # What earlier versions had, which named neither.
+        # The configs of earlier versions have neither argument.
         config = {"row_reading": "recurrence", "tie_word_vectors": False, **config}
         try:
             kind = get_recurrence(config.get("recurrence", "lstm"))
