@@ -58,11 +58,10 @@ class ServedSoftmax(tf.Module):
             self.word_projection = make_variable(softmax.word_projection)  # (H, K)
             indices = _find_vectors(allocation, self.word_kernel.shape[0] - 1)
             self.vector_indices = make_variable(indices, tf.int32)  # (R, C)
-            self._vector_cells: Any = None
-            if allocation.num_cells <= FEW_CELLS:  # which searches compute together
-                cells = allocation.cells[: self.word_kernel.shape[0] - 1]
-                others = np.setdiff1d(np.arange(allocation.num_cells), cells)
-                self._vector_cells = [make_variable(x, tf.int32) for x in (cells, others)]
+            # Searches compute all cells of a small table, and read the vectors in this order.
+            self._all_vectors: tf.Variable | None = None  # (R, C, K)
+            if allocation.num_cells <= FEW_CELLS:
+                self._all_vectors = make_variable(self.word_kernel.numpy()[indices])
 
     @property
     def tables(self) -> list[ServedSoftmax]:
@@ -108,7 +107,10 @@ class ServedSoftmax(tf.Module):
             logits += tf.gather(self.word_bias, rows)[:, None]
         if self.word_dim:
             logits += self._compute_vector_terms(queries, rows)
-        return self._normalize(logits, rows)
+        if self._impossible_cells is None:
+            return tf.nn.log_softmax(logits)
+        is_impossible = _unpack(self._impossible_cells, rows, self.num_columns)
+        return _log_softmax(logits, is_impossible[:, None])
 
     def compute_all_column_log_probs(self, queries: tf.Tensor) -> tf.Tensor:
         """Return the same of all rows, in order, `(n, R, M, H) -> (n, R, M, C)`."""
@@ -121,27 +123,14 @@ class ServedSoftmax(tf.Module):
         if self.word_dim:
             queries = tf.matmul(tf.reshape(queries, [-1, units]), self.word_projection)
             queries = tf.reshape(queries, [-1, self.num_rows, num_components, self.word_dim])
-            logits += tf.einsum("nrmk,rck->nrmc", queries, self._order_vectors())
-        return self._normalize(logits, tf.range(self.num_rows))
-
-    def _order_vectors(self) -> tf.Tensor:
-        """Return the word vectors of all cells, `(R, C, K)`."""
-        if self._vector_cells is None:
-            return tf.gather(self.word_kernel, self.vector_indices)
-        # Read in order and written to their cells: a look-up by cell takes five times as long,
-        # because each read out of order waits for its memory.
-        cells, others = (tf.convert_to_tensor(x) for x in self._vector_cells)
-        zeros = tf.zeros([others.shape[0], self.word_dim])
-        ordered = tf.dynamic_stitch([others, cells], [zeros, self.word_kernel[:-1]])
-        return tf.reshape(ordered, [self.num_rows, self.num_columns, self.word_dim])
-
-    def _normalize(self, logits: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """Return the log-probabilities of the columns of rows, `(..., m, M, C)` of `(m,)`."""
+            vectors = self._all_vectors
+            if vectors is None:
+                vectors = tf.gather(self.word_kernel, self.vector_indices)
+            logits += tf.einsum("nrmk,rck->nrmc", queries, vectors)
         if self._impossible_cells is None:
             return tf.nn.log_softmax(logits)
-        is_impossible = _unpack(self._impossible_cells, rows, self.num_columns)[:, None]
-        log_probs = tf.nn.log_softmax(tf.where(is_impossible, _LEAST, logits))
-        return tf.where(is_impossible, float("-inf"), log_probs)
+        is_impossible = _unpack_all(self._impossible_cells, self.num_columns)
+        return _log_softmax(logits, is_impossible[:, None])
 
     def _compute_vector_terms(self, queries: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         queries = tf.matmul(tf.reshape(queries, [-1, queries.shape[-1]]), self.word_projection)
@@ -358,6 +347,19 @@ def _unpack(packed: tf.Variable, rows: tf.Tensor, num_columns: int) -> tf.Tensor
     numbers = tf.cast(tf.gather(packed, rows), tf.int32)  # (n, C / 8)
     bits = numbers[:, :, None] // [1, 2, 4, 8, 16, 32, 64, 128] % 2
     return tf.reshape(bits, [-1, 8 * packed.shape[1]])[:, :num_columns] == 1
+
+
+def _unpack_all(packed: tf.Variable, num_columns: int) -> tf.Tensor:
+    """Return the booleans of all rows, `(R, C)`, by an operation that LiteRT lacks."""
+    masks = tf.constant([1, 2, 4, 8, 16, 32, 64, 128], tf.uint8)
+    bits = tf.bitwise.bitwise_and(packed[:, :, None], masks)
+    return tf.reshape(bits, [packed.shape[0], -1])[:, :num_columns] > 0
+
+
+def _log_softmax(logits: tf.Tensor, is_impossible: tf.Tensor) -> tf.Tensor:
+    """Return log-probabilities, minus infinity where a column is impossible."""
+    log_probs = tf.nn.log_softmax(tf.where(is_impossible, _LEAST, logits))
+    return tf.where(is_impossible, float("-inf"), log_probs)
 
 
 def _log_sum_exp(x: tf.Tensor, axis: int = 1) -> tf.Tensor:
