@@ -27,12 +27,13 @@ def make_windows(num_windows=64):
     return windows
 
 
-def make_model(optimizer=None, **kwargs):
+def make_model(optimizer=None, run_eagerly=False, **kwargs):
     keras.utils.set_random_seed(1)
     allocation = Allocation.random(VOCABULARY_SIZE, 5, 4, seed=3)
     model = LightRNNModel(allocation, embedding_dim=6, units=6, **kwargs)
     # A step with Adam takes twice as long to trace.
-    model.compile(keras.optimizers.SGD(0.1) if optimizer is None else optimizer)
+    optimizer = keras.optimizers.SGD(0.1) if optimizer is None else optimizer
+    model.compile(optimizer, run_eagerly=run_eagerly)
     return model
 
 
@@ -182,7 +183,7 @@ def test_minimum_gain_keeps_the_table():
     ],
 )
 def test_schedule(arguments, epochs, expected):
-    model = make_model()
+    model = make_model(run_eagerly=True)  # a few steps take less time than their compilation
     callback = ReallocationCallback("likelihood", verbose=0, **arguments)
     model.fit(
         make_windows(),
