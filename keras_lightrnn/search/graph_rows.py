@@ -22,8 +22,8 @@ _COST_OF_ORDER = 2
 # Of a table with at most so many cells, all are computed at once, which takes about as long as to
 # expand a few of the likeliest rows.
 FEW_CELLS = 1 << 17
-# Cells of each text that are expanded together in order.
-_CELLS_AT_ONCE = 1 << 16
+# Cells of each text that are expanded together in order: their word vectors fit into a cache.
+_CELLS_AT_ONCE = 1 << 14
 # Least log-probability of a row, and of a column given its row, inside the search: impossible words
 # stay finite. Cells that are never answered come after them, with minus infinity.
 LEAST = -1e38
