@@ -298,7 +298,7 @@ def test_bad_prefixes(composed):
         composed.generate([[1, 2], [1]], mask=[[1, 1], [1, 0]])
     with pytest.raises(ValueError, match=rf"\[0, {V}\).*id 9"):
         composed.generate([[1, 2], [9]])
-    with pytest.raises(ValueError, match=r"hold a word.*index 1"):
+    with pytest.raises(ValueError, match=r"at least one word.*index 1"):
         Composed(V, mask_zero=True).generate([[1, 0], [0, 0]])
 
 
