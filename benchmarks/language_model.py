@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -110,14 +111,18 @@ def compile_model(model: keras.Model, num_steps: int, args: argparse.Namespace, 
 class StepTimer(keras.callbacks.Callback):
     """Measures training steps; the median is robust to pauses of the machine."""
 
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        super().__init__()
+        self.clock = clock
+
     def on_train_begin(self, logs: Any = None) -> None:
         self.seconds: list[float] = []
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self.start = time.perf_counter()
+        self.start = self.clock()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.seconds.append(time.perf_counter() - self.start)
+        self.seconds.append(self.clock() - self.start)
 
     @property
     def median_milliseconds(self) -> float:

@@ -1,14 +1,15 @@
 """Perplexity after equal time on large vocabularies: LightRNN and the usual alternatives.
 
     python benchmarks/large_vocabulary.py --text train.txt valid.txt test.txt \\
-        --seconds 600 1200 2400 --learning-rates 0.001 0.002 0.004 --json results.json
+        --seconds 600 1200 2400 --json results.json --plot results.svg
     python benchmarks/large_vocabulary.py --text train.txt valid.txt test.txt --units 512 \\
         --models readerx2 sampled adaptive --seconds 600
 
 Every model is an LSTM of the same size over the same windows, trained by Adam with a cosine
-schedule. Each training runs in its own process, for as many steps as fit into the time without
-compilation and evaluation, and without the time in which the model is made, which is printed:
-tables are clustered then. The models:
+schedule. Each model has a process, and each budget a training from the same initial weights, for
+as many steps as fit. The time in which the model is made counts, because tables are clustered
+then; compilation and evaluation do not. With `--cpu-time` the budgets are CPU time of the process,
+for machines that do other work too; restrict it to one thread then. The models:
 
 - half-steps, reader, reader-4, readerx2 ...: `LightRNNModel`, named as in `row_reading.py`;
   with `+K` at the end, the frequent words (`--num-word-vectors`) have word vectors of size `K`;
@@ -17,8 +18,8 @@ tables are clustered then. The models:
 - adaptive: PyTorch's `AdaptiveLogSoftmaxWithLoss` and an adaptive input;
 - full: a vector for each word in Keras and the full softmax.
 
-Words that the training text lacks have no weight for any model. The learning rate with the lowest
-validation perplexity counts; test perplexity is that of this training. Memory is the largest
+Words that the training text lacks have no weight for any model. The learning rate is the one with
+the lowest validation perplexity after short trainings (`--tuning-seconds`). Memory is the largest
 resident size of the process above that before the model was made. PyTorch and TensorFlow do not
 work in one process everywhere, so the process of the adaptive softmax has no TensorFlow.
 """
@@ -32,7 +33,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--learning-rates", nargs="+", type=float, default=[0.001, 0.002, 0.004])
     parser.add_argument("--seconds", nargs="+", type=float, default=[600.0])
+    parser.add_argument(
+        "--tuning-seconds",
+        type=float,
+        help="choose the learning rate by trainings so long (default: a tenth of the least budget)",
+    )
+    parser.add_argument("--cpu-time", action="store_true", help="count CPU time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--models",
@@ -92,8 +99,13 @@ def make_parser() -> argparse.ArgumentParser:
         default=["half-steps", "reader", "readerx2", "readerx2+16", "sampled", "adaptive"],
     )
     parser.add_argument("--json", type=Path, help="write the results to this file too")
-    parser.add_argument("--worker", nargs=3, metavar=("NAME", "RATE", "SECONDS"))
+    parser.add_argument("--plot", type=Path, help="draw test perplexity over time (Matplotlib)")
+    parser.add_argument("--worker", metavar="MODEL")
     return parser
+
+
+def choose_clock(args: argparse.Namespace) -> Callable[[], float]:
+    return time.process_time if args.cpu_time else time.perf_counter
 
 
 # The models that are trained by Keras: each takes windows and returns log-probabilities.
@@ -209,7 +221,7 @@ class KerasContestant:
         compile_model(self.model, num_steps, self.args, **self.compile_options)
         seconds: list[float] = []
         while len(seconds) < num_steps:
-            timer = StepTimer()
+            timer = StepTimer(choose_clock(self.args))
             self._reset()
             part = windows.take(num_steps - len(seconds))
             self.model.fit(part, shuffle=False, verbose=0, callbacks=[timer])
@@ -233,7 +245,7 @@ class AdaptiveContestant:
         from torch import nn
 
         torch.manual_seed(args.seed)
-        self.torch, self.args = torch, args
+        self.torch, self.args, self.clock = torch, args, choose_clock(args)
         self.is_known = np.bincount(splits[0], minlength=size) > 0
         cutoffs = [cutoff for cutoff in args.cutoffs if cutoff < size]
         starts = [0, *cutoffs]
@@ -276,7 +288,7 @@ class AdaptiveContestant:
             states = None
             for index in range(min(len(windows), num_steps - len(seconds))):
                 window, weights = self._weigh(*windows[index])
-                start = time.perf_counter()
+                start = self.clock()
                 for optimizer in optimizers:
                     optimizer.zero_grad()
                 log_probs, states = self._compute_log_probs(window, states)
@@ -287,7 +299,7 @@ class AdaptiveContestant:
                     optimizer.step()
                 for schedule in schedules:
                     schedule.step()
-                seconds.append(time.perf_counter() - start)
+                seconds.append(self.clock() - start)
         return seconds
 
     def evaluate(self, windows: Any) -> float:
@@ -323,13 +335,24 @@ class AdaptiveContestant:
         return vectors
 
 
-def work(args: argparse.Namespace) -> dict[str, Any]:
-    """Train one model for one time at one learning rate, and return what was measured."""
-    name, rate, budget = args.worker[0], float(args.worker[1]), float(args.worker[2])
+def choose_rate(contestant: Any, train: Any, valid: Any, num_steps: int, rates: Any) -> float:
+    """Return the learning rate with the lowest validation perplexity after `num_steps`."""
+    if len(rates) == 1:
+        return rates[0]
+    perplexities = {}
+    for rate in rates:
+        contestant.train(train, num_steps, rate)
+        perplexities[rate] = contestant.evaluate(valid)
+        print(f"rate {rate:g}: {perplexities[rate]:.1f} after {num_steps} steps", file=sys.stderr)
+    return min(perplexities, key=perplexities.__getitem__)
+
+
+def work(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train one model for each time, and return what was measured."""
     splits, size = read_splits(args)
     splits[1:] = [split[: args.eval_words] for split in splits[1:]]
     kind: Any = KerasContestant
-    if name == "adaptive":
+    if args.worker == "adaptive":
         kind = AdaptiveContestant
         train, valid, test = (
             contiguous_windows(words, args.batch_size, args.sequence_length) for words in splits
@@ -337,40 +360,64 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     else:
         train, valid, test = make_windows(splits, size, args)
     gigabytes = get_peak_gigabytes()
-    start = time.perf_counter()
-    contestant = kind(name, splits, size, args)
-    preparation_seconds = time.perf_counter() - start
-    timed = contestant.train(train, _WARM_UP_STEPS + _TIMED_STEPS, rate)
-    num_steps = max(1, int(budget / np.median(timed[_WARM_UP_STEPS:])))
-    seconds = contestant.train(train, num_steps, rate)
-    return {
-        "model": name,
-        "learning_rate": rate,
-        "budget": budget,
-        "preparation_seconds": preparation_seconds,
-        "seconds": sum(seconds),
-        "steps": num_steps,
-        "words_per_second": args.batch_size * args.sequence_length / float(np.median(seconds)),
-        "parameters": contestant.num_parameters,
-        "gigabytes": get_peak_gigabytes() - gigabytes,
-        "validation": contestant.evaluate(valid),
-        "test": contestant.evaluate(test),
-    }
+    clock = choose_clock(args)
+    start = clock()
+    contestant = kind(args.worker, splits, size, args)
+    preparation_seconds = clock() - start
+    timed = contestant.train(train, _WARM_UP_STEPS + _TIMED_STEPS, args.learning_rates[0])
+    step = float(np.median(timed[_WARM_UP_STEPS:]))
+    tuning_seconds = args.tuning_seconds or min(args.seconds) / 10
+    num_steps = max(1, int(tuning_seconds / step))
+    rate = choose_rate(contestant, train, valid, num_steps, args.learning_rates)
+    results = []
+    for budget in args.seconds:
+        num_steps = max(1, int((budget - preparation_seconds) / step))
+        seconds = contestant.train(train, num_steps, rate)
+        results.append(
+            {
+                "model": args.worker,
+                "learning_rate": rate,
+                "budget": budget,
+                "preparation_seconds": preparation_seconds,
+                "seconds": sum(seconds),
+                "steps": num_steps,
+                "words_per_second": args.batch_size * args.sequence_length / np.median(seconds),
+                "parameters": contestant.num_parameters,
+                "gigabytes": get_peak_gigabytes() - gigabytes,
+                "validation": contestant.evaluate(valid),
+                "test": contestant.evaluate(test),
+            }
+        )
+    return results
 
 
-def run_apart(name: str, rate: float, seconds: float, argv: Sequence[str]) -> dict[str, Any]:
+def run_apart(name: str, argv: Sequence[str]) -> list[dict[str, Any]]:
     """Do what `work` does in another process."""
     root = Path(__file__).resolve().parent.parent
     backend = "torch" if name == "adaptive" else "tensorflow"
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     result = subprocess.run(
-        [sys.executable, __file__, *argv, "--worker", name, str(rate), str(seconds)],
+        [sys.executable, __file__, *argv, "--worker", name],
         env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
     return json.loads(result.stdout.splitlines()[-1])
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Draw test perplexity over the budgets, a line for each model."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.5))
+    for name in dict.fromkeys(result["model"] for result in results):
+        points = [(r["budget"] / 60, r["test"]) for r in results if r["model"] == name]
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
+    axes.set(xlabel="minutes", ylabel="test perplexity", xscale="log", yscale="log")
+    axes.legend()
+    figure.savefig(path, bbox_inches="tight")
+    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -383,23 +430,24 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         if name not in ("sampled", "adaptive", "full"):
             parse_name(split_name(name)[0])
     results = []
-    for seconds in args.seconds:
-        print(f"\n{seconds:g} s of training, {args.units} units\n")
-        print("| model | rate | made in | words/s | words read | parameters | GB | valid. | test |")
-        print("|---|---|---|---|---|---|---|---|---|")
-        for name in args.models:
-            runs = [run_apart(name, rate, seconds, argv) for rate in args.learning_rates]
-            best = min(runs, key=lambda run: run["validation"])
-            results += runs
-            words = best["steps"] * args.batch_size * args.sequence_length
+    print(f"\n{args.units} units\n")
+    print("| model | budget | rate | made in | words/s | words read | parameters | GB ", end="")
+    print("| valid. | test |\n|---|---|---|---|---|---|---|---|---|---|")
+    for name in args.models:
+        for run in run_apart(name, argv):
+            results.append(run)
+            words = run["steps"] * args.batch_size * args.sequence_length
             print(
-                f"| {name} | {best['learning_rate']:g} | {best['preparation_seconds']:.0f} s "
-                f"| {best['words_per_second']:,.0f} | {words:,} | {best['parameters']:,} "
-                f"| {best['gigabytes']:.2f} | {best['validation']:.1f} | {best['test']:.1f} |",
+                f"| {name} | {run['budget']:g} s | {run['learning_rate']:g} "
+                f"| {run['preparation_seconds']:.0f} s | {run['words_per_second']:,.0f} "
+                f"| {words:,} | {run['parameters']:,} | {run['gigabytes']:.2f} "
+                f"| {run['validation']:.1f} | {run['test']:.1f} |",
                 flush=True,
             )
-            if args.json:
-                args.json.write_text(json.dumps(results, indent=1), "utf-8")
+        if args.json:
+            args.json.write_text(json.dumps(results, indent=1), "utf-8")
+        if args.plot:
+            plot(results, args.plot)
     return results
 
 

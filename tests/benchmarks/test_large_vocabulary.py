@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from scripts import load_script
@@ -33,8 +34,8 @@ EXPECTED = {
 )
 def test_every_model_learns_no_more_than_there_is(options, capsys, name):
     main = load_script("benchmarks/large_vocabulary.py").main
-    main([*options, "--models", name, "--worker", name, "0.01", "0.05"])
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    main([*options, "--models", name, "--worker", name])
+    [result] = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["parameters"] == EXPECTED.get(name, result["parameters"])
     assert result["steps"] >= 1
     assert result["words_per_second"] > 0
@@ -57,3 +58,17 @@ def test_unknown_models_are_refused_before_any_training(options):
     main = load_script("benchmarks/large_vocabulary.py").main
     with pytest.raises(ValueError, match="Received: 'reader_2'"):
         main([*options, "--models", "sampled", "reader_2"])
+
+
+def test_best_learning_rate_and_a_result_for_each_budget(options, capsys):
+    main = load_script("benchmarks/large_vocabulary.py").main
+    options += ["--learning-rates", "0.01", "1e-9", "--seconds", "0.1", "0.2", "--cpu-time"]
+    options += ["--tuning-seconds", "0.3"]
+    main([*options, "--worker", "reader"])
+    output = capsys.readouterr()
+    tuned = dict(re.findall(r"rate (\S+): (\S+) after", output.err))
+    results = json.loads(output.out.splitlines()[-1])
+    assert [result["budget"] for result in results] == [0.1, 0.2]
+    assert len(tuned) == 2
+    best = min(tuned, key=lambda rate: float(tuned[rate]))
+    assert {result["learning_rate"] for result in results} == {float(best)}
