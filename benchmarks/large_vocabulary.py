@@ -128,10 +128,16 @@ def make_table_model(name: str, train: np.ndarray, size: int, args: argparse.Nam
     return make_light_rnn(tables, train, args.word_dim, args, reading, num_components)
 
 
-def make_vector_model(size: int, args: argparse.Namespace, is_sampled: bool) -> Any:
-    """Return an LSTM with an input vector and an output vector for each word."""
+def make_vector_model(counts: np.ndarray, args: argparse.Namespace, is_sampled: bool) -> Any:
+    """Return an LSTM with an input vector and an output vector for each word.
+
+    Its bias starts as the log of the counts. A sampled softmax would leave that of rare words where
+    it is for long, while it moves the others.
+    """
     import keras
     import tensorflow as tf
+
+    size = len(counts)
 
     def compute_losses(kernel: Any, bias: Any, targets: Any, hidden: Any) -> Any:
         """Return the exact losses, of some words at a time."""
@@ -161,6 +167,7 @@ def make_vector_model(size: int, args: argparse.Namespace, is_sampled: bool) -> 
                 shape=(size, args.units), name="kernel", initializer="glorot_uniform"
             )
             self.bias = self.add_weight(shape=(size,), name="bias", initializer="zeros")
+            self.bias.assign(np.log(np.maximum(counts, 0.5)))
 
         def call(self, windows: Any, training: bool = False) -> Any:
             x = self.embedding(windows[:, :-1])
@@ -202,7 +209,8 @@ class KerasContestant:
         if args.jit_compile:
             self.model = make_table_model(name, splits[0], size, args)
         else:
-            self.model = make_vector_model(size, args, name == "sampled")
+            counts = np.bincount(splits[0], minlength=size)
+            self.model = make_vector_model(counts, args, name == "sampled")
             self.compile_options = {
                 "loss": NegativeLogLikelihood(),
                 "weighted_metrics": [Perplexity()],
