@@ -867,7 +867,7 @@ def test_rounds_over_data_leave_the_train_function_alone():
 
 
 def test_data_that_can_be_read_once():
-    with pytest.raises(ValueError, match=r"`data`.*every round.*type generator.*read once"):
+    with pytest.raises(ValueError, match=r"`data`.*every round.*type generator.*read only once"):
         ReallocationCallback(data=(windows for windows in [make_windows()]))
 
 

@@ -16,6 +16,7 @@ import backup_run
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from scripts import make_environment
 
 from keras_lightrnn import LightRNNModel
@@ -99,6 +100,12 @@ def test_a_broken_run_ends_as_an_unbroken_one(tmp_path, unbroken, kind, places):
         assert list_files(tmp_path) == ["backup.npz"]
     check_same(backup_run.train(kind, tmp_path, never()), unbroken(kind))
     assert os.listdir(tmp_path) == [], "a run that has ended needs no backup"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def graph_optimizer():
+    """Optimize graphs as the processes do that are killed: they compute the same bit for bit."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 def run_killed(kind, tmp_path, kills):
