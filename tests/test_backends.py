@@ -36,6 +36,7 @@ def processes(tmp_path_factory):
     for process in started.values():
         process.kill()
         process.wait()
+        process.stdout.close()
 
 
 @pytest.fixture(scope="module")
