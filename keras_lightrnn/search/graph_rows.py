@@ -132,7 +132,7 @@ def _go_through_rows(
     if _is_small(table):
         assert table.expand_all is not None
         exclusion = None if columns is None else Exclusion(ops, excluded_rows, columns)
-        rows = ops.zeros_like(row_log_probs, "int32") + ops.arange(num_rows, dtype="int32")
+        rows = list_rows(ops, row_log_probs)
         return tuple(add(start, rows, table.expand_all(), exclusion))
     in_order, of_rows = table.expand_alike, table.expand
     assert of_rows is not None
@@ -269,6 +269,12 @@ def _is_small(table: GraphTable) -> bool:
     """Return whether all cells are computed together."""
     num_cells = table.row_log_probs.shape[1] * table.num_columns
     return table.expand is None or (table.expand_all is not None and num_cells <= FEW_CELLS)
+
+
+def list_rows(ops: Any, row_log_probs: Tensor) -> Any:
+    """Return all rows in order for each text, `(B, R)` int32."""
+    rows = ops.arange(row_log_probs.shape[1], dtype="int32")
+    return ops.zeros_like(row_log_probs, "int32") + rows
 
 
 def _make_range(ops: Any, start: Tensor, size: int, num_rows: int) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from keras_lightrnn.search.graph_rows import (
     ROWS_AT_ONCE,
     GraphTable,
     join,
+    list_rows,
 )
 from keras_lightrnn.search.graph_tables import find_best_of_tables, find_ranks_of_tables
 from keras_lightrnn.search.layer_search import list_row_offsets, predict_all_rows
@@ -145,8 +146,8 @@ def _map_texts(
 def _make_table(softmax: Any, row_log_probs: Tensor, context: list[Any]) -> GraphTable:
     """Return a table of a softmax with what `predict_rows` returned."""
     queries, *shares = context  # (B, M, H), (B, R, M)
-    word_table, num_rows = softmax.word_table, softmax.word_table.num_rows
-    has_empty_cells = word_table.vocabulary_size < num_rows * word_table.num_columns
+    word_table = softmax.word_table
+    has_empty_cells = word_table.vocabulary_size < word_table.num_rows * word_table.num_columns
     operations, dtype = _get_operations(), keras.backend.standardize_dtype(queries.dtype)
 
     def read(rows: Tensor) -> Any:
@@ -179,8 +180,8 @@ def _make_table(softmax: Any, row_log_probs: Tensor, context: list[Any]) -> Grap
         return finish(add_components(log_probs, rows), of_all)  # (B, n, M, C) -> (B, n, C)
 
     def expand_all() -> Any:
-        rows = ops.zeros_like(row_log_probs, "int32") + ops.arange(num_rows, dtype="int32")
-        log_probs = ops.log_softmax(softmax.compute_all_column_logits(read(rows)))  # (B, R, M, C)
+        of_all = read(list_rows(operations, row_log_probs))
+        log_probs = ops.log_softmax(softmax.compute_all_column_logits(of_all))  # (B, R, M, C)
         return finish(join(operations, row_log_probs, add_components(log_probs)))
 
     def expand_alike(rows: Tensor) -> Any:

@@ -17,6 +17,7 @@ from keras_lightrnn.search.graph_rows import (
     GraphTable,
     exclude,
     find_ranks,
+    list_rows,
     mark_best,
     scatter,
     select_best_cells,
@@ -155,30 +156,30 @@ def _merge(
     if len(tables) == 1:
         return tables[0]
 
+    row_log_probs, num_columns = tables[0].row_log_probs, tables[0].num_columns
+
     def expand_all() -> Any:
-        of_first = _compute_all_cells(tables[0])
-        flat = ops.reshape(of_first, (-1, of_first.shape[1] * of_first.shape[2]))
-        total = flat
-        for index, table in enumerate(tables[1:]):
-            joint = _compute_all_cells(table)
-            joint = ops.reshape(joint, (-1, joint.shape[1] * joint.shape[2]))
-            if places is None:
-                words = ops.reshape(ops.convert_to_tensor(word_tables[0].words), (-1,))
-                of_words = word_tables[1 + index].cells
-                cells = ops.take(of_words, ops.maximum(words, 0), axis=0)
-            else:
-                cells = places[index]
-            total = ops.logaddexp(total, ops.take(joint, cells, axis=1))
-        total = ops.where(flat == -np.inf, flat, ops.maximum(total, LEAST))  # NaN stays NaN
-        return ops.reshape(total, (-1, *of_first.shape[1:]))
+        cells_of = places
+        if cells_of is None:
+            first, *others = word_tables
+            words = ops.maximum(ops.reshape(ops.convert_to_tensor(first.words), (-1,)), 0)
+            cells_of = [ops.take(other.cells, words, axis=0) for other in others]
+        of_first = total = _compute_all_cells(ops, tables[0])
+        for table, cells in zip(tables[1:], cells_of, strict=True):
+            of_table = _compute_all_cells(ops, table)
+            total = ops.logaddexp(total, ops.take(of_table, cells, axis=1))
+        # NaN stays NaN.
+        total = ops.where(of_first == -np.inf, of_first, ops.maximum(total, LEAST))
+        return ops.reshape(total, (-1, row_log_probs.shape[1], num_columns))
 
-    return GraphTable(tables[0].row_log_probs, tables[0].num_columns, None, expand_all, None)
+    return GraphTable(row_log_probs, num_columns, None, expand_all, None)
 
 
-def _compute_all_cells(table: GraphTable) -> Any:
-    """Return the log-probabilities of all cells, `(B, R, C)`."""
+def _compute_all_cells(ops: Any, table: GraphTable) -> Any:
+    """Return the log-probabilities of all cells, `(B, R C)`."""
     assert table.expand_all is not None  # several tables have row readers
-    return table.expand_all()
+    num_cells = table.row_log_probs.shape[1] * table.num_columns
+    return ops.reshape(table.expand_all(), (-1, num_cells))
 
 
 def _find_likely_words(
@@ -264,8 +265,7 @@ class _ExpandedTable:
         self.compute_columns = table.expand
         self.cells, self.words = word_table.cells, word_table.words
         self.values = ops.maximum(table.row_log_probs, LEAST)
-        self.starts = ops.zeros_like(table.row_log_probs, "int32")
-        self.starts += ops.arange(self.num_rows, dtype="int32")
+        self.starts = list_rows(ops, table.row_log_probs)
 
     @property
     def num_expanded(self) -> int:
