@@ -684,10 +684,13 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             if _agree(states_shape[:-1], targets_shape):
                 return
             hint = "The targets of a window (B, T + 1) are its words from the second on."
-            if len(states_shape) == 3 and _agree((states_shape[1],), (_double(targets_shape),)):
+            length = _double(targets_shape)
+            # Words that were not cut into windows make two half-steps less.
+            if length and states_shape[1:-1] in ((length,), (length - 2,)):
                 hint = (
-                    "States twice as long as the targets are half-steps: leave `row_reader` out, "
-                    'or embed words with combine="gate", "sum" or "concat".'
+                    "These states are as long as half-steps, which `TwoComponentEmbedding` makes "
+                    'by default: embed words with combine="gate", "sum" or "concat", or leave '
+                    "`row_reader` out."
                 )
             raise ValueError(
                 "With a row reader, targets (B, T) need states (B, T, H), and targets (B,) need "

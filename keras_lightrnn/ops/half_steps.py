@@ -25,8 +25,11 @@ def interleave_components(row_vectors: Tensor, column_vectors: Tensor) -> Tensor
     [1, 2, 3, 4]
     """
     pairs = ops.stack([column_vectors[:, :-1], row_vectors[:, 1:]], axis=2)  # (B, T, 2, D)
-    shape = ops.shape(pairs)
-    return ops.reshape(pairs, (shape[0], -1, shape[3]))  # (B, 2T, D)
+    batch_size, _, _, dim = ops.shape(pairs)
+    length = row_vectors.shape[1]
+    # A length that is known stays known, so that a softmax can check it against the targets.
+    num_half_steps = -1 if length is None else 2 * (length - 1)
+    return ops.reshape(pairs, (batch_size, num_half_steps, dim))  # (B, 2T, D)
 
 
 def split_half_steps(half_steps: Tensor) -> tuple[Tensor, Tensor]:

@@ -199,8 +199,10 @@ def test_bad_arguments(arguments, message):
 def test_states_and_targets_that_disagree(rng):
     layer = make(TABLES["full"])
     states, targets = make_inputs(rng, 12)
-    with pytest.raises(ValueError, match=r"half-steps: leave `row_reader` out"):
-        layer(np.concatenate([states, states], axis=1), targets)
+    as_half_steps = np.concatenate([states, states], axis=1)
+    for half_steps in (as_half_steps, as_half_steps[:, :-2]):  # of T + 1 words, or of T
+        with pytest.raises(ValueError, match=r'long as half-steps.*combine="gate"'):
+            layer(half_steps, targets)
     with pytest.raises(ValueError, match=r"need states \(B, H\)"):
         layer(states[:, 0], targets)
     half_steps = make(TABLES["full"], row_reader=None)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_lightrnn.ops import interleave_components, split_half_steps
 
@@ -21,3 +22,10 @@ def test_split_undoes_interleave(rng):
     column_half_steps, row_half_steps = split_half_steps(interleave_components(rows, columns))
     assert np.array_equal(column_half_steps, columns[:, :-1])
     assert np.array_equal(row_half_steps, rows[:, 1:])
+
+
+@pytest.mark.parametrize(("length", "expected"), [(5, 8), (None, None)])
+def test_interleave_keeps_a_known_length(length, expected):
+    vectors = tf.TensorSpec((None, length, 4))
+    traced = tf.function(interleave_components).get_concrete_function(vectors, vectors)
+    assert traced.structured_outputs.shape.as_list() == [None, expected, 4]
