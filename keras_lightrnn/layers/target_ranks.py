@@ -84,6 +84,9 @@ class TargetRanks(SoftmaxSearch):
     def compute_mask(self, states: Tensor, previous_mask: Tensor = None) -> Tensor:
         return previous_mask
 
+    def compute_output_shape(self, states_shape: Shape, targets_shape: Shape) -> Shape:
+        return self.softmax.compute_output_shape(states_shape, targets_shape)
+
     def compute_output_spec(
         self,
         states: Tensor,
@@ -91,5 +94,5 @@ class TargetRanks(SoftmaxSearch):
         excluded: WordIds | None = None,
         training: bool | None = None,
     ) -> keras.KerasTensor:
-        shape = self.softmax.compute_output_shape(states.shape, targets.shape)
+        shape = self.compute_output_shape(states.shape, targets.shape)
         return keras.KerasTensor(shape, "int32")

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_k
 from keras_lightrnn._internal.keras_internals import get_mask
-from keras_lightrnn._internal.typing import Config, Tensor, WordIds
+from keras_lightrnn._internal.typing import Config, Shape, Tensor, WordIds
 from keras_lightrnn.layers.softmax_search import SoftmaxSearch
 from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
 from keras_lightrnn.ops import cast_word_ids
@@ -108,11 +108,15 @@ class TopWords(SoftmaxSearch):
                 f"`excluded` must be (B, E). {received}k.shape={shapes[2]}. Fill up with -1."
             )
 
+    def compute_output_shape(self, states_shape: Shape) -> tuple[Shape, Shape]:
+        shape = states_shape[0], self.k
+        return shape, shape
+
     def compute_output_spec(
         self, states: Tensor, excluded: WordIds | None = None, k: Tensor | None = None
     ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         self._check_shapes(states, excluded, k)
-        shape = states.shape[0], self.k
+        shape, _ = self.compute_output_shape(states.shape)
         return keras.KerasTensor(shape, "int32"), keras.KerasTensor(shape, "float32")
 
     def get_config(self) -> Config:

@@ -40,7 +40,7 @@ from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.ops.products import project
 from keras_lightrnn.search.excluded import check_excluded
 from keras_lightrnn.search.graph_search import find_word_ranks
-from keras_lightrnn.search.layer_search import HalfStepSearch, search_states
+from keras_lightrnn.search.layer_search import HalfStepSearch, check_built, search_states
 from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
 
 
@@ -593,6 +593,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         >>> best.shape
         (2, 3)
         """
+        self._check_states_are_values(states, "TopWords")
         check_k("k", k, self.word_table.vocabulary_size - self.mask_zero)
         if (read_rows is None) == (self.row_reader is None):
             needed = "needs" if read_rows is None else "takes no"
@@ -640,6 +641,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         >>> np.asarray(layer.compute_ranks(states, words[:, 2])).tolist()
         [3, 3]
         """
+        self._check_states_are_values(states, "TargetRanks")
+        check_built(self)
         states, targets = ops.convert_to_tensor(states), cast_word_ids(targets)
         if self.row_reader is None:
             raise ValueError(
@@ -659,6 +662,14 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
                 excluded = ops.repeat(excluded, ops.shape(targets)[1], axis=0)
         ranks = find_word_ranks(self, flat_states, ops.reshape(targets, (-1,)), excluded)
         return ops.reshape(ranks, ops.shape(targets))
+
+    def _check_states_are_values(self, states: Tensor, layer: str) -> None:
+        """Raise `TypeError` for the symbolic states of a functional model."""
+        if isinstance(states, keras.KerasTensor):
+            raise TypeError(
+                "A search needs states that have values. Received: a symbolic `KerasTensor` of "
+                f"shape {tuple(states.shape)}. Use the layer `{layer}` in a functional model."
+            )
 
     # Keras conventions.
 

@@ -64,15 +64,15 @@ def check_texts(
 ) -> tuple[np.ndarray, bool]:
     """Check texts of one length; return them as `(B, N)` int32, and whether they were a batch."""
     words = np.asarray(words)
+    if words.size and not np.issubdtype(words.dtype, np.integer):
+        raise TypeError(
+            f"`{name}` must hold integer word ids. Received: {name}.dtype={words.dtype}. Encode "
+            "text with `Vocabulary.encode` first."
+        )
     if words.ndim not in (1, 2) or words.size == 0 or words.shape[-1] < at_least:
         raise ValueError(
             f"`{name}` must hold at least {at_least} word id(s), as (N,) or (B, N). Received: "
             f"{name}.shape={words.shape}."
-        )
-    if not np.issubdtype(words.dtype, np.integer):
-        raise TypeError(
-            f"`{name}` must hold integer word ids. Received: {name}.dtype={words.dtype}. Encode "
-            "text with `Vocabulary.encode` first."
         )
     check_word_ids(words, softmax.word_table.vocabulary_size)
     return np.atleast_2d(words).astype(np.int32), words.ndim == 2

@@ -87,3 +87,16 @@ def test_errors():
         TargetRanks(TwoComponentSoftmax(9))
     with pytest.raises(TypeError, match="`softmax` must be a `TwoComponentSoftmax`"):
         TargetRanks(keras.layers.Dense(9))
+
+
+def test_shape_of_ranks():
+    layer = TargetRanks(TwoComponentSoftmax(V, row_reader="gated"))
+    assert layer.compute_output_shape((None, 7, H), (None, 7)) == (None, 7)
+
+
+def test_ranks_need_a_built_softmax_and_values():
+    softmax = TwoComponentSoftmax(V, row_reader="gated")
+    with pytest.raises(ValueError, match="must be built before it is searched"):
+        softmax.compute_ranks(np.ones((2, H), "float32"), np.array([1, 2]))
+    with pytest.raises(TypeError, match=r"symbolic `KerasTensor` of shape.*TargetRanks"):
+        softmax.compute_ranks(keras.Input((H,)), keras.Input((), dtype="int32"))

@@ -161,3 +161,13 @@ def test_errors_of_excluded_words(layers):
         find(np.zeros((3, 1), int))
     with pytest.raises(TypeError, match="integer word ids"):
         find([[0.5], [1.5]])
+
+
+def test_shape_of_words():
+    layer = TopWords(TwoComponentSoftmax(V, row_reader="gated"), k=3)
+    assert layer.compute_output_shape((None, 7, H)) == ((None, 3), (None, 3))
+
+
+def test_symbolic_states_are_for_the_layer(layers):
+    with pytest.raises(TypeError, match=r"symbolic `KerasTensor` of shape .*layer `TopWords`"):
+        layers.softmax.next_words(layers.states[:, -1])

@@ -302,6 +302,12 @@ def test_bad_prefixes(composed):
         Composed(V, mask_zero=True).generate([[1, 0], [0, 0]])
 
 
+def test_texts_that_are_not_encoded(composed):
+    for text in ("the cat", ["the", "cat"]):
+        with pytest.raises(TypeError, match=r"dtype=<U.*Encode text with `Vocabulary.encode`"):
+            composed.generate(text, length=2)
+
+
 def test_bad_networks(composed):
     with pytest.raises(
         TypeError, match=r"methods \['start', 'step'\].*without \['start', 'step'\]"
