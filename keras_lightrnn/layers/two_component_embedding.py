@@ -304,10 +304,10 @@ class TwoComponentEmbedding(keras.layers.Layer):
         return min(1.0, lost / energy) if energy else 0.0
 
     def call(self, words: WordIds) -> Tensor:
-        words = cast_word_ids(words)
         if type(words).__name__ == "RaggedTensor":  # TensorFlow's, which may be absent
             self._refuse_half_steps()
             return words.with_flat_values(self.call(words.flat_values))
+        words = cast_word_ids(words)
         self.compute_output_shape(words.shape)  # checks it
         vectors = [table._combine(words) for table in self.list_tables()]
         return vectors[0] if len(vectors) == 1 else sum(vectors[1:], vectors[0])

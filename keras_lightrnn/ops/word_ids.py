@@ -16,13 +16,20 @@ def cast_word_ids(words: WordIds) -> Tensor:
     replicas, or traces a default signature.
 
     Raises:
-        TypeError: for booleans, strings and other values that are not numbers.
+        TypeError: for booleans, strings and other values that are not numbers, and for ragged and
+            sparse tensors.
 
     Example:
 
     >>> np.asarray(cast_word_ids([3.0, 1.0])).tolist()
     [3, 1]
     """
+    if type(words).__name__ in ("RaggedTensor", "SparseTensor"):  # TensorFlow's
+        raise TypeError(
+            f"Word ids must be a dense tensor. Received: a {type(words).__name__}. Convert it with "
+            "`RaggedTensor.to_tensor` or `tf.sparse.to_dense`, and give padding the sample weight "
+            "0, or use `mask_zero=True`."
+        )
     words = ops.convert_to_tensor(words)
     dtype = keras.backend.standardize_dtype(words.dtype)
     if not (keras.backend.is_int_dtype(dtype) or keras.backend.is_float_dtype(dtype)):

@@ -160,8 +160,9 @@ class WordTable(keras.layers.Layer):
 
     def call(self, words: WordIds) -> Tensor:
         words = cast_word_ids(words)
-        # Some backends count negative indices from the end; V is out of range everywhere.
-        words = ops.where(words < 0, self.vocabulary_size, words)
+        if keras.backend.backend() != "tensorflow":
+            # They count negative indices from the end; V is out of range.
+            words = ops.where(words < 0, self.vocabulary_size, words)
         return look_up(self.cells, words)
 
     def compute_output_spec(self, words: WordIds) -> keras.KerasTensor:
@@ -252,7 +253,7 @@ def get_word_tables(word_tables: Any) -> list[WordTable]:
     """Return the tables of a layer, from one or from a list of what `get_word_table` takes.
 
     Raises:
-        ValueError: if there is no table, or the tables hold different vocabularies.
+        ValueError: if the list is empty, or the tables hold different vocabularies.
 
     Example:
 
@@ -261,6 +262,8 @@ def get_word_tables(word_tables: Any) -> list[WordTable]:
     """
     if not isinstance(word_tables, (list, tuple)):
         return [get_word_table(word_tables)]
+    if not word_tables:
+        raise ValueError("A layer needs at least one word table. Received: an empty list.")
     tables = [get_word_table(table) for table in word_tables]
     sizes = [table.vocabulary_size for table in tables]
     if len(set(sizes)) != 1:

@@ -22,6 +22,12 @@ def test_what_is_no_id(words):
         cast_word_ids(np.array(words))
 
 
+@pytest.mark.parametrize("words", [tf.ragged.constant([[1], [2, 3]]), tf.sparse.from_dense([1])])
+def test_word_ids_are_dense(words):
+    with pytest.raises(TypeError, match=f"dense tensor. Received: a {type(words).__name__}. Conv"):
+        cast_word_ids(words)
+
+
 def test_marks_exactly_the_ids_outside():
     marks = np.asarray(mark_invalid_ids(tf.constant([-2, -1, 0, 4, 5, 2**31 - 1]), 5))
     assert np.isnan(marks).tolist() == [True, True, False, False, True, True]

@@ -68,6 +68,17 @@ def test_what_makes_a_table():
         WordTable(0)
 
 
+@pytest.mark.parametrize("word", [-1, 11])
+def test_the_error_of_a_wrong_id_names_the_id(word):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"= {word} is not in \[0, 11\)"):
+        WordTable(11)(np.array([3, word]))
+
+
+def test_a_layer_has_a_table():
+    with pytest.raises(ValueError, match="at least one word table"):
+        TwoComponentEmbedding([], 4)
+
+
 def test_is_int32_and_never_trained_under_any_policy():
     table = WordTable(11, dtype="mixed_bfloat16", trainable=True)
     assert table.trainable_variables == []
