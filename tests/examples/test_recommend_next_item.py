@@ -56,10 +56,29 @@ def test_the_saved_model_predicts_the_same(example, trained):
     assert np.array_equal(example.compute_ranks(search, sessions.test), result["ranks"])
 
 
+def test_search_is_that_of_the_model(example, trained):
+    """The best items of a session are those with the greatest log-probabilities."""
+    model = keras.saving.load_model(trained[1] / "model.keras")
+    softmax = next(x for x in model.layers if type(x).__name__ == "TwoComponentSoftmax")
+    loaded = example.Recommender(model, model.get_layer("encoder"), None, softmax)
+    search = example.make_search(loaded, leave_out_seen=False)
+    sessions = [[3, 1, 4, 3], [7]]
+    best, log_probs = search.predict(example.pad_left(sessions), verbose=0)
+    items = np.arange(1, softmax.word_table.vocabulary_size)
+    for session, of_session, expected in zip(sessions, best, log_probs, strict=True):
+        windows = np.column_stack([np.tile(session, (len(items), 1)), items])
+        all_log_probs = model.predict(windows, batch_size=512, verbose=0)[:, -1]
+        order = np.argsort(-all_log_probs)[: example.BEST]
+        assert np.array_equal(items[order], of_session)
+        assert np.allclose(all_log_probs[order], expected, atol=1e-4)
+        assert np.isclose(np.exp(all_log_probs).sum(), 1, atol=1e-4)
+
+
 def test_padding_on_the_left_changes_nothing(example, trained):
     model = keras.saving.load_model(trained[1] / "model.keras").get_layer("encoder")
-    states = [np.asarray(model(np.array([[0] * n + [3, 1, 4]])))[:, -1] for n in (0, 5)]
-    assert np.allclose(*states, atol=1e-5)
+    outputs = [model(np.array([[0] * n + [3, 1, 4]])) for n in (0, 5)]
+    for output, padded in zip(*outputs, strict=True):
+        assert np.allclose(output[:, -1], padded[:, -1, -output.shape[-1] :], atol=1e-5)
 
 
 def test_batches_hold_every_transition_once(example):
@@ -67,9 +86,10 @@ def test_batches_hold_every_transition_once(example):
     sessions = [generator.integers(1, 9, size=size) for size in generator.integers(2, 50, size=40)]
     batches = example.SessionBatches(sessions, num_targets=32, seed=0)
     pairs = []
-    for batch in (batches[i] for i in range(len(batches))):
-        is_target = batch[:, 1:] > 0
-        pairs += zip(batch[:, :-1][is_target], batch[:, 1:][is_target], strict=True)
+    for windows, targets, weights in (batches[i] for i in range(len(batches))):
+        is_target = weights > 0
+        assert np.array_equal(is_target, targets > 0)
+        pairs += zip(windows[:, :-1][is_target], targets[is_target], strict=True)
     expected = [pair for s in sessions for pair in itertools.pairwise(s)]
     assert sorted(pairs) == sorted(expected)
 
@@ -84,7 +104,7 @@ def test_reads_files(example, tmp_path, capsys):
         file.write("\n".join([*lines, "7", ""]))
     (tmp_path / "test").write_text("\n".join(lines[:60]))
     files = ["--train", str(tmp_path / "train.gz"), "--test", str(tmp_path / "test")]
-    options = ["--epochs", "6", "--batch-size", "64", "--tables", "1", "--dropout", "0"]
+    options = ["--epochs", "6", "--batch-size", "64", "--tables", "2", "--dropout", "0"]
     result = example.main([*SMALL, *files, *options, "--output", str(tmp_path / "out")])
     assert np.mean(result["ranks"] == 1) > 0.9
     assert "sessions: 400 training, 60 test, 30 items" in capsys.readouterr().out
