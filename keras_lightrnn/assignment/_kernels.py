@@ -7,6 +7,9 @@ sums are float64.
 A word remembers the `CANDIDATES` most profitable cells of its last scan, and a bound on the profit
 in any other cell. Prices only rise, so a candidate that beats this bound is the best cell of the
 table, and most bids need no scan.
+
+Arrays are copied by loops: Numba takes three seconds to compile the error message of a copy from
+one slice to another.
 """
 
 from __future__ import annotations
@@ -112,7 +115,10 @@ def _sort_promising(profits, least, places):
             places[count] = i
             count += 1
     if count > 24:
-        places[:count] = places[np.argsort(-profits[places[:count]])]
+        promising = places[:count].copy()
+        order = np.argsort(-profits[promising])
+        for n in range(count):
+            places[n] = promising[order[n]]
     else:
         for n in range(1, count):
             i = places[n]
@@ -368,7 +374,8 @@ def begin_batch(num_batch, stale, num_stale, cells, bidders, offers):
     The floors are raised if enough scans have passed.
     """
     num_stale -= num_batch
-    offers.words[:num_batch] = stale[num_stale : num_stale + num_batch]
+    for n in range(num_batch):
+        offers.words[n] = stale[num_stale + n]
     bidders.counters[SCANS_SINCE_FLOORS] += num_batch
     if bidders.counters[SCANS_SINCE_FLOORS] * FLOOR_SCANS >= cells.owners.size:
         bidders.counters[SCANS_SINCE_FLOORS] = 0
