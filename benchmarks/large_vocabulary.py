@@ -92,6 +92,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="choose the learning rate by trainings so long (default: a tenth of the least budget)",
     )
     parser.add_argument("--cpu-time", action="store_true", help="count CPU time")
+    parser.add_argument(
+        "--jit-compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compile whole steps of `LightRNNModel` by XLA",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--models",
@@ -205,8 +211,9 @@ class KerasContestant:
         keras.utils.set_random_seed(args.seed)
         self.args = args
         self.compile_options: dict[str, Any] = {}
-        args.jit_compile = name not in ("sampled", "full")  # XLA has no sampler on CPUs
-        if args.jit_compile:
+        has_tables = name not in ("sampled", "full")
+        args.jit_compile &= has_tables  # XLA has no sampler on CPUs
+        if has_tables:
             self.model = make_table_model(name, splits[0], size, args)
         else:
             counts = np.bincount(splits[0], minlength=size)

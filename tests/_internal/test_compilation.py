@@ -47,6 +47,7 @@ def test_without_a_place_for_a_cache_functions_are_compiled_with_one_warning():
         told = [w for w in caught if issubclass(w.category, RuntimeWarning)]
         print(len(told), "NUMBA_CACHE_DIR" in str(told[0].message))
         """,
+        NUMBA_OPT="0",  # compiles sooner
     )
     assert process.stdout.split("\n")[:2] == ["(6, 7)", "1 True"], process.stderr[-2000:]
 

@@ -63,7 +63,7 @@ def test_unknown_models_are_refused_before_any_training(options):
 def test_best_learning_rate_and_a_result_for_each_budget(options, capsys):
     main = load_script("benchmarks/large_vocabulary.py").main
     options += ["--learning-rates", "0.01", "1e-9", "--seconds", "0.1", "0.2", "--cpu-time"]
-    options += ["--tuning-seconds", "0.3"]
+    options += ["--tuning-seconds", "0.3", "--no-jit-compile"]
     main([*options, "--worker", "reader"])
     output = capsys.readouterr()
     tuned = dict(re.findall(r"rate (\S+): (\S+) after", output.err))
