@@ -642,13 +642,13 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         [3, 3]
         """
         self._check_states_are_values(states, "TargetRanks")
-        check_built(self)
         states, targets = ops.convert_to_tensor(states), cast_word_ids(targets)
         if self.row_reader is None:
             raise ValueError(
                 "Ranks need a softmax with a row reader. Received: row_reader=None. Give "
                 'row_reader="gated".'
             )
+        check_built(self)
         self._check_shapes(states.shape, targets.shape)
         flat_states = ops.reshape(states, (-1, states.shape[-1]))
         if excluded is not None:
