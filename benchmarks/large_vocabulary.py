@@ -27,6 +27,7 @@ work in one process everywhere, so the process of the adaptive softmax has no Te
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import re
@@ -209,13 +210,12 @@ class KerasContestant:
         from keras_lightrnn.metrics import Perplexity
 
         keras.utils.set_random_seed(args.seed)
-        self.args = args
+        self.args = copy.copy(args)
         self.compile_options: dict[str, Any] = {}
-        has_tables = name not in ("sampled", "full")
-        args.jit_compile &= has_tables  # XLA has no sampler on CPUs
-        if has_tables:
+        if name not in ("sampled", "full"):
             self.model = make_table_model(name, splits[0], size, args)
         else:
+            self.args.jit_compile = False  # XLA has no sampler on CPUs
             counts = np.bincount(splits[0], minlength=size)
             self.model = make_vector_model(counts, args, name == "sampled")
             self.compile_options = {

@@ -294,7 +294,8 @@ class SessionBatches(keras.utils.PyDataset):
         """Return windows, their targets, and weights of the targets: 0 for padding."""
         sessions, places = self._batches[index]
         windows = np.where(places[:, None] < 0, 0, sessions[places])
-        return windows, windows[:, 1:], (windows[:, 1:] > 0).astype("float32")
+        targets = windows[:, 1:]
+        return windows, targets, (targets > 0).astype("float32")
 
 
 # Model.
@@ -403,7 +404,7 @@ def start_new_items(recommender: Recommender, features: np.ndarray, counts: np.n
     directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     similarity = directions[new] @ directions[known].T
     neighbours = known[np.argsort(-similarity, axis=1)[:, :NUM_NEIGHBOURS]]  # (n, 10)
-    vectors = keras.ops.convert_to_numpy(recommender.embedding.word_embeddings).copy()
+    vectors = ops.convert_to_numpy(recommender.embedding.word_embeddings).copy()
     vectors[new] = vectors[neighbours].mean(axis=1)
     recommender.embedding.word_embeddings.assign(vectors)
     counts = counts.astype(float)

@@ -563,6 +563,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             ties go to the smaller id.
 
         Raises:
+            TypeError: if the states are symbolic.
             ValueError: if the states have another shape or are NaN, `k` is more than the words
                 that are not excluded, an excluded id is out of range, or `read_rows` is given
                 with a row reader or is missing without one.
@@ -593,7 +594,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         >>> best.shape
         (2, 3)
         """
-        self._check_states_are_values(states, "TopWords")
+        _check_states_are_values(states, "TopWords")
         check_k("k", k, self.word_table.vocabulary_size - self.mask_zero)
         if (read_rows is None) == (self.row_reader is None):
             needed = "needs" if read_rows is None else "takes no"
@@ -630,7 +631,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             of the target 0 is 0. The rank is -1 if the model computes NaN or an id is out of range.
 
         Raises:
-            ValueError: if the layer has no row reader, or the shapes disagree.
+            TypeError: if the states are symbolic.
+            ValueError: if the layer has no row reader or is not built, or the shapes disagree.
 
         Example:
 
@@ -641,7 +643,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         >>> np.asarray(layer.compute_ranks(states, words[:, 2])).tolist()
         [3, 3]
         """
-        self._check_states_are_values(states, "TargetRanks")
+        _check_states_are_values(states, "TargetRanks")
         states, targets = ops.convert_to_tensor(states), cast_word_ids(targets)
         if self.row_reader is None:
             raise ValueError(
@@ -662,14 +664,6 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
                 excluded = ops.repeat(excluded, ops.shape(targets)[1], axis=0)
         ranks = find_word_ranks(self, flat_states, ops.reshape(targets, (-1,)), excluded)
         return ops.reshape(ranks, ops.shape(targets))
-
-    def _check_states_are_values(self, states: Tensor, layer: str) -> None:
-        """Raise `TypeError` for the symbolic states of a functional model."""
-        if isinstance(states, keras.KerasTensor):
-            raise TypeError(
-                "A search needs states that have values. Received: a symbolic `KerasTensor` of "
-                f"shape {tuple(states.shape)}. Use the layer `{layer}` in a functional model."
-            )
 
     # Keras conventions.
 
@@ -792,6 +786,15 @@ class _FurtherTable(TwoComponentSoftmax):
             mask_zero=first.mask_zero,
             dtype=first.dtype_policy,
             name=f"table_{index}",
+        )
+
+
+def _check_states_are_values(states: Tensor, layer: str) -> None:
+    """Raise `TypeError` for the symbolic states of a functional model."""
+    if isinstance(states, keras.KerasTensor):
+        raise TypeError(
+            "A search needs states that have values. Received: a symbolic `KerasTensor` of shape "
+            f"{tuple(states.shape)}. Use the layer `{layer}` in a functional model."
         )
 
 
