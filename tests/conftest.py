@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import random
@@ -38,6 +39,7 @@ gc.set_threshold(50_000, 20, 20)
 def pytest_collection_finish() -> None:
     if "tensorflow" in sys.modules:
         keep_kernels()
+        keep_no_stacks()
     gc.collect()
     gc.freeze()
 
@@ -56,6 +58,19 @@ def keep_kernels() -> None:
 
     assert hasattr(Context, "_set_global_seed")
     Context._set_global_seed = set_global_seed
+
+
+def keep_no_stacks() -> None:
+    """Make operations of graphs without the Python stack that made them.
+
+    TensorFlow stores the stack of each operation and looks up the files and lines of its frames,
+    of which pytest adds some forty: a quarter of the time of a test that traces. Error messages
+    lose the line "Detected at node ... defined at".
+    """
+    from tensorflow.python.framework import ops
+
+    assert hasattr(ops, "_create_c_op")
+    ops._create_c_op = functools.partial(ops._create_c_op, extract_traceback=False)
 
 
 @pytest.fixture(autouse=True)

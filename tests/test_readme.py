@@ -13,6 +13,7 @@ SHELL_BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
 
 
+@pytest.mark.usefixtures("early_slots")
 @pytest.mark.parametrize("code", PYTHON_BLOCKS, ids=range(len(PYTHON_BLOCKS)))
 def test_python_code_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

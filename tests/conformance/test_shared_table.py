@@ -195,7 +195,7 @@ def test_a_damaged_config_is_refused():
 
 def test_trained_models_of_user_layers_load(tmp_path):
     model, windows = make_language_model(make_table(), True), make_windows()
-    model.compile("adam", NegativeLogLikelihood())
+    model.compile("sgd", NegativeLogLikelihood())
     model.fit(windows, windows[:, 1:], verbose=0)
     loaded = save_and_load(model, tmp_path)
     losses = [m.evaluate(windows, windows[:, 1:], verbose=0) for m in (model, loaded)]

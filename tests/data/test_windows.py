@@ -306,7 +306,7 @@ def test_plain_keras_fit(contiguous):
     hidden = keras.layers.Embedding(8, 4)(window[:, :-1])
     model = keras.Model(window, keras.layers.Dense(8)(hidden))
     model.compile(
-        optimizer="adam",
+        optimizer="sgd",
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         weighted_metrics=["accuracy"],
     )

@@ -193,7 +193,7 @@ def test_another_row_reader(rng, tmp_path):
     reader = GatedRowReader(allocation.num_rows, use_shift=False)
     model = LightRNNModel(allocation, 4, 4, row_reading=reader)
     assert model.row_reading is reader
-    model.compile("adam")
+    model.compile("sgd")
     windows = rng.integers(V, size=(4, 6))
     model.fit(windows, verbose=0)
     assert model.softmax.row_reader.row_shift is None

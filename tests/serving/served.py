@@ -12,6 +12,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from keras_lightrnn.serving import export_saved_model
+
 needs_c_api = pytest.mark.skipif(
     not list(Path(tf.__file__).parent.glob("libtensorflow_cc.so.2")),
     reason="this TensorFlow wheel holds no libtensorflow_cc.so.2",
@@ -19,9 +21,33 @@ needs_c_api = pytest.mark.skipif(
 
 
 def call(served, signature, **inputs):
-    specs = served.signatures[signature].structured_input_signature[1]
-    inputs = {name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()}
-    return {name: value.numpy() for name, value in served.signatures[signature](**inputs).items()}
+    function = served.signatures[signature]
+    specs = tf.nest.flatten(function.structured_input_signature)
+    dtypes = {spec.name: spec.dtype for spec in specs}
+    inputs = {name: tf.constant(value, dtypes[name]) for name, value in inputs.items()}
+    return {name: value.numpy() for name, value in function(**inputs).items()}
+
+
+class Unsaved:
+    """The signatures of an export that is not written, each traced when it is first called.
+
+    To save and load a SavedModel takes seconds, in which only its kind of network matters.
+    """
+
+    def __init__(self, model, vocabulary, directory, **options):
+        def keep(served, _, signatures):
+            self._served, self._functions = served, signatures
+
+        with pytest.MonkeyPatch.context() as context:
+            context.setattr(tf.saved_model, "save", keep)
+            export_saved_model(model, vocabulary, directory, **options)
+
+    @property
+    def signatures(self):
+        return self
+
+    def __getitem__(self, name):
+        return self._functions[name].get_concrete_function()
 
 
 def decode(words):

@@ -81,10 +81,15 @@ def predict(model, prefix):
 
 @pytest.fixture(scope="module")
 def gru(words, tmp_path_factory):
-    """A recurrent model that masks padding, its export, and the export in this process."""
-    model = make_composed("gru", mask_zero=True)
+    """A recurrent model that masks padding, its export, and the export in this process.
+
+    The model is exported after it has been saved and loaded.
+    """
+    model, directory = make_composed("gru", mask_zero=True), tmp_path_factory.mktemp("gru")
+    model.save(directory / "model.keras")
+    loaded = keras.saving.load_model(directory / "model.keras")
     limits = ServingLimits(max_length=4)
-    path = export_saved_model(model, words, tmp_path_factory.mktemp("gru"), limits=limits)
+    path = export_saved_model(loaded, words, directory / "served", limits=limits)
     return model, path, tf.saved_model.load(path)
 
 
@@ -154,11 +159,8 @@ def test_servers_run_composed_models(gru, tmp_path):
     assert "`length` must lie in [1, 4]" in refused["error"]
 
 
-def test_a_loaded_model_is_exported(tmp_path, words):
-    model = make_composed("gru")
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    served = tf.saved_model.load(export_saved_model(loaded, words, tmp_path / "served"))
+def test_a_loaded_model_is_exported(gru):
+    model, _, served = gru
     ids = np.array([[3, 1, 4, 1, 5]])
     answer = call(served, "score_ids", words=ids)["log_probs"][0]
     assert answer == pytest.approx(score(model, ids)[0], abs=1e-4)

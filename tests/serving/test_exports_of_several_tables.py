@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from exportable import V, make_cells
 from phone import Phone, TablesPhone
-from served import call, decode, needs_c_api, run_c_api
+from served import Unsaved, call, decode, needs_c_api, run_c_api
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
@@ -102,8 +102,7 @@ def small_parts(monkeypatch):
 
 def test_rows_are_expanded_part_by_part(vocabulary, tmp_path, small_parts):
     model = make_model(scale=3.0)
-    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
-    assert_next_words(served, model, vocabulary)
+    assert_next_words(Unsaved(model, vocabulary, tmp_path), model, vocabulary)
 
 
 def test_few_rows_are_expanded(small_parts, monkeypatch):
@@ -152,8 +151,7 @@ def test_any_temperature_gives_words_and_seeds_repeat(served, vocabulary, temper
 
 def test_numbered_by_cells(vocabulary, tmp_path):
     model = make_model()
-    path = export_saved_model(model, vocabulary, tmp_path, reorder_vocabulary=True)
-    served = tf.saved_model.load(path)
+    served = Unsaved(model, vocabulary, tmp_path, reorder_vocabulary=True)
     answer = call(served, "next_words", text=TEXTS, k=5)
     for text, words in zip(TEXTS, answer["words"], strict=True):
         expected, _ = model.next_words(read(vocabulary, text), 5)
@@ -169,7 +167,7 @@ def test_impossible_words_are_answers_once(vocabulary, tmp_path):
     bias = keras.ops.convert_to_numpy(model.softmax.word_bias_values)
     bias[5:9] = -np.inf
     model.softmax.word_bias_values.assign(bias)
-    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
+    served = Unsaved(model, vocabulary, tmp_path)
     answer = call(served, "next_words", text=["w3"], k=V - 1)
     words = [vocabulary.id_of(word) for word in decode(answer["words"][0])]
     assert sorted(words) == list(range(1, V))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from exportable import MIXTURE, READER, C, R, V, make_cells, make_model
-from served import call, decode, needs_c_api, run_c_api
+from served import Unsaved, call, decode, needs_c_api, run_c_api
 from tensorflow.python.tools import saved_model_cli
 
 from keras_lightrnn import LightRNNModel
@@ -118,8 +118,7 @@ def test_samples_follow_the_distribution(served_by_id, model, vocabulary, temper
 
 def test_samples_follow_a_mixture(vocabulary, tmp_path):
     model = make_model(**MIXTURE)
-    limits = ServingLimits(max_batch_size=20_000)
-    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path, limits=limits))
+    served = Unsaved(model, vocabulary, tmp_path, limits=ServingLimits(max_batch_size=20_000))
     for temperature in (0.5, 2.0):
         assert_samples(served, model, vocabulary, temperature)
 
@@ -182,7 +181,7 @@ def test_large_tables_are_searched_by_row(tmp_path, monkeypatch, options):
     model = make_model("gru", **options)
     size = model.word_table.vocabulary_size
     vocabulary = Vocabulary(["<pad>", *(f"w{i}" for i in range(size - 3)), "<unk>", "<eos>"])
-    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
+    served = Unsaved(model, vocabulary, tmp_path)
     assert_next_words(served, model, vocabulary, ["w1 w2 w3 zzz", "w1"], k=5)
 
 
@@ -250,7 +249,7 @@ def test_padding_is_never_sampled(tmp_path, options):
     word_bias[0] = 9  # by itself, padding would be the likeliest word everywhere
     model.softmax.word_bias_values.assign(word_bias)
     vocabulary = Vocabulary(["<pad>", *(f"w{i}" for i in range(V - 3)), "<unk>", "<eos>"])
-    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
+    served = Unsaved(model, vocabulary, tmp_path)
     assert_next_words(served, model, vocabulary, ["w1", ""], k=V - 1)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"`k` must lie in \[1, 42\]"):
         call(served, "next_words", text=["w1"], k=V)
@@ -262,14 +261,14 @@ def test_padding_is_never_sampled(tmp_path, options):
 
 def test_mixed_precision_is_served_in_float32(tmp_path, vocabulary):
     mixed = make_model(dtype="mixed_float16")
-    mixed.compile("adam")
+    mixed.compile("adam", run_eagerly=True)  # a few steps take less time than one trace
     assert isinstance(mixed.optimizer, keras.optimizers.LossScaleOptimizer)
     windows = np.random.default_rng(0).integers(V, size=(8, 6))
     losses = mixed.fit(windows, epochs=5, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     float32 = make_model()
     float32.set_weights(mixed.get_weights())
-    served = tf.saved_model.load(export_saved_model(mixed, vocabulary, tmp_path))
+    served = Unsaved(mixed, vocabulary, tmp_path)
     assert_scores(served, float32, vocabulary, TEXTS[:1])
     assert_next_words(served, float32, vocabulary, TEXTS[:1], k=3)
 
@@ -319,6 +318,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("signature", "inputs", "message"), BAD)
+@pytest.mark.usefixtures("optimized_graphs")
 def test_bad_input_is_an_error(served, signature, inputs, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         call(served, signature, **inputs)
@@ -376,8 +376,8 @@ def with_impossible_words(vocabulary, tmp_path_factory):
     row_bias[6], word_bias[excluded] = -np.inf, -np.inf
     model.softmax.row_bias.assign(row_bias)
     model.softmax.word_bias_values.assign(word_bias)
-    path = export_saved_model(model, vocabulary, tmp_path_factory.mktemp("impossible"))
-    return tf.saved_model.load(path), excluded, of_row
+    served = Unsaved(model, vocabulary, tmp_path_factory.mktemp("impossible"))
+    return served, excluded, of_row
 
 
 def test_words_may_be_impossible(with_impossible_words):
@@ -393,7 +393,7 @@ def test_extreme_weights(vocabulary, tmp_path, recurrence):
     model = make_model(recurrence, word_bias="trainable")
     for weight in model.trainable_weights:
         weight.assign(1e10 * np.array(weight))
-    served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
+    served = Unsaved(model, vocabulary, tmp_path)
     text = "w1 w2"
     answer = call(served, "next_words", text=[text], k=V)
     words = decode(answer["words"][0])
@@ -438,9 +438,14 @@ def test_vocabulary_must_fit(model, tmp_path):
 
 
 def test_a_failure_leaves_nothing(model, vocabulary, tmp_path, monkeypatch):
-    def fail(*_):
+    def save(_, directory, signatures):
+        (Path(directory) / "saved_model.pb").write_bytes(b"")
+
+    def fail(directory, requests):
+        assert os.listdir(directory) == ["saved_model.pb"]
         raise OSError("disk full")
 
+    monkeypatch.setattr(tf.saved_model, "save", save)
     monkeypatch.setattr(saved_model, "write_warm_up_requests", fail)
     with pytest.raises(OSError, match="disk full"):
         export_saved_model(model, vocabulary, tmp_path)
