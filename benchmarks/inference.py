@@ -148,7 +148,7 @@ def make_softmax(args: argparse.Namespace, num_tables: int, sharpness: float) ->
     size, units = args.vocabulary_size, args.units
     rng = np.random.default_rng(0)
     tables = [Allocation.random(size, seed=seed) for seed in range(num_tables)]
-    softmax = TwoComponentSoftmax(tables, row_reader="gated", word_bias="counts", word_dim=14)
+    softmax = TwoComponentSoftmax(tables, word_bias="counts", word_dim=14)
     softmax.build((None, units))
     softmax.word_kernel.assign(0.1 * rng.normal(size=softmax.word_kernel.shape))
     for table in softmax.list_tables():

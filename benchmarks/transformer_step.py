@@ -42,9 +42,10 @@ def make_model(is_half_steps: bool, batch_size: int, args: argparse.Namespace) -
     shape = (args.sequence_length + 1,)
     words = keras.Input(shape, dtype="int32", batch_size=batch_size)
     if is_half_steps:
-        embedding, read, row_reader = TwoComponentEmbedding(table, args.dim), words, None
+        embedding = TwoComponentEmbedding(table, args.dim, combine="interleave")
+        read, row_reader = words, None
     else:
-        embedding = TwoComponentEmbedding(table, args.dim, combine="gate")
+        embedding = TwoComponentEmbedding(table, args.dim)
         read, row_reader = words[:, :-1], "gated"
     states = make_transformer(embedding(read), args.num_layers, args.dim)
     log_probs = TwoComponentSoftmax(table, row_reader=row_reader)(states, words[:, 1:])

@@ -83,7 +83,7 @@ def make_models(num_classes: int, units: int) -> tuple[keras.Model, keras.Model]
     x = keras.Input((NUM_FEATURES,))
     targets = keras.Input((), dtype="int32")
     states = keras.layers.Dense(units, "tanh")(x)
-    softmax = TwoComponentSoftmax(num_classes, row_reader="gated")
+    softmax = TwoComponentSoftmax(num_classes)
     trained = keras.Model([x, targets], softmax(states, targets))
     return trained, keras.Model(x, TopWords(softmax, k=5)(states))
 

@@ -338,12 +338,9 @@ def make_recommender(args: argparse.Namespace, allocations: list[Allocation]) ->
     layers = keras.layers
     # The same vectors of items where these are read and where they are predicted.
     vectors = WordVectors(allocations[0].vocabulary_size, args.item_dim)
-    embedding = TwoComponentEmbedding(
-        allocations, args.units, combine="gate", mask_zero=True, word_vectors=vectors
-    )
+    embedding = TwoComponentEmbedding(allocations, args.units, mask_zero=True, word_vectors=vectors)
     softmax = TwoComponentSoftmax(
         [table.word_table for table in embedding.list_tables()],
-        row_reader="gated",
         num_components=args.components,
         word_vectors=vectors,
         word_bias="counts",

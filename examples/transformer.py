@@ -101,7 +101,7 @@ def make_model(
     windows = keras.Input((None,), dtype="int32", name="words")
     words = windows[:, :-1]
     places = ops.cumsum(ops.ones_like(words), axis=1) - 1
-    x = TwoComponentEmbedding(table, dim, combine="gate", name="embedding")(words)
+    x = TwoComponentEmbedding(table, dim, name="embedding")(words)
     x = layers.Add()([x, layers.Embedding(max_length, dim, name="positions")(places)])
     for i in range(num_layers):
         y = layers.LayerNormalization(name=f"attention_norm_{i}")(x)
@@ -113,7 +113,7 @@ def make_model(
         y = layers.Dense(dim, name=f"narrow_{i}")(y)
         x = layers.Add()([x, layers.Dropout(dropout)(y)])
     states = layers.LayerNormalization(name="norm")(x)
-    softmax = TwoComponentSoftmax(table, row_reader="gated", word_bias="counts", name="softmax")
+    softmax = TwoComponentSoftmax(table, word_bias="counts", name="softmax")
     return keras.Model(windows, softmax(states, windows[:, 1:]))
 
 

@@ -176,16 +176,14 @@ def make_model(source_size: int, table: WordTable, dim: int, units: int) -> kera
     gru = layers.GRU(units // 2, return_sequences=True, return_state=True)
     memory, forward, backward = layers.Bidirectional(gru, name="encoder")(x)
     state = layers.Concatenate(name="state")([forward, backward])
-    y = TwoComponentEmbedding(table, dim, "gate", mask_zero=True, name="embedding")(windows[:, :-1])
+    y = TwoComponentEmbedding(table, dim, mask_zero=True, name="embedding")(windows[:, :-1])
     decoder = layers.GRU(units, return_sequences=True, return_state=True, name="decoder")
     hidden, _ = decoder(y, initial_state=state)
     attention = layers.MultiHeadAttention(2, units // 2, name="attention")
     read = attention(hidden, memory, attention_mask=ops.not_equal(source, 0)[:, None])
     joined = layers.Concatenate(name="joined")([hidden, read])
     states = layers.Dense(units, "tanh", name="states")(joined)
-    softmax = TwoComponentSoftmax(
-        table, row_reader="gated", word_bias="counts", mask_zero=True, name="softmax"
-    )
+    softmax = TwoComponentSoftmax(table, word_bias="counts", mask_zero=True, name="softmax")
     return keras.Model([source, windows], softmax(states, windows[:, 1:]))
 
 

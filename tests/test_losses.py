@@ -57,9 +57,9 @@ def test_reductions():
 
 def make_model():
     words = keras.Input((None,), dtype="int32")
-    x = TwoComponentEmbedding(20, 4)(words)
+    x = TwoComponentEmbedding(20, 4, combine="interleave")(words)
     x = keras.layers.SimpleRNN(4, return_sequences=True)(x)
-    model = keras.Model(words, TwoComponentSoftmax(20)(x, words[:, 1:]))
+    model = keras.Model(words, TwoComponentSoftmax(20, row_reader=None)(x, words[:, 1:]))
     model.compile("sgd", NegativeLogLikelihood(), weighted_metrics=[Perplexity()])
     return model
 

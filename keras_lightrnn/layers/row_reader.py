@@ -103,12 +103,12 @@ def get_row_reader(identifier: Any, num_rows: int, dtype: Dtype) -> Any:
         return keras.saving.deserialize_keras_object(identifier)
     if not isinstance(identifier, str):
         raise TypeError(
-            '`row_reader` must be None, "gated" or a Keras layer. Received: '
+            '`row_reader` must be "gated", None or a Keras layer. Received: '
             f"row_reader={identifier!r} (of type {type(identifier).__name__})."
         )
     if identifier != "gated":
         raise ValueError(
-            f'`row_reader` must be None, "gated" or a Keras layer. Received: '
+            f'`row_reader` must be "gated", None or a Keras layer. Received: '
             f"row_reader={identifier!r}."
         )
     return GatedRowReader(num_rows, dtype=dtype, name="row_reader")

@@ -46,8 +46,8 @@ class TargetRanks(SoftmaxSearch):
     >>> from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
     >>> from keras_lightrnn.losses import NegativeLogLikelihood
     >>> from keras_lightrnn.metrics import RecallAtK
-    >>> embedding = TwoComponentEmbedding(30, 4, combine="gate")
-    >>> softmax = TwoComponentSoftmax(embedding.word_table, row_reader="gated")
+    >>> embedding = TwoComponentEmbedding(30, 4)
+    >>> softmax = TwoComponentSoftmax(embedding.word_table)
     >>> words = keras.Input((None,), dtype="int32")
     >>> states = keras.layers.GRU(5, return_sequences=True)(embedding(words[:, :-1]))
     >>> targets = words[:, 1:]

@@ -61,9 +61,9 @@ class TopWords(SoftmaxSearch):
     >>> from keras_lightrnn.layers import TwoComponentEmbedding
     >>> table = WordTable(30)
     >>> words = keras.Input((None,), dtype="int32")
-    >>> x = TwoComponentEmbedding(table, 4, combine="gate")(words)
+    >>> x = TwoComponentEmbedding(table, 4)(words)
     >>> x = keras.layers.GRU(5, return_sequences=True)(x)
-    >>> softmax = TwoComponentSoftmax(table, row_reader="gated")
+    >>> softmax = TwoComponentSoftmax(table)
     >>> training_model = keras.Model(words, softmax(x[:, :-1], words[:, 1:]))
     >>> model = keras.Model(words, TopWords(softmax, k=3)(x, excluded=words))
     >>> best, log_probs = model.predict(np.array([[3, 1], [4, 1]]), verbose=0)

@@ -32,7 +32,7 @@ from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.ops.products import project
 from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
 
-_COMBINE = ("interleave", "sum", "concat", "gate")
+_COMBINE = ("gate", "sum", "concat", "interleave")
 # Of the columns' numbers that rows gate. Gates start at zero and learn faster with larger numbers.
 _GATED_STDDEV = 0.2
 
@@ -41,8 +41,8 @@ _GATED_STDDEV = 0.2
 class TwoComponentEmbedding(keras.layers.Layer):
     """Embeds a word by the vector of its row and the vector of its column in a word table.
 
-    `R + C` vectors represent `V <= R * C` words. With `combine="gate"`, `"sum"` or `"concat"` the
-    layer is a drop-in for `keras.layers.Embedding`. With `"interleave"` (the default) it makes the
+    `R + C` vectors represent `V <= R * C` words. The layer is a drop-in for
+    `keras.layers.Embedding`: one vector for each word. With `combine="interleave"` it makes the
     half-steps of LightRNN, as published.
 
     With `word_dim=K`, each word also has a small vector, which is projected to the size `D` and
@@ -54,14 +54,15 @@ class TwoComponentEmbedding(keras.layers.Layer):
             one. Or a list of these for several tables, whose vectors are added.
         output_dim: Integer `D`, the size of each shared vector.
         combine: String, how the two vectors of a word are combined.
-            `"interleave"` (default): a window of `T + 1` words becomes the `2T` half-steps
-            `c_0 r_1 c_1 r_2 ... c_{T-1} r_T`, `(B, T + 1) -> (B, 2T, D)`;
-            `"gate"`: `row + column + pool(gated_embeddings[column] * input_gate[row]) ·
+            `"gate"` (default): `row + column + pool(gated_embeddings[column] * input_gate[row]) ·
             gate_projection`, `(...) -> (..., D)`: the row also gates `gate_dim` numbers of the
             column, and groups of `gate_pool` of these are summed. It gives the lowest perplexity
             of networks with one step a word;
             `"sum"`: `row + column`, `(...) -> (..., D)`;
-            `"concat"`: row then column, `(...) -> (..., 2D)`.
+            `"concat"`: row then column, `(...) -> (..., 2D)`;
+            `"interleave"`: a window of `T + 1` words becomes the `2T` half-steps
+            `c_0 r_1 c_1 r_2 ... c_{T-1} r_T`, `(B, T + 1) -> (B, 2T, D)`, for a softmax with
+            `row_reader=None`.
         embeddings_initializer: Initializer of the vectors of rows, columns and words. (The
             projection of word vectors has Keras's default initializer.)
         embeddings_regularizer: Regularizer of these vectors.
@@ -96,13 +97,19 @@ class TwoComponentEmbedding(keras.layers.Layer):
     Example:
 
     >>> import numpy as np
-    >>> layer = TwoComponentEmbedding(10_000, 16)
-    >>> tuple(layer(np.array([[3, 1, 4, 1, 5]])).shape)
-    (1, 8, 16)
+    >>> words = np.array([[3, 1, 4, 1, 5]])
+    >>> tuple(TwoComponentEmbedding(10_000, 16)(words).shape)
+    (1, 5, 16)
+    >>> layer = TwoComponentEmbedding(10_000, 16, combine="sum")
+    >>> tuple(layer(words).shape)
+    (1, 5, 16)
     >>> layer.count_params()  # 100 rows and 100 columns, and the table's 10,000 cells
     13200
-    >>> tuple(TwoComponentEmbedding(10_000, 16, combine="sum")(np.array([[3, 1, 4]])).shape)
-    (1, 3, 16)
+
+    As published, half-steps:
+
+    >>> tuple(TwoComponentEmbedding(10_000, 16, combine="interleave")(words).shape)
+    (1, 8, 16)
 
     Reference:
         Li et al., "LightRNN", NIPS 2016, [arXiv:1610.09893](https://arxiv.org/abs/1610.09893).
@@ -115,7 +122,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         self,
         word_table: Any,
         output_dim: int,
-        combine: str = "interleave",
+        combine: str = "gate",
         embeddings_initializer: Initializer = "uniform",
         embeddings_regularizer: Regularizer = None,
         embeddings_constraint: Constraint = None,
@@ -261,10 +268,10 @@ class TwoComponentEmbedding(keras.layers.Layer):
         >>> from keras_lightrnn import Allocation
         >>> trained = np.random.default_rng(0).normal(size=(100, 8))
         >>> table = Allocation.from_features(trained)
-        >>> layer = TwoComponentEmbedding(table, 8, combine="gate")
+        >>> layer = TwoComponentEmbedding(table, 8)
         >>> 0.2 < layer.assign_vectors(trained) < 0.5
         True
-        >>> layer = TwoComponentEmbedding(table, 8, combine="gate", word_dim=4)
+        >>> layer = TwoComponentEmbedding(table, 8, word_dim=4)
         >>> 0.0 < layer.assign_vectors(trained) < 0.2
         True
         """

@@ -51,8 +51,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     Two softmaxes of `R` and `C` classes replace one of `V`. Empty cells and empty rows have the
     probability 0. Logits and probabilities are float32 under every dtype policy.
 
-    With a row reader, the layer takes the state `s` of any network, one for each word to
-    predict, and is a drop-in for `Dense(V, "softmax")`:
+    The layer is a drop-in for `Dense(V, "softmax")`. It takes the state `s` of any network, one
+    for each word to predict, and a row reader makes the column depend on the row:
 
         q^k          = tanh(s · query_kernel^k + query_bias^k)                      k = 1 .. M
         P_k(row)     = softmax(q^k · row_kernel^T + row_bias)
@@ -64,8 +64,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     With several tables, each has its own components, kernels and row reader, and all of them form
     one mixture: words that share a row in one table are apart in another.
 
-    Without a row reader (the default), the layer takes half-steps, as published: the network itself
-    reads the row, and the column is predicted from the state after it,
+    With `row_reader=None`, the layer takes half-steps, as published: the network itself reads the
+    row, and the column is predicted from the state after it,
 
         P(w) = softmax(h^c · row_kernel^T + row_bias)[row(w)]
              · softmax(h^r · column_kernel^T + column_bias)[column(w)]
@@ -95,8 +95,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         num_word_vectors: Integer, the number of words with a vector: the words
             `0 .. num_word_vectors - 1`, which are the most frequent if ids are in descending order
             of frequency. `None` for all.
-        row_reader: `None` for half-steps, as published; `"gated"` for states and a
-            `GatedRowReader`; or a Keras layer with its call arguments.
+        row_reader: `"gated"` (default) for a `GatedRowReader`; a Keras layer with its call
+            arguments; or `None` for half-steps, as published.
         num_components: Integer `M`, the number of components of the mixture for each table. A
             mixture needs a row reader.
         mask_zero: Boolean, whether word 0 is padding. Then targets 0 are masked in addition to the
@@ -106,8 +106,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
 
     Call arguments:
-        states: With a row reader, states `(B, T, H)` or `(B, H)`, each before the word that it
-            predicts. Without one, half-steps `(B, 2T, H)`: those with even indices, after the
+        states: `(B, T, H)` or `(B, H)`, each before the word that it predicts. With
+            `row_reader=None`, half-steps `(B, 2T, H)`: those with even indices, after the
             columns of the words `0..T-1`, predict rows; those with odd indices, after the rows of
             the words `1..T`, predict columns. `TwoComponentEmbedding` with
             `combine="interleave"` has this order.
@@ -128,7 +128,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
     Example:
 
-    >>> layer = TwoComponentSoftmax(12, row_reader="gated", word_bias="counts")
+    >>> layer = TwoComponentSoftmax(12, word_bias="counts")
     >>> layer.assign_word_counts(np.arange(12))
     >>> states, targets = np.ones((1, 3, 8), "float32"), np.array([[3, 7, 1]])
     >>> tuple(layer(states, targets).shape)
@@ -139,7 +139,9 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
     As published, on half-steps:
 
-    >>> layer = TwoComponentSoftmax(12, word_bias="counts", kernel_initializer="zeros")
+    >>> layer = TwoComponentSoftmax(
+    ...     12, row_reader=None, word_bias="counts", kernel_initializer="zeros"
+    ... )
     >>> half_steps = np.zeros((1, 6, 8))
     >>> [round(float(np.exp(x)), 4) for x in np.asarray(layer(half_steps, targets))[0]]
     [0.0833, 0.0833, 0.0833]
@@ -166,7 +168,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         bias_constraint: Constraint = None,
         word_dim: int = 0,
         num_word_vectors: int | None = None,
-        row_reader: Any = None,
+        row_reader: Any = "gated",
         num_components: int = 1,
         mask_zero: bool = False,
         word_vectors: Any = None,
@@ -467,7 +469,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
         Example:
 
-        >>> layer = TwoComponentSoftmax(12, row_reader="gated", num_components=2)
+        >>> layer = TwoComponentSoftmax(12, num_components=2)
         >>> layer.build((None, 8))
         >>> tuple(layer.compute_queries(np.ones((3, 8), "float32")).shape)
         (3, 2, 8)
@@ -571,8 +573,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         Example:
 
         >>> from keras_lightrnn.layers import TwoComponentEmbedding
-        >>> embedding = TwoComponentEmbedding(30, 4, combine="gate")
-        >>> softmax = TwoComponentSoftmax(embedding.word_table, row_reader="gated")
+        >>> embedding = TwoComponentEmbedding(30, 4)
+        >>> softmax = TwoComponentSoftmax(embedding.word_table)
         >>> network = keras.layers.GRU(5, return_sequences=True)  # any causal layers
         >>> words = np.array([[3, 1, 4], [1, 5, 9]])
         >>> log_probs = softmax(network(embedding(words[:, :-1])), words[:, 1:])
@@ -582,8 +584,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
         On half-steps:
 
-        >>> embedding = TwoComponentEmbedding(30, 4)
-        >>> softmax = TwoComponentSoftmax(embedding.word_table)
+        >>> embedding = TwoComponentEmbedding(30, 4, combine="interleave")
+        >>> softmax = TwoComponentSoftmax(embedding.word_table, row_reader=None)
         >>> log_probs = softmax(network(embedding(words)), words[:, 1:])
         >>> prefixes = embedding.embed_prefixes(words)
         >>> def read_rows(texts, rows):
@@ -636,7 +638,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
         Example:
 
-        >>> layer = TwoComponentSoftmax(12, row_reader="gated")
+        >>> layer = TwoComponentSoftmax(12)
         >>> states = np.ones((2, 8), "float32")
         >>> layer.build(states.shape)
         >>> words, _ = layer.next_words(states, k=3)
@@ -693,9 +695,9 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             # Words that were not cut into windows make two half-steps less.
             if length and states_shape[1:-1] in ((length,), (length - 2,)):
                 hint = (
-                    "These states are as long as half-steps, which `TwoComponentEmbedding` makes "
-                    'by default: embed words with combine="gate", "sum" or "concat", or leave '
-                    "`row_reader` out."
+                    'These states are as long as half-steps, which combine="interleave" makes: '
+                    'embed words with combine="gate", "sum" or "concat", or give this softmax '
+                    "row_reader=None."
                 )
             raise ValueError(
                 "With a row reader, targets (B, T) need states (B, T, H), and targets (B,) need "
@@ -746,6 +748,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
     @classmethod
     def from_config(cls, config: Config) -> TwoComponentSoftmax:
+        config = {"row_reader": None, **config}  # files of version 0.1 have half-steps
         # `TopWords` holds a softmax that may be a layer of the same model, too.
         return load_shared(config, lambda config: cls(**config))
 

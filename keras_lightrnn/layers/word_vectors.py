@@ -47,9 +47,9 @@ class WordVectors(keras.layers.Layer):
     >>> import numpy as np
     >>> from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
     >>> vectors = WordVectors(30, 4)
-    >>> embedding = TwoComponentEmbedding(30, 8, combine="gate", word_vectors=vectors)
+    >>> embedding = TwoComponentEmbedding(30, 8, word_vectors=vectors)
     >>> softmax = TwoComponentSoftmax(
-    ...     embedding.word_table, row_reader="gated", word_vectors=vectors
+    ...     embedding.word_table, word_vectors=vectors
     ... )
     >>> words = np.array([[3, 1, 4]])
     >>> log_probs = softmax(embedding(words[:, :-1]), words[:, 1:])

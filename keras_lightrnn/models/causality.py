@@ -48,9 +48,9 @@ def check_causal(model: keras.Model, windows: Any, seed: int = 0) -> None:
 
     >>> from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
     >>> words = keras.Input((None,), dtype="int32")
-    >>> embedding = TwoComponentEmbedding(30, 8)
+    >>> embedding = TwoComponentEmbedding(30, 8, combine="interleave")
     >>> network = keras.layers.Bidirectional(keras.layers.GRU(4, return_sequences=True))
-    >>> softmax = TwoComponentSoftmax(embedding.word_table)
+    >>> softmax = TwoComponentSoftmax(embedding.word_table, row_reader=None)
     >>> model = keras.Model(words, softmax(network(embedding(words)), words[:, 1:]))
     >>> try:
     ...     check_causal(model, np.random.default_rng(0).integers(30, size=(4, 6)))

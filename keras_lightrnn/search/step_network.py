@@ -30,7 +30,7 @@ class StepNetwork(abc.ABC):
     >>> from keras import ops
     >>> from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
     >>> from keras_lightrnn.search import generate
-    >>> embedding = TwoComponentEmbedding(50, 8, combine="gate")
+    >>> embedding = TwoComponentEmbedding(50, 8)
     >>> gru = keras.layers.GRU(8, return_sequences=True, return_state=True)
     >>> class GRUSteps(StepNetwork):
     ...     def start(self, words, lengths, max_length, source=None):
@@ -40,7 +40,7 @@ class StepNetwork(abc.ABC):
     ...     def step(self, words, cache):
     ...         _, state = gru(embedding(words[:, None]), initial_state=cache)
     ...         return state, state
-    >>> softmax = TwoComponentSoftmax(embedding.word_table, row_reader="gated")
+    >>> softmax = TwoComponentSoftmax(embedding.word_table)
     >>> softmax.build((None, None, 8))
     >>> generate(GRUSteps(), softmax, [[3, 1, 4], [1, 5]], length=6, num_beams=3).shape
     (2, 6)

@@ -436,9 +436,9 @@ class ObservedModel(ObservedTraining, keras.Model):
 def make_composed(model_class=keras.Model, loss=None):
     table = WordTable(Allocation.random(VOCABULARY_SIZE, seed=0))
     words = keras.Input((None,), dtype="int32")
-    x = TwoComponentEmbedding(table, 4)(words)
+    x = TwoComponentEmbedding(table, 4, combine="interleave")(words)
     x = keras.layers.GRU(4, return_sequences=True)(x)
-    model = model_class(words, TwoComponentSoftmax(table)(x, words[:, 1:]))
+    model = model_class(words, TwoComponentSoftmax(table, row_reader=None)(x, words[:, 1:]))
     model.compile("sgd", loss=NegativeLogLikelihood() if loss is None else loss)
     return model
 
@@ -543,9 +543,9 @@ def test_works_on_a_functional_model():
     keras.utils.set_random_seed(0)
     table = WordTable(Allocation.random(VOCABULARY_SIZE, seed=0))
     words = keras.Input((None,), dtype="int32")
-    x = TwoComponentEmbedding(table, 6)(words)
+    x = TwoComponentEmbedding(table, 6, combine="interleave")(words)
     x = keras.layers.GRU(6, return_sequences=True)(x)
-    model = keras.Model(words, TwoComponentSoftmax(table)(x, words[:, 1:]))
+    model = keras.Model(words, TwoComponentSoftmax(table, row_reader=None)(x, words[:, 1:]))
     model.compile("adam", loss=NegativeLogLikelihood())
     windows = make_windows()
     callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0, at_end=True)
@@ -567,7 +567,7 @@ def make_functional(layer, table):
     states = layer(table(words) // table.num_columns)[:, :-1]
     states = keras.layers.GRU(6, return_sequences=True)(states)
     states = keras.ops.repeat(states, 2, axis=1)
-    model = keras.Model(words, TwoComponentSoftmax(table)(states, words[:, 1:]))
+    model = keras.Model(words, TwoComponentSoftmax(table, row_reader=None)(states, words[:, 1:]))
     model.compile("sgd", loss=NegativeLogLikelihood())
     return model
 
@@ -613,9 +613,11 @@ def test_declared_weights_of_another_size():
 
 def test_refuses_layers_with_tables_of_their_own():
     words = keras.Input((None,), dtype="int32")
-    x = TwoComponentEmbedding(VOCABULARY_SIZE, 6)(words)
+    x = TwoComponentEmbedding(VOCABULARY_SIZE, 6, combine="interleave")(words)
     x = keras.layers.GRU(6, return_sequences=True)(x)
-    model = keras.Model(words, TwoComponentSoftmax(VOCABULARY_SIZE)(x, words[:, 1:]))
+    model = keras.Model(
+        words, TwoComponentSoftmax(VOCABULARY_SIZE, row_reader=None)(x, words[:, 1:])
+    )
     model.compile("sgd", loss=NegativeLogLikelihood())
     windows = make_windows(16)
     with pytest.raises(ValueError, match=r"share.*2 of the second"):
@@ -717,9 +719,11 @@ def test_carried_vectors_obey_their_constraint():
     table = WordTable(Allocation.random(VOCABULARY_SIZE, 5, 5, seed=0))
     constraint = keras.constraints.UnitNorm(axis=1)
     words = keras.Input((None,), dtype="int32")
-    embedding = TwoComponentEmbedding(table, 4, embeddings_constraint=constraint)
+    embedding = TwoComponentEmbedding(
+        table, 4, embeddings_constraint=constraint, combine="interleave"
+    )
     x = keras.layers.GRU(4, return_sequences=True)(embedding(words))
-    model = keras.Model(words, TwoComponentSoftmax(table)(x, words[:, 1:]))
+    model = keras.Model(words, TwoComponentSoftmax(table, row_reader=None)(x, words[:, 1:]))
     model.compile("sgd", loss=NegativeLogLikelihood())
     windows = make_windows()
     callback = ReallocationCallback(verbose=0, at_end=True)
@@ -802,9 +806,9 @@ class WithoutTraining(keras.Model):
     def __init__(self):
         super().__init__()
         self.table = WordTable(VOCABULARY_SIZE)
-        self.embedding = TwoComponentEmbedding(self.table, 6)
+        self.embedding = TwoComponentEmbedding(self.table, 6, combine="interleave")
         self.recurrent = keras.layers.GRU(6, return_sequences=True)
-        self.softmax = TwoComponentSoftmax(self.table)
+        self.softmax = TwoComponentSoftmax(self.table, row_reader=None)
 
     def call(self, words):
         return self.softmax(self.recurrent(self.embedding(words)), words[:, 1:])

@@ -152,7 +152,7 @@ CASES: dict[str, Case] = {
     "embedding with word vectors": Case(
         TwoComponentEmbedding,
         lambda **kw: TwoComponentEmbedding(
-            make_table(), D, word_dim=2, num_word_vectors=V - 4, mask_zero=True, **kw
+            make_table(), D, "interleave", word_dim=2, num_word_vectors=V - 4, mask_zero=True, **kw
         ),
     ),
     **{
@@ -168,6 +168,7 @@ CASES: dict[str, Case] = {
                 bias_regularizer="l2",
                 kernel_constraint="max_norm",
                 bias_constraint="non_neg",
+                row_reader=None,
                 **kw,
             ),
             make_inputs=lambda: (make_half_steps(), make_windows()[:, 1:]),
@@ -215,7 +216,9 @@ CASES: dict[str, Case] = {
     ),
     "softmax with word vectors": Case(
         TwoComponentSoftmax,
-        lambda **kw: TwoComponentSoftmax(make_table(), word_dim=2, num_word_vectors=V - 4, **kw),
+        lambda **kw: TwoComponentSoftmax(
+            make_table(), word_dim=2, num_word_vectors=V - 4, row_reader=None, **kw
+        ),
         make_inputs=lambda: (make_half_steps(), make_windows()[:, 1:]),
     ),
     **{

@@ -157,8 +157,10 @@ def make_functional(table=None, network=None, **kwargs):
     table = make_table() if table is None else table
     network = keras.layers.LSTM(H, return_sequences=True) if network is None else network
     words = keras.Input((None,), dtype="int32")
-    half_steps = network(TwoComponentEmbedding(table, D, **kwargs)(words))
-    log_probs = TwoComponentSoftmax(table, word_bias="trainable")(half_steps, words[:, 1:])
+    half_steps = network(TwoComponentEmbedding(table, D, "interleave", **kwargs)(words))
+    log_probs = TwoComponentSoftmax(table, word_bias="trainable", row_reader=None)(
+        half_steps, words[:, 1:]
+    )
     return keras.Model(words, log_probs)
 
 
@@ -166,9 +168,9 @@ class SubclassedModel(keras.Model):
     def __init__(self):
         super().__init__()
         table = make_table()
-        self.embedding = TwoComponentEmbedding(table, D)
+        self.embedding = TwoComponentEmbedding(table, D, combine="interleave")
         self.network = keras.layers.GRU(H, return_sequences=True)
-        self.softmax = TwoComponentSoftmax(table)
+        self.softmax = TwoComponentSoftmax(table, row_reader=None)
 
     def call(self, words):
         return self.softmax(self.network(self.embedding(words)), words[:, 1:])

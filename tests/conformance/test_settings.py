@@ -16,7 +16,7 @@ from keras_lightrnn.metrics import Perplexity
 
 def make_functional(**kwargs):
     table, words = make_table(), keras.Input((None,), dtype="int32")
-    x = TwoComponentEmbedding(table, 5, **kwargs)(words)
+    x = TwoComponentEmbedding(table, 5, **kwargs)(words[:, :-1])
     x = keras.layers.GRU(6, return_sequences=True, **kwargs)(x)
     x = TwoComponentSoftmax(table, word_dim=2, **kwargs)(x, words[:, 1:])
     model = keras.Model(words, x)

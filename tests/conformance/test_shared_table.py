@@ -49,9 +49,9 @@ def make_language_model(table, first):
     bias = RowBias(table, name="row_bias")
     if first:
         added = bias(words[:, :-1])
-    x = TwoComponentEmbedding(table, 4, name="embedding")(words)
+    x = TwoComponentEmbedding(table, 4, name="embedding", combine="interleave")(words)
     x = keras.layers.SimpleRNN(4, return_sequences=True, name="network")(x)
-    x = TwoComponentSoftmax(table, name="softmax")(x, words[:, 1:])
+    x = TwoComponentSoftmax(table, name="softmax", row_reader=None)(x, words[:, 1:])
     if not first:
         added = bias(words[:, :-1])
     return keras.Model(words, keras.layers.Add(name="add")([x, added]), name="model")

@@ -80,9 +80,9 @@ def prepare_layers(scope: Any) -> tuple[keras.Model, Any, Any, dict[str, Any]]:
     with scope:
         table = WordTable(Allocation.random(V, 5, 5, seed=2))
         words = keras.Input((None,), dtype="int32")
-        x = TwoComponentEmbedding(table, 6)(words)
+        x = TwoComponentEmbedding(table, 6, combine="interleave")(words)
         x = keras.layers.GRU(6, return_sequences=True)(x)
-        softmax = TwoComponentSoftmax(table, word_bias="trainable", word_dim=2)
+        softmax = TwoComponentSoftmax(table, word_bias="trainable", word_dim=2, row_reader=None)
         model = MultiWorkerModel(words, softmax(x, words[:, 1:]))
         model.compile("adam", loss=NegativeLogLikelihood(), weighted_metrics=[Perplexity()])
     windows = make_words(25 * 6).reshape(25, 6)

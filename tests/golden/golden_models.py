@@ -70,9 +70,9 @@ def prepare(model: LightRNNModel) -> LightRNNModel:
 def make_functional() -> keras.Model:
     table = WordTable(make_allocation())
     words = keras.Input((None,), dtype="int32")
-    x = TwoComponentEmbedding(table, D)(words)
+    x = TwoComponentEmbedding(table, D, combine="interleave")(words)
     x = keras.layers.SimpleRNN(H, return_sequences=True)(x)
-    x = TwoComponentSoftmax(table, word_bias="trainable")(x, words[:, 1:])
+    x = TwoComponentSoftmax(table, word_bias="trainable", row_reader=None)(x, words[:, 1:])
     model = keras.Model(words, x)
     model.compile(
         keras.optimizers.Adam(0.05), NegativeLogLikelihood(), weighted_metrics=[Perplexity()]

@@ -74,7 +74,7 @@ def test_some_words_have_vectors(vectors):
 
 def test_half_steps_get_them_too(vectors):
     [table] = make_tables(1)
-    layer = TwoComponentEmbedding(table, D)
+    layer = TwoComponentEmbedding(table, D, combine="interleave")
     lost = layer.assign_vectors(vectors)
     rows, columns = layer.embed_components(np.arange(V))
     error = np.asarray(rows) + np.asarray(columns) - vectors

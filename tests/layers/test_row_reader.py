@@ -185,7 +185,7 @@ def test_a_row_reader_of_the_user_takes_its_place(rng, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"row_reader": "gate"}, "None, \"gated\" or a Keras layer. Received: row_reader='gate'"),
+        ({"row_reader": "gate"}, "\"gated\", None or a Keras layer. Received: row_reader='gate'"),
         ({"row_reader": None, "num_components": 2}, "A mixture needs a row reader"),
         ({"num_components": 0}, "num_components=0"),
     ],

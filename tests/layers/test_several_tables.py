@@ -189,10 +189,10 @@ def test_errors():
     with pytest.raises(ValueError, match="same vocabulary"):
         TwoComponentSoftmax([*tables, WordTable(V + 1)], row_reader="gated")
     with pytest.raises(ValueError, match=r"2 word table\(s\)"):
-        TwoComponentSoftmax(tables)
+        TwoComponentSoftmax(tables, row_reader=None)
     with pytest.raises(ValueError, match=r"2 word table\(s\)"):
         LightRNNModel(tables, 4, 4, row_reading="recurrence")
     with pytest.raises(ValueError, match=r"of 9 and 6 rows, row_reader='own'"):
         TwoComponentSoftmax(tables, row_reader=keras.layers.Identity(name="own"))
     with pytest.raises(ValueError, match='combine="interleave"'):
-        TwoComponentEmbedding(tables, 4)
+        TwoComponentEmbedding(tables, 4, combine="interleave")

@@ -84,7 +84,7 @@ def test_excluded_words_do_not_count(model, windows):
 
 def test_errors():
     with pytest.raises(ValueError, match="`softmax` must have a row reader"):
-        TargetRanks(TwoComponentSoftmax(9))
+        TargetRanks(TwoComponentSoftmax(9, row_reader=None))
     with pytest.raises(TypeError, match="`softmax` must be a `TwoComponentSoftmax`"):
         TargetRanks(keras.layers.Dense(9))
 

@@ -137,7 +137,7 @@ def test_errors(layers):
     with pytest.raises(ValueError, match=r"`k` must be an integer in \[1, 22\].*k=23"):
         TopWords(layers.softmax, k=23)
     with pytest.raises(ValueError, match="`softmax` must have a row reader"):
-        TopWords(TwoComponentSoftmax(9))
+        TopWords(TwoComponentSoftmax(9, row_reader=None))
     with pytest.raises(TypeError, match="`softmax` must be a `TwoComponentSoftmax`"):
         TopWords(keras.layers.Dense(9))
     with pytest.raises(ValueError, match=r"`states` must be \(B, H\).*\(3,\)"):

@@ -91,7 +91,7 @@ def test_assign_takes_effect_in_compiled_code():
 
 
 def test_both_tables_start_different_and_take_the_initializer():
-    square = TwoComponentEmbedding(16, 3)
+    square = TwoComponentEmbedding(16, 3, combine="interleave")
     square.build()
     assert not np.array_equal(square.row_embeddings, square.column_embeddings)
     ones = make("sum", embeddings_initializer="ones")
@@ -148,7 +148,7 @@ def test_numbers_that_are_gated(rng, arguments, gate_dim, pooled_dim):
         ({"output_dim": 0}, "output_dim.*positive integer.*output_dim=0"),
         ({"output_dim": 2.5}, "output_dim.*positive integer.*2.5"),
         ({"output_dim": True}, "output_dim.*positive integer.*True"),
-        ({"output_dim": 2, "combine": "add"}, "combine.*'interleave', 'sum', 'concat'.*'add'"),
+        ({"output_dim": 2, "combine": "add"}, "combine.*'gate', 'sum', 'concat'.*'add'"),
         ({"output_dim": 2, "combine": "gate", "gate_dim": 0}, "gate_dim.*positive integer"),
         ({"output_dim": 2, "combine": "gate", "gate_pool": 0}, "gate_pool.*positive integer"),
         ({"output_dim": 2, "combine": "gate", "gate_dim": 9}, "multiple of `gate_pool`.*9.*8"),
@@ -175,8 +175,10 @@ def test_weights_of_a_seeded_initializer_differ_and_repeat(seed):
         keras.utils.set_random_seed(0)
         value = keras.random.SeedGenerator(3) if seed == "generator" else seed
         initializer = keras.initializers.RandomUniform(seed=value)
-        embedding = TwoComponentEmbedding(49, 7, word_dim=7, embeddings_initializer=initializer)
-        softmax = TwoComponentSoftmax(49, kernel_initializer=initializer)
+        embedding = TwoComponentEmbedding(
+            49, 7, word_dim=7, embeddings_initializer=initializer, combine="interleave"
+        )
+        softmax = TwoComponentSoftmax(49, kernel_initializer=initializer, row_reader=None)
         embedding.build((None, None))
         softmax.build((None, None, 7))
         return [
@@ -204,7 +206,7 @@ def test_an_initializer_of_the_users_own_is_taken_as_it_is():
         def __call__(self, shape, dtype=None):
             return keras.ops.full(shape, self.value, dtype)
 
-    layer = TwoComponentEmbedding(12, 4, embeddings_initializer=Fill(5.0))
+    layer = TwoComponentEmbedding(12, 4, embeddings_initializer=Fill(5.0), combine="interleave")
     layer.build((None, None))
     assert (np.asarray(layer.row_embeddings) == 5).all()
     assert (np.asarray(layer.column_embeddings) == 5).all()
@@ -222,7 +224,7 @@ def test_ragged_words_have_one_vector_each(combine):
 def test_ragged_words():
     words = tf.ragged.constant([[1, 2, 3], [4, 5]])
     with pytest.raises(TypeError, match=r"of one length. Received: a RaggedTensor.*token_windows"):
-        TwoComponentEmbedding(10, 3)(words)
+        TwoComponentEmbedding(10, 3, combine="interleave")(words)
     layer = TwoComponentEmbedding(10, 3, combine="sum")
     assert np.array_equal(layer(words)[1], layer(np.array([4, 5])))
 

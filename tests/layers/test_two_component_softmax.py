@@ -23,7 +23,8 @@ word_biases = pytest.mark.parametrize("word_bias", [None, "counts", "trainable"]
 
 
 def make(allocation, word_bias=None, counts=None, **kwargs):
-    kwargs = {"bias_initializer": keras.initializers.RandomNormal(seed=1), **kwargs}
+    bias_initializer = keras.initializers.RandomNormal(seed=1)
+    kwargs = {"bias_initializer": bias_initializer, "row_reader": None, **kwargs}
     layer = TwoComponentSoftmax(WordTable(allocation), word_bias=word_bias, **kwargs)
     layer.build((None, None, H), (None, None))
     if word_bias is not None:
@@ -195,7 +196,7 @@ def test_mask_needs_both_half_steps():
 
 
 def test_a_layer_that_is_observed_can_still_be_built():
-    layer, observer = TwoComponentSoftmax(6), keras.layers.Layer()
+    layer, observer = TwoComponentSoftmax(6, row_reader=None), keras.layers.Layer()
     layer.observe(observer)
     layer.build((None, None, 4))
     layer.stop_observing(observer)
@@ -258,9 +259,9 @@ def test_word_counts_need_a_word_bias():
 
 def test_constructor_and_call_errors(rng):
     with pytest.raises(ValueError, match=r"word_bias.*'counts', 'trainable'.*'unigram'"):
-        TwoComponentSoftmax(12, word_bias="unigram")
+        TwoComponentSoftmax(12, word_bias="unigram", row_reader=None)
     with pytest.raises(ValueError, match=r"last axis.*known"):
-        TwoComponentSoftmax(12).build((None, None, None), (None, None))
+        TwoComponentSoftmax(12, row_reader=None).build((None, None, None), (None, None))
 
 
 @pytest.mark.parametrize("shapes", [((2, 8, H), (2, 3)), ((2, 7, H), (2, 4)), ((2, 8, H), (2,))])

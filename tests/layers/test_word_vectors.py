@@ -37,7 +37,9 @@ def test_embedding_adds_the_word_to_its_column():
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("word_bias", [None, "counts"])
 def test_softmax_equals_the_oracle(rng, training, word_bias):
-    layer = TwoComponentSoftmax(make_table(), word_bias=word_bias, word_dim=K, num_word_vectors=N)
+    layer = TwoComponentSoftmax(
+        make_table(), word_bias=word_bias, word_dim=K, num_word_vectors=N, row_reader=None
+    )
     half_steps = rng.normal(size=(2, 8, H)).astype("float32")
     targets = rng.integers(V, size=(2, 4))
     without = np.asarray(layer(half_steps, targets))
@@ -55,7 +57,7 @@ def test_softmax_equals_the_oracle(rng, training, word_bias):
 
 
 def test_all_words_have_probability_one_together(rng):
-    layer = TwoComponentSoftmax(make_table(), word_dim=K)
+    layer = TwoComponentSoftmax(make_table(), word_dim=K, row_reader=None)
     layer.build((None, None, H))
     layer.word_kernel.assign(rng.normal(size=(V, K)))
     column_half_step, row_half_steps = rng.normal(size=H), rng.normal(size=(R, H))

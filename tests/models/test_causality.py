@@ -15,10 +15,12 @@ WINDOWS = np.random.default_rng(0).integers(1, V, size=(4, 7)).astype("int32")
 def make_model(network, shift=0, batch_size=None, **kwargs):
     table = WordTable(V)
     words = keras.Input((None,), batch_size, dtype="int32")
-    half_steps = network(TwoComponentEmbedding(table, 6, **kwargs)(words))
+    half_steps = network(TwoComponentEmbedding(table, 6, "interleave", **kwargs)(words))
     if shift:  # the column half-step of a word predicts that word itself
         half_steps = keras.ops.roll(half_steps, -shift, axis=1)
-    return keras.Model(words, TwoComponentSoftmax(table, name="softmax")(half_steps, words[:, 1:]))
+    return keras.Model(
+        words, TwoComponentSoftmax(table, name="softmax", row_reader=None)(half_steps, words[:, 1:])
+    )
 
 
 def make_rnn(**kwargs):
@@ -38,9 +40,9 @@ class Attention(keras.layers.Layer):
 class Subclassed(keras.Model):
     def __init__(self, network):
         super().__init__()
-        self.embedding = TwoComponentEmbedding(V, 6)
+        self.embedding = TwoComponentEmbedding(V, 6, combine="interleave")
         self.network = network
-        self.softmax = TwoComponentSoftmax(self.embedding.word_table)
+        self.softmax = TwoComponentSoftmax(self.embedding.word_table, row_reader=None)
 
     def call(self, words):
         return self.softmax(self.network(self.embedding(words)), words[:, 1:])
@@ -111,6 +113,6 @@ def test_refuses_what_it_cannot_check():
         check_causal(model, WINDOWS + V)
     with pytest.raises(ValueError, match="no `WordTable`"):
         check_causal(keras.Sequential([keras.layers.Dense(1)]), WINDOWS)
-    embedding = TwoComponentEmbedding(V, 6)
+    embedding = TwoComponentEmbedding(V, 6, combine="interleave")
     with pytest.raises(ValueError, match="one log-probability for each word"):
         check_causal(keras.Sequential([embedding]), WINDOWS)

@@ -112,9 +112,9 @@ class HalfSteps(Model):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.embedding = TwoComponentEmbedding(self.tables, DIM)
+        self.embedding = TwoComponentEmbedding(self.tables, DIM, combine="interleave")
         self.gru = keras.layers.GRU(DIM, return_sequences=True, return_state=True)
-        self.softmax = TwoComponentSoftmax(self.tables)
+        self.softmax = TwoComponentSoftmax(self.tables, row_reader=None)
         self.softmax.build((None, None, DIM))
         self.compute_distributions(np.ones((1, 2), int))
         spread(self.embedding, self.gru, self.softmax)

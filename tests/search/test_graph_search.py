@@ -314,7 +314,7 @@ def test_ranks_of_flat_predictions(rng, monkeypatch):
 def test_errors_of_ranks(rng):
     layer = make_layer(rng)
     with pytest.raises(ValueError, match="Ranks need a softmax with a row reader"):
-        TwoComponentSoftmax(9).compute_ranks(np.zeros((2, H)), [1, 2])
+        TwoComponentSoftmax(9, row_reader=None).compute_ranks(np.zeros((2, H)), [1, 2])
     with pytest.raises(ValueError, match=r"targets \(B,\) need states \(B, H\)"):
         layer.compute_ranks(np.zeros((2, 3, H)), [1, 2])
     with pytest.raises(ValueError, match=r"`excluded` must be \(B, E\)"):

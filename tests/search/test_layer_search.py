@@ -15,8 +15,8 @@ V = 43
 
 def make_layers(**kwargs):
     table = WordTable(Allocation.random(V, 9, 6, seed=3))  # with empty cells
-    embedding = TwoComponentEmbedding(table, 5)
-    softmax = TwoComponentSoftmax(table, **kwargs)
+    embedding = TwoComponentEmbedding(table, 5, combine="interleave")
+    softmax = TwoComponentSoftmax(table, row_reader=None, **kwargs)
     softmax.build((None, None, 6), (None, None))
     for weight in softmax.trainable_weights:
         weight.assign(2 * np.random.default_rng(1).normal(size=weight.shape))
@@ -120,7 +120,7 @@ def test_errors():
     with pytest.raises(ValueError, match="computes NaN"):
         softmax.next_words(np.full((2, 6), np.nan), read_rows)
     with pytest.raises(ValueError, match="must be built"):
-        TwoComponentSoftmax(10).next_words(np.zeros((2, 6)), read_rows)
+        TwoComponentSoftmax(10, row_reader=None).next_words(np.zeros((2, 6)), read_rows)
     with pytest.raises(ValueError, match="needs `read_rows`"):
         softmax.next_words(np.zeros((2, 6)))
     with pytest.raises(ValueError, match="takes no `read_rows`"):

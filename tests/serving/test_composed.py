@@ -169,8 +169,10 @@ def test_a_loaded_model_is_exported(gru):
 def test_other_models_are_refused(tmp_path, words):
     ids = keras.Input((None,), dtype="int32")
     table = WordTable(V)
-    half_steps = keras.layers.GRU(4, return_sequences=True)(TwoComponentEmbedding(table, 4)(ids))
-    model = keras.Model(ids, TwoComponentSoftmax(table)(half_steps, ids[:, 1:]))
+    half_steps = keras.layers.GRU(4, return_sequences=True)(
+        TwoComponentEmbedding(table, 4, combine="interleave")(ids)
+    )
+    model = keras.Model(ids, TwoComponentSoftmax(table, row_reader=None)(half_steps, ids[:, 1:]))
     with pytest.raises(TypeError, match=r'gated row reader.*row_reader=None.*row_reader="gated"'):
         export_saved_model(model, words, tmp_path)
     vectors = TwoComponentEmbedding(table, 4, combine="gate")(ids)

@@ -116,7 +116,7 @@ def test_what_is_derived_is_no_weight():
 
 
 def test_a_full_table_without_bias_derives_no_offsets():
-    layer = TwoComponentSoftmax(12)
+    layer = TwoComponentSoftmax(12, row_reader=None)
     layer.build((None, None, 5))
     assert layer.compute_row_offsets() is None
     assert {v.name for v in layer.variables} - {v.name for v in layer.weights} == {"words"}
@@ -124,7 +124,7 @@ def test_a_full_table_without_bias_derives_no_offsets():
 
 def test_a_table_outlives_layers_made_on_it():
     table = WordTable(FIRST)
-    layer = weakref.ref(TwoComponentSoftmax(table, word_bias="counts"))
+    layer = weakref.ref(TwoComponentSoftmax(table, word_bias="counts", row_reader=None))
     gc.collect()
     assert layer() is None
     table.assign(SECOND)
