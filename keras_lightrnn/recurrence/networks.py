@@ -53,7 +53,7 @@ class WordNetwork(abc.ABC):
         if not fused:
             vectors = self.embedding(words)
             mask = get_mask(vectors)
-            return self.stack(vectors, states=states, mask=mask, training=training)
+            return self.stack(vectors, states=states, mask=mask, training=training, fused=False)
         mask = self.embedding.compute_mask(words)
         num_parts = choose_num_parts(words.shape[0], jit_compile)
         options: Any = {"mask": mask, "training": training, "num_parts": num_parts}

@@ -27,8 +27,9 @@ _LEAST_BATCH = 16
 class RecurrentStack(keras.layers.Layer):
     """Recurrent layers over a sequence, with dropout between them.
 
-    The Keras layers hold the weights, save and search. In training, the package's own recurrence
-    runs on the same weights where that is faster; values and gradients are the same.
+    A faster substitute for `keras.layers.LSTM(H, return_sequences=True)` and for stacks of it. The
+    Keras layers hold the weights, save and search. In training, the package's own recurrence runs
+    on the same weights where that is faster; values and gradients are the same.
 
     Args:
         units: Integer `H`, the units of each layer.
@@ -47,7 +48,9 @@ class RecurrentStack(keras.layers.Layer):
         x: `(B, L, D)`.
         states: By layer, its states `(B, H)`; `None` for zeros.
         mask: `(B, L)` boolean, false where states are carried over; or `None`.
-        training: Boolean, whether dropout is applied.
+        training: Boolean, whether this is a training step, in which dropout is applied.
+        fused: Boolean, whether the package's recurrence runs, which XLA compiles for each shape.
+            Defaults to `training` where `recurrence_path` allows it.
 
     Returns:
         Hidden states `(B, L, H)`, and the last states by layer.
@@ -61,6 +64,13 @@ class RecurrentStack(keras.layers.Layer):
     >>> hidden, states = stack(ops.ones((3, 5, 4)))
     >>> tuple(hidden.shape), [tuple(state.shape) for state in states[1]]
     ((3, 5, 6), [(3, 6)])
+
+    In a functional model:
+
+    >>> x = keras.Input((None, 4))
+    >>> hidden, _ = RecurrentStack(units=6)(x)
+    >>> keras.Model(x, hidden).output_shape
+    (None, None, 6)
     """
 
     def __init__(
@@ -114,8 +124,18 @@ class RecurrentStack(keras.layers.Layer):
                 layer.build((None, None, self.units if index else input_dim))
 
     def call(
-        self, x: Tensor, states: Tensor = None, mask: Tensor = None, training: bool | None = None
+        self,
+        x: Tensor,
+        states: Tensor = None,
+        mask: Tensor = None,
+        training: bool | None = None,
+        fused: bool | None = None,
     ) -> tuple[Tensor, list[list[Tensor]]]:
+        if fused is None:
+            fused = bool(training) and self.is_fused
+        if fused:
+            num_parts = choose_num_parts(x.shape[0], jit_compile=False)
+            return self.run_fused(x, states, mask, training, num_parts=num_parts)
         new_states = []
         for index, layer in enumerate(self.recurrent_layers):
             x = self.dropout_layers[index](x, training=training)
@@ -134,7 +154,7 @@ class RecurrentStack(keras.layers.Layer):
         added: tuple[Tensor, Tensor] = (None, None),
         num_parts: int = 1,
     ) -> tuple[Tensor, list[list[Tensor]]]:
-        """Return what `call` returns, by the package's recurrence.
+        """Return the result of `call` by the package's recurrence.
 
         Args:
             x: `(B, L, D)`; with `indices`, a table of vectors `(K, D)`, which has no dropout.
@@ -243,7 +263,12 @@ class RecurrentStack(keras.layers.Layer):
         return new_states
 
     def compute_output_spec(
-        self, x: Tensor, states: Tensor = None, mask: Tensor = None, training: bool | None = None
+        self,
+        x: Tensor,
+        states: Tensor = None,
+        mask: Tensor = None,
+        training: bool | None = None,
+        fused: bool | None = None,
     ) -> Any:
         def make(*shape: Any) -> keras.KerasTensor:
             return keras.KerasTensor(shape, dtype=self.compute_dtype)

@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
+from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.recurrence import stack as fused_recurrence
 
 V, B, T = 11, 3, 5
@@ -258,3 +260,35 @@ def test_refuses_what_it_does_not_know():
 def test_the_path_is_part_of_the_config():
     model = LightRNNModel(V, recurrence_path="keras")
     assert LightRNNModel.from_config(model.get_config()).recurrence_path == "keras"
+
+
+@pytest.mark.parametrize("has_padding", [False, True])
+def test_a_composed_model_trains_on_the_same_path(rng, monkeypatch, has_padding):
+    fused_paths = []
+    run_fused = fused_recurrence.RecurrentStack.run_fused
+
+    def run(stack, *args, **kwargs):
+        fused_paths.append(stack.recurrence_path)
+        return run_fused(stack, *args, **kwargs)
+
+    monkeypatch.setattr(fused_recurrence.RecurrentStack, "run_fused", run)
+    windows = np.minimum(make_windows(rng) + 1, V - 1)
+    if has_padding:
+        windows[1, 3:] = 0
+    models = []
+    for path in ("keras", "auto"):
+        words = keras.Input((None,), dtype="int32")
+        x = TwoComponentEmbedding(V, 4, mask_zero=has_padding)(words[:, :-1])
+        x, _ = fused_recurrence.RecurrentStack(6, 2, "gru", recurrence_path=path)(x)
+        softmax = TwoComponentSoftmax(V, mask_zero=has_padding)
+        model = keras.Model(words, softmax(x, words[:, 1:]))
+        model.compile(keras.optimizers.SGD(1.0), NegativeLogLikelihood())
+        if models:
+            model.set_weights(models[0].get_weights())
+        models.append(model)
+    expected = models[0].predict(windows, verbose=0)
+    assert models[1].predict(windows, verbose=0) == pytest.approx(expected, abs=1e-6)
+    for model in models:
+        model.loss_seen = model.fit(windows, windows[:, 1:], verbose=0).history["loss"]
+    assert set(fused_paths) == {"auto"}
+    assert_same_step(models)
