@@ -25,9 +25,10 @@ class TopWords(SoftmaxSearch):
     code, and in a SavedModel written by `model.export`, which TensorFlow loads without this
     package. Outside of a graph, `TwoComponentSoftmax.next_words` returns the same words.
 
-    Up to some 130,000 words, the probabilities of all are computed. In a larger vocabulary, rows
-    are expanded in descending order of probability until no remaining row can hold a better word;
-    if this does not rule out most rows, all words are computed as well.
+    Rows are expanded in descending order of probability until no remaining row can hold a better
+    word. If this does not rule out most rows, all words are computed as well. Up to some 130,000
+    words, rows are expanded only where the prediction of rows is sharp, and all words are computed
+    where it is not.
 
     A model that contains both this layer and its softmax still has one softmax after it is saved
     as a `.keras` file and loaded. `keras.models.clone_model` makes two, because Keras clones layer

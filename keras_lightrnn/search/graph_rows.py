@@ -19,9 +19,15 @@ ROWS_AT_ONCE = 16
 # order, which costs less for each row than to expand the likeliest: by about this factor.
 _LEAST_SHARE = 0.0625
 _COST_OF_ORDER = 2
-# Of a table with at most so many cells, all are computed at once, which takes about as long as to
-# expand a few of the likeliest rows.
+# Of a table with at most so many cells, all are computed at once, unless the prediction is sharp:
+# to go on to less likely rows takes about as long.
 FEW_CELLS = 1 << 17
+# A prediction is sharp if the likeliest row is likelier than the row behind these by so many nats.
+# Then the best cells are mostly in these rows, which are expanded first. With a trained network
+# that recommends the best 20 of 43,098 items, the difference was 4.5 to 9.1 where they were, and
+# 2.1 to 4.3 where they were not.
+_ROWS_OF_SMALL_TABLE = 16
+_SHARP = 4.5
 # Cells of each text that are expanded together in order: their word vectors fit into a cache.
 _CELLS_AT_ONCE = 1 << 14
 # Least log-probability of a row, and of a column given its row, inside the search: impossible words
@@ -62,10 +68,11 @@ def find_best_cells(
 ) -> tuple[Tensor, Tensor]:
     """Return the `k` likeliest cells of each text by one table, exactly.
 
-    All cells of a small table are computed. Of a large one, rows are expanded in falling order of
-    probability, some at a time, until no further row can hold a better cell: no word is likelier
-    than its row. If the bound does not exclude most rows, all rows are expanded in order, which
-    takes about as long as the whole distribution.
+    Rows are expanded in falling order of probability, some at a time, until no further row can hold
+    a better cell: no word is likelier than its row. If the bound does not exclude most rows, all
+    rows are expanded in order, which takes about as long as the whole distribution. Of a small
+    table, a few rows are expanded if the prediction of rows is sharp. All cells are computed if it
+    is not, or if another row can hold a better cell.
 
     Args:
         ops: Namespace of operations.
@@ -129,14 +136,17 @@ def _go_through_rows(
     if excluded is not None:
         columns = ops.where(excluded < 0, -1, excluded % num_columns)
         excluded_rows = ops.maximum(excluded, 0) // num_columns
-    if _is_small(table):
+
+    def add_all() -> list[Any]:
         assert table.expand_all is not None
         exclusion = None if columns is None else Exclusion(ops, excluded_rows, columns)
-        rows = list_rows(ops, row_log_probs)
-        return tuple(add(start, rows, table.expand_all(), exclusion))
+        return list(add(start, list_rows(ops, row_log_probs), table.expand_all(), exclusion))
+
     in_order, of_rows = table.expand_alike, table.expand
-    assert of_rows is not None
-    at_once = min(ROWS_AT_ONCE, num_rows)
+    is_small = _is_small(table)
+    at_once = min(_ROWS_OF_SMALL_TABLE if is_small else ROWS_AT_ONCE, num_rows)
+    if of_rows is None or (is_small and at_once == num_rows):
+        return tuple(add_all())
     falling, order = ops.top_k(row_log_probs, num_rows)
     order = ops.cast(order, "int32")
     if excluded is not None:
@@ -165,6 +175,11 @@ def _go_through_rows(
         return (first + at_once, *add(state, rows, joint, exclusion))
 
     zero = ops.zeros((), "int32")
+    if is_small:
+        is_sharp = ops.all(falling[:, 0] - falling[:, at_once] > _SHARP)
+        state = ops.cond(is_sharp, lambda: list(expand(zero, *start)[1:]), lambda: list(start))
+        is_found = ops.logical_and(is_sharp, count_needed(state) <= at_once)
+        return tuple(ops.cond(is_found, lambda: state, add_all))
     first, *state = ops.while_loop(is_sorted_search, expand, (zero, *start))
     if in_order is None:
         return tuple(state)
@@ -212,7 +227,7 @@ def find_ranks(
     if _is_small(table):
         assert table.expand_all is not None
         joint = table.expand_all()
-        table = table._replace(expand_all=lambda: joint)
+        table = table._replace(expand=None, expand_all=lambda: joint)
         flat = ops.reshape(joint, (-1, joint.shape[1] * num_columns))
         log_probs = ops.take_along_axis(flat, ops.expand_dims(cells, 1), axis=1)  # (B, 1)
     else:

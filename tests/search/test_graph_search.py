@@ -254,13 +254,41 @@ def test_few_rows_are_expanded_if_the_bound_allows_it(rng, monkeypatch):
     assert (table.num_sorted, table.num_alike, table.num_whole) == (16, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("scale", "k", "expected"),
+    [(8, 20, (16, 0, 0)), (8, 150, (16, 0, 1)), (0.5, 20, (0, 0, 1))],
+    ids=["sharp", "more than these rows hold", "flat"],
+)
+def test_few_rows_of_a_small_table_are_tried_if_predictions_are_sharp(rng, scale, k, expected):
+    logits = 0.1 * rng.normal(size=(1, 200, 9)) + scale * rng.normal(size=(1, 200, 1))
+    table = CountedTable((logits - 40).astype("float32"))
+    table.find_best(k)
+    assert (table.num_sorted, table.num_alike, table.num_whole) == expected
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_excluded_words_in_the_likeliest_rows_of_a_small_table(rng, is_compiled):
+    layer = make_big_layer(rng, 1, 9.0, 1.0, mask_zero=True, word_dim=2, word_bias="trainable")
+    states = rng.normal(size=(12, H)).astype("float32")
+    best, _ = layer.next_words(states, k=4)
+    excluded = np.concatenate([best, rng.integers(-1, BIG, size=(12, 3))], axis=1).astype("int32")
+    expected, expected_log_probs = layer.next_words(states, k=6, excluded=excluded)
+    find = tf.function(
+        lambda *x: find_best_words(layer, x[0], 6, x[1]), jit_compile=is_compiled, autograph=False
+    )
+    for i in range(len(states)):
+        words, log_probs = find(states[i : i + 1], excluded[i : i + 1])
+        assert words.numpy()[0].tolist() == expected[i].tolist()
+        assert log_probs.numpy()[0] == pytest.approx(expected_log_probs[i], abs=2e-5)
+
+
 @pytest.mark.parametrize(("few_cells", "expected"), [(1800, (0, 0, 1)), (0, (16, 200, 0))])
 def test_all_rows_are_expanded_if_it_does_not(rng, monkeypatch, few_cells, expected):
     monkeypatch.setattr(graph_rows, "FEW_CELLS", few_cells)
     logits = 0.1 * rng.normal(size=(2, 200, 9))
     table = CountedTable((logits - np.log(1800)).astype("float32"))
     table.find_best(k=5)
-    # A sixteenth of the rows, in steps of 16, and then all.
+    # If the table is not small, a sixteenth of the rows, in steps of 16, before all.
     assert (table.num_sorted, table.num_alike, table.num_whole) == expected
 
 
