@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import gc
 import os
 import random
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pytest
+from graphs import keep_no_stacks
 
 # TensorFlow makes many objects that live long, which each garbage collection looks through: rarer
 # collections, and none of what is imported.
@@ -58,19 +58,6 @@ def keep_kernels() -> None:
 
     assert hasattr(Context, "_set_global_seed")
     Context._set_global_seed = set_global_seed
-
-
-def keep_no_stacks() -> None:
-    """Make operations of graphs without the Python stack that made them.
-
-    TensorFlow stores the stack of each operation and looks up the files and lines of its frames,
-    of which pytest adds some forty: a quarter of the time of a test that traces. Error messages
-    lose the line "Detected at node ... defined at".
-    """
-    from tensorflow.python.framework import ops
-
-    assert hasattr(ops, "_create_c_op")
-    ops._create_c_op = functools.partial(ops._create_c_op, extract_traceback=False)
 
 
 @pytest.fixture(autouse=True)

@@ -25,5 +25,6 @@ def load_script(name: str) -> ModuleType:
 
 
 def make_environment(**variables: str) -> dict[str, str]:
-    """Return the environment of a process that imports this copy of the package."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    """Return the environment of a process that imports this copy of the package, and tests."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return {**os.environ, "PYTHONPATH": path, **variables}

@@ -34,6 +34,14 @@ def expected():
     return training_run.compute_results()
 
 
+@pytest.fixture(scope="module")
+def expected_others():
+    """What comes of low precision and of uneven batches on one device."""
+    import training_run
+
+    return training_run.train_in_low_precision(None), training_run.train_unevenly(None)
+
+
 @pytest.fixture
 def start(tmp_path):
     """Starts runs of the script, all at once; ends those that a test leaves behind."""
@@ -83,12 +91,10 @@ def check_refusals(messages):
     assert "batch_size=3 for 2 replicas" in batch_size
 
 
-def check_others(results):
-    import training_run
-
-    low_precision = training_run.train_in_low_precision(None)
+def check_others(results, expected_others):
+    low_precision, uneven = expected_others
     assert results.pop("low_precision") == pytest.approx(low_precision, rel=0.02)
-    assert results.pop("uneven") == pytest.approx(training_run.train_unevenly(None), rel=1e-5)
+    assert results.pop("uneven") == pytest.approx(uneven, rel=1e-5)
 
 
 def check_equal(received, expected, cases):
@@ -103,17 +109,17 @@ def check_equal(received, expected, cases):
         assert (expected[f"{case}/reallocation_moved"] > 0).all(), "or the test asks little"
 
 
-def test_mirrored_replicas_equal_one_device(start, expected):
+def test_mirrored_replicas_equal_one_device(start, expected, expected_others):
     cases = ["model", "layers"]
     (results,) = start("mirrored", cases, [{}])
     check_refusals(results.pop("refusals"))
     assert results.pop("failure") == "ValueError('no solution today')"
-    check_others(results)
+    check_others(results, expected_others)
     check_equal(results, expected, cases)
 
 
 @pytest.mark.parametrize("case", ["model", pytest.param("layers", marks=pytest.mark.slow)])
-def test_two_workers_equal_one_process(start, expected, case):
+def test_two_workers_equal_one_process(start, expected, expected_others, case):
     cluster = {"worker": [f"127.0.0.1:{port}" for port in choose_ports(2)]}
     configurations = [
         {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})}
@@ -122,7 +128,7 @@ def test_two_workers_equal_one_process(start, expected, case):
     chief, other = start("workers", [case], configurations)
     for results in (chief, other):
         check_refusals(results.pop("refusals"))
-        check_others(results)
+        check_others(results, expected_others)
     assert chief.pop("failure") == "ValueError('no solution today')"
     assert "The chief of the workers has failed: ValueError(" in str(other.pop("failure"))
     # The chief alone has solved.

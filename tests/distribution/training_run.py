@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from graphs import keep_no_stacks
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
 from keras_lightrnn._internal.distribution import run_on_chief
@@ -122,7 +123,7 @@ def train_in_low_precision(strategy: Any) -> list[float]:
     keras.utils.set_random_seed(3)
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = LightRNNModel(V, 6, 6, stateful=True, dtype="mixed_float16")
-        model.compile(keras.optimizers.Adam(0.02))
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
     callback = ReallocationCallback("likelihood", every=[1, 2], verbose=0)
     windows = token_windows(make_words(BATCH_SIZE * 5 * 4), BATCH_SIZE, 5)
     losses = model.fit(windows, epochs=4, callbacks=[callback], verbose=0).history["loss"]
@@ -135,7 +136,7 @@ def train_unevenly(strategy: Any) -> list[float]:
     keras.utils.set_random_seed(3)
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = LightRNNModel(V, 6, 6)
-        model.compile(keras.optimizers.Adam(0.02))
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
     windows = make_words(15 * 6).reshape(15, 6)
     some = windows[:3]
     arguments = {"validation_data": (some,), "shuffle": False, "verbose": 0}
@@ -198,6 +199,7 @@ def describe_refusals(strategy: Any) -> list[str]:
 
 if __name__ == "__main__":
     _, kind, path, *cases = sys.argv
+    keep_no_stacks()
     strategy = make_strategy(kind)
     np.savez(
         path,

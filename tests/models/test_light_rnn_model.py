@@ -119,7 +119,7 @@ def test_compiled_functions_see_an_assigned_table(rng):
 
 def test_targets_in_the_dataset_or_in_the_windows(rng):
     model = sharpen(make())
-    model.compile(keras.optimizers.SGD(0.0))
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     windows = rng.integers(11, size=(4, 5)).astype("int32")
     weights = rng.integers(3, size=(4, 4)).astype("float32")
     log_probs = np.asarray(model(windows))
@@ -148,7 +148,7 @@ def test_targets_in_the_dataset_or_in_the_windows(rng):
 def test_one_weight_for_each_window(rng, targets, batch_size):
     """Windows of four targets, in batches of as many and of fewer."""
     model = sharpen(make())
-    model.compile(keras.optimizers.SGD(0.0))
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     windows = rng.integers(11, size=(12, 5)).astype("int32")
     weights = rng.random(12).astype("float32")
     log_probs = np.asarray(model(windows))
@@ -440,7 +440,7 @@ def test_tied_word_vectors_are_one_weight_wherever_the_model_goes(tmp_path, rng)
     model = LightRNNModel(20, 4, 4, **options)
     windows = rng.integers(20, size=(8, 6)).astype("int32")
     for each in (apart, model):
-        each.compile("sgd")
+        each.compile("sgd", run_eagerly=True)
         each.fit(windows, verbose=0)
     assert model.embedding.word_embeddings is model.softmax.word_kernel
     assert apart.count_params() - model.count_params() == 9 * 3
@@ -476,7 +476,7 @@ def test_constructor_errors(arguments, message):
 )
 def test_arrays_of_every_kind_are_checked_and_weighed(rng, convert):
     model = make()
-    model.compile()
+    model.compile(run_eagerly=True)
     windows, weights = rng.integers(11, size=(4, 3)), np.zeros((4, 2))
     with pytest.raises(ValueError, match=r"the id \d+ at position \(0, 0\)"):
         model.fit(convert(windows + 11), verbose=0)
@@ -509,7 +509,7 @@ def test_float64(rng):
 def test_a_vocabulary_of_one_word():
     model = LightRNNModel(1, 2, 2, word_bias="counts")
     model.assign_word_counts([3])
-    model.compile()
+    model.compile("sgd")
     assert model.fit(np.zeros((2, 3), int), verbose=0).history["loss"] == [0.0]
 
 

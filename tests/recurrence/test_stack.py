@@ -114,46 +114,53 @@ def test_a_step_in_parts_equals_that_of_the_keras_layers(rng, monkeypatch):
 
 
 @pytest.mark.parametrize("recurrence", ["lstm", "gru", "rnn"])
-@pytest.mark.parametrize("batch_size", [5, 1])
 @pytest.mark.parametrize("is_table", [False, True], ids=["sequence", "table"])
-def test_parts_of_a_batch_are_together_the_whole(rng, recurrence, batch_size, is_table):
+def test_parts_of_a_batch_are_together_the_whole(rng, recurrence, is_table):
     stack = fused_recurrence.RecurrentStack(5, num_layers=2, recurrence=recurrence)
     stack.build((None, None, 4))
+    num_states = stack.kind.num_states
 
     def draw(*shape):
         return rng.normal(size=shape).astype("float32")
 
-    mask = rng.random((batch_size, 6)) < 0.6
-    indices = rng.integers(7, size=(batch_size, 6, 2)).astype("int32")
-    num_states = stack.kind.num_states
-    arguments = [draw(batch_size, 5) for _ in range(2 * num_states)]
-    specs = [tf.TensorSpec((None, 5))] * len(arguments)  # the batch size is not known in a trace
-    if is_table:
-        arguments += [draw(7, 4), draw(batch_size, 6, 2), draw(2, 4)]
-        specs += [tf.TensorSpec((7, 4)), tf.TensorSpec((None, 6, 2)), tf.TensorSpec((2, 4))]
-    else:
-        arguments.append(draw(batch_size, 6, 4))
-        specs.append(tf.TensorSpec((None, 6, 4)))
-    upstream = [draw(batch_size, 6, 5), *(draw(batch_size, 5) for _ in range(2 * num_states))]
+    def draw_inputs(batch_size):
+        """States, what is read, mask, indices into a table, and gradients of the outputs."""
+        states = [draw(batch_size, 5) for _ in range(2 * num_states)]
+        read = [draw(batch_size, 6, 4)]
+        if is_table:
+            read = [draw(7, 4), draw(batch_size, 6, 2), draw(2, 4)]
+        mask = rng.random((batch_size, 6)) < 0.6
+        indices = rng.integers(7, size=(batch_size, 6, 2)).astype("int32")
+        upstream = [draw(batch_size, 6, 5), *(draw(batch_size, 5) for _ in states)]
+        return [states, read, mask, indices, upstream]
 
-    def differentiate(num_parts):
+    def get_spec(x):  # the batch size is not known in a trace
+        return tf.TensorSpec([None if x.shape[0] == 3 else x.shape[0], *x.shape[1:]], x.dtype)
+
+    def make_function(num_parts):
+        specs = tf.nest.map_structure(get_spec, draw_inputs(3))
+
         @tf.function(input_signature=specs, autograph=False)
-        def run(*args):
-            flat_states, (x, *added) = args[: 2 * num_states], args[2 * num_states :]
+        def differentiate(flat_states, read, mask, indices, upstream):
             states = [list(flat_states[:num_states]), list(flat_states[num_states:])]
+            x, *added = read
             options = {"indices": indices, "added": added} if is_table else {}
+            sources = [*flat_states, *read]
             with tf.GradientTape() as tape:
-                tape.watch(args)
+                tape.watch(sources)
                 hidden, last = stack.run_fused(x, states, mask=mask, num_parts=num_parts, **options)
                 outputs = [hidden, *last[0], *last[1]]
                 loss = sum(tf.reduce_sum(x * y) for x, y in zip(outputs, upstream, strict=True))
-            sources = [*args, *stack.trainable_variables]
-            return [*outputs, *map(tf.convert_to_tensor, tape.gradient(loss, sources))]
+            gradients = tape.gradient(loss, [*sources, *stack.trainable_variables])
+            return [*outputs, *map(tf.convert_to_tensor, gradients)]
 
-        return [np.asarray(value) for value in run(*arguments)]
+        return differentiate
 
-    for received, expected in zip(differentiate(2), differentiate(1), strict=True):
-        assert received == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    whole, parts = make_function(1), make_function(2)
+    for batch_size in (5, 1):
+        inputs = draw_inputs(batch_size)
+        for received, expected in zip(parts(*inputs), whole(*inputs), strict=True):
+            assert np.asarray(received) == pytest.approx(np.asarray(expected), rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,15 @@ def make_layer(units, dtype=None, **kwargs):
     return keras.layers.RNN(MinimalGatedCell(units, dtype=dtype), dtype=dtype, **kwargs)
 
 
-def test_a_new_recurrence_is_exported(vocabulary, tmp_path):
-    litert = pytest.importorskip("phone", reason="pip install ai-edge-litert")
+@pytest.fixture(scope="module", autouse=True)
+def recurrence():
     register_recurrence(Recurrence("minimal_gated", make_layer, num_states=1, step=step))
-    model = make_model("minimal_gated")
+
+
+@pytest.mark.parametrize("row_reading", ["recurrence", "reader"])
+def test_a_new_recurrence_is_exported(vocabulary, tmp_path, row_reading):
+    litert = pytest.importorskip("phone", reason="pip install ai-edge-litert")
+    model = make_model("minimal_gated", row_reading=row_reading)
     served = tf.saved_model.load(export_saved_model(model, vocabulary, tmp_path))
     text = "w3 w1 w7"
     prefix = [vocabulary.end_id, *vocabulary.encode(text)[:-1]]
@@ -60,6 +65,8 @@ def test_a_new_recurrence_is_exported(vocabulary, tmp_path):
     answer = call(served, "next_words", text=[text], k=10)
     assert decode(answer["words"][0]) == [vocabulary.words[word] for word in words]
     assert answer["log_probs"][0] == pytest.approx(log_probs, abs=1e-4)
+    scores = call(served, "score_ids", words=[prefix])["log_probs"]
+    assert scores == pytest.approx(model.score([prefix]), abs=1e-4)
     phone = litert.Phone(export_litert(model, tmp_path / "model.tflite"))
     allocation = model.word_table.allocation
     cells, log_probs = phone.next_cells(allocation.cells[np.array(prefix)], 10)

@@ -76,16 +76,15 @@ def test_a_version_that_was_written_meanwhile(tmp_path, monkeypatch):
 def test_a_killed_export_blocks_no_version(tmp_path):
     script = (
         "import os, sys, types; from pathlib import Path\n"
-        # Without what the package `serving` imports: TensorFlow takes seconds.
-        "package = sys.modules['keras_lightrnn.serving'] = types.ModuleType('serving')\n"
-        "package.__path__ = [sys.argv[2]]\n"
+        # Without what the packages import: Keras and TensorFlow take seconds.
+        "for name in 'keras_lightrnn', 'keras_lightrnn.serving':\n"
+        "    sys.modules[name] = types.ModuleType(name)\n"
+        "    sys.modules[name].__path__ = [Path(sys.argv[2], *name.split('.'))]\n"
         "from keras_lightrnn.serving.versions import claim_version\n"
         "with claim_version(Path(sys.argv[1]), 3): os._exit(1)"
     )
     root = Path(__file__).parents[2]
-    arguments = [tmp_path, root / "keras_lightrnn" / "serving"]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    subprocess.run([sys.executable, "-c", script, *arguments], check=False, env=environment)
+    subprocess.run([sys.executable, "-c", script, tmp_path, root], check=False)
     assert os.listdir(tmp_path) == [".3.lock"]
     with claim_version(tmp_path, 3) as target:
         assert target.name == "3"
