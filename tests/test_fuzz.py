@@ -8,7 +8,6 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -120,15 +119,6 @@ def test_streams(arguments):
 ARGUMENTS = ["units", "num_layers", "recurrence", "dropout", "word_bias", "embedding_dim"]
 
 
-@pytest.fixture
-def eager_functions():
-    """Run functions eagerly: a model that is called once takes less time than its trace."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-@pytest.mark.usefixtures("eager_functions")
 @SETTINGS
 @given(
     st.one_of(

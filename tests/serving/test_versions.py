@@ -79,7 +79,7 @@ def test_a_killed_export_blocks_no_version(tmp_path):
         # Without what the packages import: Keras and TensorFlow take seconds.
         "for name in 'keras_lightrnn', 'keras_lightrnn.serving':\n"
         "    sys.modules[name] = types.ModuleType(name)\n"
-        "    sys.modules[name].__path__ = [Path(sys.argv[2], *name.split('.'))]\n"
+        "    sys.modules[name].__path__ = [str(Path(sys.argv[2], *name.split('.')))]\n"
         "from keras_lightrnn.serving.versions import claim_version\n"
         "with claim_version(Path(sys.argv[1]), 3): os._exit(1)"
     )
