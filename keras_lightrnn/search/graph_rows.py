@@ -6,7 +6,7 @@ with which exported models are traced.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,10 @@ _ROWS_OF_SMALL_TABLE = 16
 _SHARP = 4.5
 # Cells of each text that are expanded together in order: their word vectors fit into a cache.
 _CELLS_AT_ONCE = 1 << 14
+# Texts that are searched together, and the largest number of floats in one of their tensors. A
+# text that needs many rows delays only the texts in its block.
+_TEXTS_AT_ONCE = 64
+_FLOATS_AT_ONCE = 1 << 22
 # Least log-probability of a row, and of a column given its row, inside the search: impossible words
 # stay finite. Cells that are never answered come after them, with minus infinity.
 LEAST = -1e38
@@ -57,6 +61,27 @@ class GraphTable(NamedTuple):
     expand: Callable[[Any], Any] | None
     expand_all: Callable[[], Any] | None
     expand_alike: Callable[[Any], Any] | None
+
+
+def choose_block_size(
+    tables: Sequence[Any], num_components: int, word_dim: int, reads_rows_by_steps: bool = False
+) -> int:
+    """Return how many texts are searched together, from the memory that one text takes.
+
+    Args:
+        tables: For each table, an object with `num_rows` and `num_columns`.
+        num_components: Integer, the components of each table.
+        word_dim: Integer, the size of word vectors, or 0.
+        reads_rows_by_steps: Boolean, whether each row costs a step of a network, so that all cells
+            are never computed together.
+    """
+    num_cells = sum(table.num_rows * table.num_columns for table in tables)
+    if len(tables) > 1 or (num_cells <= FEW_CELLS and not reads_rows_by_steps):
+        floats_per_text = num_cells * num_components  # all may be held at once
+    else:
+        floats_per_cell = max(word_dim, num_components)
+        floats_per_text = ROWS_AT_ONCE * tables[0].num_columns * floats_per_cell
+    return max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats_per_text))
 
 
 def find_best_cells(

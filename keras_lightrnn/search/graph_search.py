@@ -17,20 +17,14 @@ from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.ops.loops import map_blocks
 from keras_lightrnn.ops.word_ids import mark_invalid_ids
 from keras_lightrnn.search.graph_rows import (
-    FEW_CELLS,
     LEAST,
-    ROWS_AT_ONCE,
     GraphTable,
+    choose_block_size,
     join,
     list_rows,
 )
 from keras_lightrnn.search.graph_tables import find_best_of_tables, find_ranks_of_tables
 from keras_lightrnn.search.layer_search import list_row_offsets, predict_all_rows
-
-# Texts that are searched together, and the largest number of floats in one of their tensors. A
-# text that needs many rows delays only the texts in its block.
-_TEXTS_AT_ONCE = 64
-_FLOATS_AT_ONCE = 1 << 22
 
 
 def find_best_words(
@@ -128,11 +122,8 @@ def _map_texts(
     """
     layers = softmax.list_tables()
     offsets = list_row_offsets(softmax)
-    floats = softmax.word_table.vocabulary_size
-    if len(layers) == 1 and floats > FEW_CELLS:  # of which some rows are held at a time
-        floats = ROWS_AT_ONCE * softmax.word_table.num_columns
-    floats *= softmax.num_components
-    size = max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats))
+    word_tables = [layer.word_table for layer in layers]
+    size = choose_block_size(word_tables, softmax.num_components, softmax.word_dim)
 
     def run(states: Tensor, *rest: Tensor) -> list[Any]:
         predicted = predict_all_rows(softmax, states, offsets)

