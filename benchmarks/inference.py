@@ -15,7 +15,9 @@ trained is the worst case: only its word bias can rule out rows.
 
 With `--requests`, measures the best 20 words of `TopWords` from states, in a compiled function, and
 a full softmax of that size with `top_k`: for one state and a batch, with one table and with two,
-for sharp predictions, whose logits have a standard deviation of about 4, and for flat ones.
+for sharp predictions, whose logits have a standard deviation of about 4, and for flat ones. The
+milliseconds are CPU time of all threads: set TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS
+to 1.
 """
 
 from __future__ import annotations
@@ -107,16 +109,19 @@ def draw_prefixes(stream: np.ndarray, length: int) -> Iterator[np.ndarray]:
 
 
 def take_turns(
-    contestants: dict[str, Callable[[Any], Any]], prefixes: Iterator[Any], rounds: int
+    contestants: dict[str, Callable[[Any], Any]],
+    prefixes: Iterator[Any],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Return the median milliseconds of each contestant, after three warm-up rounds."""
     milliseconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds + 3):
         prefix = next(prefixes)
         for name, run in contestants.items():
-            start = time.perf_counter()
+            start = clock()
             run(prefix)
-            milliseconds[name].append(1e3 * (time.perf_counter() - start))
+            milliseconds[name].append(1e3 * (clock() - start))
     return {name: statistics.median(values[3:]) for name, values in milliseconds.items()}
 
 
@@ -185,8 +190,9 @@ def measure_requests(args: argparse.Namespace) -> dict[str, float]:
         while True:
             yield tf.constant(rng.normal(size=(num_texts, units)).astype("float32"))
 
-    results = take_turns(searches, draw_states(1), args.rounds)
-    of_batch = take_turns(searches, draw_states(_NUM_TEXTS), max(args.rounds // 8, 1))
+    results = take_turns(searches, draw_states(1), args.rounds, time.process_time)
+    num_batches = max(args.rounds // 8, 1)
+    of_batch = take_turns(searches, draw_states(_NUM_TEXTS), num_batches, time.process_time)
     print(f"best {_NUM_BEST} of {size:,} words, {units} units\n")
     print(f"| | ms | ms of each of {_NUM_TEXTS} |\n|---|---|---|")
     for name, milliseconds in results.items():
