@@ -1,12 +1,15 @@
 """Speed of training of LightRNN and of other language models over a large vocabulary.
 
 Prints one table for each size `B,T,H,V` (windows of `T` words, `D = H`): the words/s of whole
-training steps with Adam, the ratio to this package, and the peak memory of the process. All
+training steps with Adam, the ratio to the fastest, and the peak memory of the process. All
 contestants read the same windows, whose words follow Zipf's law. Each contestant runs in its own
 process. The processes alternate, a few steps each, for `--rounds` rounds. The table shows medians
 over all steps. Run nothing else at the same time.
 
-- lightrnn: `LightRNNModel` with default options, and in a step that XLA compiles as a whole.
+- lightrnn: `LightRNNModel` with half-steps, and in a step that XLA compiles as a whole.
+- reader: `LightRNNModel` with default options, one step a word.
+- layers: `TwoComponentEmbedding` and `TwoComponentSoftmax` in the place of `Embedding` and `Dense`,
+  around `keras.layers.LSTM` and around `RecurrentStack`.
 - keras half-steps: the same model on `keras.layers.LSTM`, with XLA off and on, and unrolled.
 - keras full, keras sampled: `Embedding` and `LSTM` over words, then all `V` logits, or
   `tf.nn.sampled_softmax_loss` with 1,024 samples.
@@ -87,10 +90,10 @@ def estimate_gigabytes(name: str, size: Sequence[int]) -> float:
 # Contestants: each returns a step.
 
 
-def make_keras_step(model: Any, windows: np.ndarray, targets: np.ndarray | None = None) -> Step:
+def make_keras_step(model: Any, inputs: Any, targets: np.ndarray | None = None) -> Step:
     import tensorflow as tf
 
-    data = tuple(tf.constant(x) for x in (windows, targets) if x is not None)
+    data = (inputs,) if targets is None else (inputs, targets)
     iterator = iter(tf.data.Dataset.from_tensors(data).repeat())
     model.make_train_function()
     return lambda: float(model.train_function(iterator)["loss"])
@@ -102,13 +105,14 @@ def make_light_rnn(
     jit_compile: bool,
     unroll: bool = False,
     has_statistics: bool = False,
+    row_reading: str = "recurrence",
 ) -> Step:
     from keras_lightrnn import LightRNNModel
     from keras_lightrnn.callbacks import ReallocationCallback
 
     batch_size, length, units, vocabulary_size = size
     model = LightRNNModel(
-        vocabulary_size, units, units, recurrence_path=path, row_reading="recurrence"
+        vocabulary_size, units, units, recurrence_path=path, row_reading=row_reading
     )
     model.build((batch_size, length + 1))
     model.recurrent_layers[0].unroll = unroll
@@ -116,6 +120,29 @@ def make_light_rnn(
     if has_statistics:
         ReallocationCallback().set_model(model)
     return make_keras_step(model, make_windows(batch_size, length, vocabulary_size))
+
+
+def make_layers(size: Sequence[int], has_stack: bool) -> Step:
+    import keras
+
+    from keras_lightrnn import WordTable
+    from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+    from keras_lightrnn.losses import NegativeLogLikelihood
+    from keras_lightrnn.recurrence import RecurrentStack
+
+    batch_size, length, units, vocabulary_size = size
+    table = WordTable(vocabulary_size)
+    words, targets = (keras.Input((length,), batch_size, "int32") for _ in range(2))
+    x = TwoComponentEmbedding(table, units)(words)
+    if has_stack:
+        x, _ = RecurrentStack(units)(x)
+    else:
+        x = keras.layers.LSTM(units, return_sequences=True)(x)
+    model = keras.Model([words, targets], TwoComponentSoftmax(table)(x, targets))
+    model.compile("adam", NegativeLogLikelihood(), jit_compile=False)
+    windows = make_windows(batch_size, length, vocabulary_size)
+    inputs = (windows[:, :-1], windows[:, 1:])
+    return make_keras_step(model, inputs, inputs[1])
 
 
 def make_keras_full(size: Sequence[int]) -> Step:
@@ -219,6 +246,9 @@ def make_matmul(size: Sequence[int]) -> Step:
 CONTESTANTS: dict[str, Callable[[Sequence[int]], Step]] = {
     "lightrnn": lambda size: make_light_rnn(size, "auto", False),
     "lightrnn, XLA": lambda size: make_light_rnn(size, "auto", True),
+    "reader": lambda size: make_light_rnn(size, "auto", False, row_reading="reader"),
+    "layers": lambda size: make_layers(size, has_stack=False),
+    "layers, stack": lambda size: make_layers(size, has_stack=True),
     "keras half-steps": lambda size: make_light_rnn(size, "keras", False),
     "keras half-steps, XLA": lambda size: make_light_rnn(size, "keras", True),
     "keras half-steps, unrolled": lambda size: make_light_rnn(size, "keras", False, unroll=True),
@@ -306,10 +336,10 @@ def measure(
 def print_table(size: str, results: dict[str, dict[str, float]]) -> None:
     batch_size, length, units, vocabulary_size = numbers = parse_size(size)
     rate = 2 * MATMUL_SIZE**3 / results["matmul"]["seconds"]
-    own = min(result["seconds"] for name, result in results.items() if name.startswith("light"))
+    fastest = min(result["seconds"] for name, result in results.items() if name != "matmul")
     print(f"\n### B={batch_size} T={length} D=H={units} V={vocabulary_size:,}")
     print(f"\nmatrix products: {rate / 1e9:.0f} GFlop/s\n")
-    print("| | words/s | ms a step | times as long | peak GB | rate % |")
+    print("| | words/s | ms a step | times the fastest | peak GB | rate % |")
     print("|---|---|---|---|---|---|")
     for name, result in results.items():
         if name == "matmul":
@@ -319,7 +349,7 @@ def print_table(size: str, results: dict[str, dict[str, float]]) -> None:
         share = f"{100 * count_flops(*numbers) / seconds / rate:.0f}" if is_light_rnn else ""
         print(
             f"| {name} | {batch_size * length / seconds:,.0f} | {1e3 * seconds:.0f} "
-            f"| {seconds / own:.2f} | {result['gigabytes']:.2f} | {share} |",
+            f"| {seconds / fastest:.2f} | {result['gigabytes']:.2f} | {share} |",
             flush=True,
         )
 
