@@ -135,7 +135,7 @@ def make_layers(size: Sequence[int], has_stack: bool) -> Step:
     words, targets = (keras.Input((length,), batch_size, "int32") for _ in range(2))
     x = TwoComponentEmbedding(table, units)(words)
     if has_stack:
-        x, _ = RecurrentStack(units)(x)
+        x = RecurrentStack(units)(x)
     else:
         x = keras.layers.LSTM(units, return_sequences=True)(x)
     model = keras.Model([words, targets], TwoComponentSoftmax(table)(x, targets))

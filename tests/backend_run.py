@@ -93,7 +93,7 @@ def search(model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
         longer = [keras.ops.take(prefixes, texts, axis=0), vectors[:, None]]
         return network(keras.ops.concatenate(longer, axis=1))[:, -1]
 
-    return softmax.next_words(network(prefixes)[:, -1], read_rows, k=5)
+    return softmax.next_words(network(prefixes)[:, -1], 5, read_rows)
 
 
 def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -21,8 +21,10 @@ class GatedRowReader(keras.layers.Layer):
 
     `TwoComponentSoftmax` calls it with the queries that predicted the row and with the row, and
     predicts the column from the result. Any layer with these call arguments can take its place,
-    for example a small network over `query` and an embedding of the row. Before training the
-    gates and shifts are zero, so the column does not depend on the row.
+    for example a small network over `query` and an embedding of the row. Weights with one entry for
+    each row must be listed by a property `row_weights`, so that they follow words that move.
+
+    Before training the gates and shifts are zero, so the column does not depend on the row.
 
     Args:
         num_rows: Integer `R`.
@@ -94,13 +96,19 @@ def get_row_reader(identifier: Any, num_rows: int, dtype: Dtype) -> Any:
     """Return a row reader by name, from its configuration, or as it is; `None` for none.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if the name is unknown, or the reader has another number of rows.
         TypeError: if it is neither a name, a configuration nor a layer.
     """
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, GatedRowReader) and identifier.num_rows != num_rows:
+        raise ValueError(
+            "A row reader must have the rows of the table. Received: "
+            f"row_reader=GatedRowReader({identifier.num_rows}), a table of {num_rows} rows. Give "
+            f'GatedRowReader({num_rows}), or row_reader="gated".'
+        )
     if identifier is None or isinstance(identifier, keras.layers.Layer):
         return identifier
-    if isinstance(identifier, dict):
-        return keras.saving.deserialize_keras_object(identifier)
     if not isinstance(identifier, str):
         raise TypeError(
             '`row_reader` must be "gated", None or a Keras layer. Received: '

@@ -66,7 +66,8 @@ class TwoComponentEmbedding(keras.layers.Layer):
         embeddings_initializer: Initializer of the vectors of rows, columns and words. (The
             projection of word vectors has Keras's default initializer.)
         embeddings_regularizer: Regularizer of these vectors.
-        embeddings_constraint: Constraint of these vectors.
+        embeddings_constraint: Constraint of these vectors. The weights of the gate have initial
+            values of their own, and no regularizer or constraint.
         gate_dim: Integer, how many numbers of a column a row gates, with `combine="gate"`; a
             multiple of `gate_pool`. `None` for about `output_dim`.
         gate_pool: Integer, the number of gated numbers that are summed into one before the
@@ -444,7 +445,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         return [x for x in (self.column_embeddings, self.gated_embeddings) if x is not None]
 
     def embed_prefixes(self, words: WordIds) -> Tensor:
-        """Return all half-steps of prefixes, for any `combine`, to predict the next words.
+        """Return all half-steps of prefixes, with `combine="interleave"`, to predict next words.
 
         Unlike the half-steps of windows, they include the column of the last word.
 
@@ -453,7 +454,17 @@ class TwoComponentEmbedding(keras.layers.Layer):
 
         Returns:
             `c_0 r_1 c_1 ... r_{N-1} c_{N-1}`, `(B, 2N - 1, D)`; with `mask_zero`, with their mask.
+
+        Raises:
+            ValueError: if the layer does not make half-steps.
         """
+        if self.combine != "interleave":
+            raise ValueError(
+                'Half-steps of prefixes need combine="interleave". Received: '
+                f"combine={self.combine!r}. Call the layer for one vector a word."
+            )
+        if not self.built:
+            self.build()
         words = cast_word_ids(words)
         rows, columns = self.embed_components(words)  # (B, N, D) each
         half_steps = ops.concatenate(
@@ -486,10 +497,6 @@ class TwoComponentEmbedding(keras.layers.Layer):
             return batch_size, None if length is None else 2 * (length - 1), self.output_dim
         size = 2 * self.output_dim if self.combine == "concat" else self.output_dim
         return *input_shape, size
-
-    def compute_output_spec(self, words: WordIds) -> keras.KerasTensor:
-        shape = self.compute_output_shape(words.shape)
-        return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def get_config(self) -> Config:
         return {

@@ -240,8 +240,9 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         if self.row_reader is not None:
             self.query_kernel = self._add_query_kernel(units)
             self.query_bias = self._add_bias("query_bias", 3, self.num_components * units)
-            if not self.row_reader.built:
-                self.row_reader.build((None, None, units), (None,))
+            if not self.row_reader.built:  # by a call, which every layer supports
+                queries = keras.KerasTensor((None, self.num_components, units), self.compute_dtype)
+                self.row_reader(queries, keras.KerasTensor((None,), "int32"))
         num_all = self.num_components * len(self.list_tables())
         if num_all > 1 and self._get_owner() is None:
             self.component_kernel = self._add_kernel("component_kernel", 3, (units, num_all))
@@ -538,8 +539,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     def next_words(
         self,
         states: Tensor,
-        read_rows: Callable[[np.ndarray, np.ndarray], Any] | None = None,
         k: int = 10,
+        read_rows: Callable[[np.ndarray, np.ndarray], Any] | None = None,
         excluded: Tensor = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words to follow some texts, exactly, for any network.
@@ -552,11 +553,11 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         Args:
             states: `(B, H)`, the state after each text's last word. For half-steps, after the
                 column of that word: see `TwoComponentEmbedding.embed_prefixes`.
+            k: Integer in `[1, V]`; with `mask_zero`, below `V`.
             read_rows: For half-steps, a function of two int32 arrays `(n,)`, texts and rows: it
                 returns `(n, H)`, the half-steps after these rows have been read after these
                 texts. The vectors of rows are `TwoComponentEmbedding.row_embeddings`. `None`
                 with a row reader.
-            k: Integer in `[1, V]`; with `mask_zero`, below `V`.
             excluded: Integers, words that are not returned, -1 for none: `(B, E)`, or `(E,)` for
                 all texts. Defaults to `None`.
 
@@ -592,7 +593,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         ...     vectors = ops.take(embedding.row_embeddings, rows, axis=0)
         ...     longer = [ops.take(prefixes, texts, axis=0), vectors[:, None]]
         ...     return network(ops.concatenate(longer, axis=1))[:, -1]
-        >>> best, log_probs = softmax.next_words(network(prefixes)[:, -1], read_rows, k=3)
+        >>> best, log_probs = softmax.next_words(network(prefixes)[:, -1], 3, read_rows)
         >>> best.shape
         (2, 3)
         """
@@ -691,9 +692,11 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             if _agree(states_shape[:-1], targets_shape):
                 return
             hint = "The targets of a window (B, T + 1) are its words from the second on."
-            length = _double(targets_shape)
+            length = _double(targets_shape) if len(targets_shape) == 2 else None
+            if len(targets_shape) == 1 and len(states_shape) == 3:
+                hint = "For one target a text give the last state of each, `states[:, -1]`."
             # Words that were not cut into windows make two half-steps less.
-            if length and states_shape[1:-1] in ((length,), (length - 2,)):
+            elif length and states_shape[1:-1] in ((length,), (length - 2,)):
                 hint = (
                     'These states are as long as half-steps, which combine="interleave" makes: '
                     'embed words with combine="gate", "sum" or "concat", or give this softmax '
@@ -701,15 +704,16 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
                 )
             raise ValueError(
                 "With a row reader, targets (B, T) need states (B, T, H), and targets (B,) need "
-                f"states (B, H). {received}row_reader={self.row_reader.name!r}. {hint}"
+                f"states (B, H). {received}row_reader={type(self.row_reader).__name__}. {hint}"
             )
         is_windows = len(states_shape) == 3 and len(targets_shape) == 2
         if is_windows and _agree((states_shape[1],), (_double(targets_shape),)):
             return
         raise ValueError(
             f"Without a row reader, targets (B, T) need half-steps (B, 2T, H). {received}"
-            'row_reader=None. Give row_reader="gated" for one state for each target: (B, T, H) '
-            "or (B, H). The targets of a window (B, T + 1) are its words from the second on."
+            'row_reader=None. Embed windows with combine="interleave", which makes half-steps, or '
+            'give row_reader="gated" for one state for each target: (B, T, H) or (B, H). The '
+            "targets of a window (B, T + 1) are its words from the second on."
         )
 
     def compute_output_shape(self, states_shape: Shape, targets_shape: Shape) -> Shape:

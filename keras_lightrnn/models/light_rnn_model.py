@@ -199,6 +199,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             recurrence,
             dropout,
             recurrence_path,
+            return_state=True,
             dtype=policy,
             name="recurrent_stack",
         )

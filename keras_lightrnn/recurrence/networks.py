@@ -1,6 +1,6 @@
 """An embedding and a recurrent stack as one network over words: by half-steps or word by word.
 
-The embedding is handed in; this room imports no layers.
+The embedding is handed in; this module imports no layers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class WordNetwork(abc.ABC):
         if not fused:
             vectors = self.embedding(words)
             mask = get_mask(vectors)
-            return self.stack(vectors, states=states, mask=mask, training=training, fused=False)
+            return self.stack(vectors, states, mask=mask, training=training, fused=False)
         mask = self.embedding.compute_mask(words)
         num_parts = choose_num_parts(words.shape[0], jit_compile)
         options: Any = {"mask": mask, "training": training, "num_parts": num_parts}
@@ -128,8 +128,7 @@ class WordNetwork(abc.ABC):
         Compiled code clamps wrong ids in silence.
         """
         if states is None:
-            zeros = ops.zeros((ops.shape(words)[0], self.stack.units), "float32")
-            states = [[zeros for _ in sizes] for sizes in self.stack.state_sizes]
+            states = self.stack.make_zero_states(words)
         invalid = mark_invalid_ids(words, self.embedding.word_table.vocabulary_size)
         invalid = ops.sum(invalid, axis=1, keepdims=True)  # (B, 1)
         first, *others = states

@@ -29,7 +29,8 @@ class RecurrentStack(keras.layers.Layer):
 
     A faster substitute for `keras.layers.LSTM(H, return_sequences=True)` and for stacks of it. The
     Keras layers hold the weights, save and search. In training, the package's own recurrence runs
-    on the same weights where that is faster; values and gradients are the same.
+    on the same weights where that is faster. Values and gradients are the same. The package's
+    recurrence keeps its states in float32 under every dtype policy.
 
     Args:
         units: Integer `H`, the units of each layer.
@@ -41,36 +42,34 @@ class RecurrentStack(keras.layers.Layer):
         recurrence_path: What runs the layers in training. `"keras"`: the Keras layers.
             `"fused"`: the package's recurrence, TensorFlow and JAX only. `"auto"` (default): on
             TensorFlow the faster one of the device, which is `"fused"` wherever no cuDNN serves
-            the Keras layers; on JAX `"fused"`.
+            the Keras layers; on JAX `"fused"`; on PyTorch `"keras"`.
+        return_state: Boolean, whether to return the last states, too. Defaults to `False`.
         **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
 
     Call arguments:
         x: `(B, L, D)`.
-        states: By layer, its states `(B, H)`; `None` for zeros.
+        initial_state: By layer, its states `(B, H)`; `None` for zeros.
         mask: `(B, L)` boolean, false where states are carried over; or `None`.
         training: Boolean, whether this is a training step, in which dropout is applied.
-        fused: Boolean, whether the package's recurrence runs, which XLA compiles for each shape.
-            Defaults to `training` where `recurrence_path` allows it.
+        fused: Boolean, whether the package's recurrence runs where `recurrence_path` allows it.
+            XLA compiles it for each shape. Defaults to `training`.
 
     Returns:
-        Hidden states `(B, L, H)`, and the last states by layer.
+        Hidden states `(B, L, H)`. With `return_state`, these and the last states by layer.
 
     Raises:
-        ValueError: for an unknown recurrence or path, or an argument out of range.
+        ValueError: for an unknown recurrence or path, an argument out of range, inputs without
+            three axes, or initial states that are not those of the layers.
 
     Example:
 
-    >>> stack = RecurrentStack(units=6, num_layers=2, recurrence="gru")
+    >>> model = keras.Sequential([keras.Input((None, 4)), RecurrentStack(6), keras.layers.Dense(2)])
+    >>> model.output_shape
+    (None, None, 2)
+    >>> stack = RecurrentStack(units=6, num_layers=2, recurrence="gru", return_state=True)
     >>> hidden, states = stack(ops.ones((3, 5, 4)))
     >>> tuple(hidden.shape), [tuple(state.shape) for state in states[1]]
     ((3, 5, 6), [(3, 6)])
-
-    In a functional model:
-
-    >>> x = keras.Input((None, 4))
-    >>> hidden, _ = RecurrentStack(units=6)(x)
-    >>> keras.Model(x, hidden).output_shape
-    (None, None, 6)
     """
 
     def __init__(
@@ -80,6 +79,7 @@ class RecurrentStack(keras.layers.Layer):
         recurrence: str = "lstm",
         dropout: float = 0.0,
         recurrence_path: str = "auto",
+        return_state: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -92,6 +92,7 @@ class RecurrentStack(keras.layers.Layer):
         self.recurrence = recurrence
         self.dropout = dropout
         self.recurrence_path = recurrence_path
+        self.return_state = return_state
         self.is_fused = is_fused(recurrence_path, self.kind)
         self.recurrent_layers = [
             self.kind.make_layer(
@@ -114,8 +115,18 @@ class RecurrentStack(keras.layers.Layer):
         return [[self.units] * self.kind.num_states for _ in self.recurrent_layers]
 
     def build(self, x_shape: Shape) -> None:
+        if len(x_shape) != 3 or x_shape[-1] is None:
+            raise ValueError(
+                "The inputs of a recurrent stack must be (B, L, D), with a known D. Received: "
+                f"x.shape={tuple(x_shape)}."
+            )
         self.build_layers(x_shape[-1])
         self.built = True
+
+    def make_zero_states(self, inputs: Tensor) -> list[list[Tensor]]:
+        """Return states of zeros, float32, for the batch of some inputs `(B, ...)`."""
+        zeros = ops.zeros((ops.shape(inputs)[0], self.units), "float32")
+        return [[zeros] * len(sizes) for sizes in self.state_sizes]
 
     def build_layers(self, input_dim: int) -> None:
         """Build the recurrent layers. A model calls it outside the scope of this layer's name."""
@@ -126,16 +137,40 @@ class RecurrentStack(keras.layers.Layer):
     def call(
         self,
         x: Tensor,
-        states: Tensor = None,
+        initial_state: Tensor = None,
         mask: Tensor = None,
         training: bool | None = None,
         fused: bool | None = None,
-    ) -> tuple[Tensor, list[list[Tensor]]]:
-        if fused is None:
-            fused = bool(training) and self.is_fused
-        if fused:
+    ) -> Any:
+        if initial_state is not None:
+            self._check_states(initial_state)
+        if self.is_fused and (training if fused is None else fused):
+            # Whether XLA compiles the step around it is not known here.
             num_parts = choose_num_parts(x.shape[0], jit_compile=False)
-            return self.run_fused(x, states, mask, training, num_parts=num_parts)
+            hidden, states = self.run_fused(x, initial_state, mask, training, num_parts=num_parts)
+            states = keras.tree.map_structure(lambda y: ops.cast(y, self.compute_dtype), states)
+        else:
+            hidden, states = self._run_keras_layers(x, initial_state, mask, training)
+        return (hidden, states) if self.return_state else hidden
+
+    def _check_states(self, states: Tensor) -> None:
+        sizes = self.state_sizes
+        is_right = len(states) == len(sizes) and all(
+            isinstance(of_layer, (list, tuple))
+            and [tuple(state.shape)[1:] for state in of_layer] == [(size,) for size in of_sizes]
+            for of_layer, of_sizes in zip(states, sizes, strict=True)
+        )
+        if not is_right:
+            shapes = keras.tree.map_structure(lambda y: tuple(y.shape), states)
+            raise ValueError(
+                f"The initial states of this stack must be {len(sizes)} list(s), one for each "
+                f"layer, of {self.kind.num_states} state(s) (B, {self.units}). Received: "
+                f"{shapes}. Give the states that the stack returns."
+            )
+
+    def _run_keras_layers(
+        self, x: Tensor, states: Tensor, mask: Tensor, training: bool | None
+    ) -> tuple[Tensor, list[list[Tensor]]]:
         new_states = []
         for index, layer in enumerate(self.recurrent_layers):
             x = self.dropout_layers[index](x, training=training)
@@ -154,11 +189,11 @@ class RecurrentStack(keras.layers.Layer):
         added: tuple[Tensor, Tensor] = (None, None),
         num_parts: int = 1,
     ) -> tuple[Tensor, list[list[Tensor]]]:
-        """Return the result of `call` by the package's recurrence.
+        """Return the hidden states and the last states by the package's recurrence.
 
         Args:
             x: `(B, L, D)`; with `indices`, a table of vectors `(K, D)`, which has no dropout.
-            states: As in `call`.
+            states: As `initial_state` in `call`.
             mask: As in `call`.
             training: As in `call`.
             indices: `(B, L, n)` int32, which vectors of the table add up at each step; or `None`.
@@ -170,9 +205,7 @@ class RecurrentStack(keras.layers.Layer):
                 turn.
         """
         if states is None:
-            batch_size = ops.shape(x if indices is None else indices)[0]
-            zeros = ops.zeros((batch_size, self.units), "float32")
-            states = [[zeros] * self.kind.num_states for _ in self.recurrent_layers]
+            states = self.make_zero_states(x if indices is None else indices)
         weights = [self._cast_weights(layer) for layer in self.recurrent_layers]
         if indices is None:
             x = self.dropout_layers[0](x, training=training)
@@ -265,7 +298,7 @@ class RecurrentStack(keras.layers.Layer):
     def compute_output_spec(
         self,
         x: Tensor,
-        states: Tensor = None,
+        initial_state: Tensor = None,
         mask: Tensor = None,
         training: bool | None = None,
         fused: bool | None = None,
@@ -273,10 +306,14 @@ class RecurrentStack(keras.layers.Layer):
         def make(*shape: Any) -> keras.KerasTensor:
             return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
-        sizes = self.state_sizes
-        return make(*x.shape[:2], self.units), [[make(x.shape[0], n) for n in s] for s in sizes]
+        hidden = make(*x.shape[:2], self.units)
+        if not self.return_state:
+            return hidden
+        return hidden, [[make(x.shape[0], n) for n in sizes] for sizes in self.state_sizes]
 
     def compute_mask(self, x: Tensor, previous_mask: Tensor = None) -> Tensor:
+        if not self.return_state:
+            return previous_mask
         return previous_mask, [[None for _ in sizes] for sizes in self.state_sizes]
 
     def get_config(self) -> Config:
@@ -287,6 +324,7 @@ class RecurrentStack(keras.layers.Layer):
             "recurrence": self.recurrence,
             "dropout": self.dropout,
             "recurrence_path": self.recurrence_path,
+            "return_state": self.return_state,
         }
 
 

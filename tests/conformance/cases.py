@@ -145,9 +145,14 @@ CASES: dict[str, Case] = {
     ),
     "stack": Case(
         RecurrentStack,
-        lambda **kw: RecurrentStack(H, 2, "gru", 0.25, "keras", **kw),
+        lambda **kw: RecurrentStack(H, 2, "gru", 0.25, "keras", return_state=True, **kw),
         make_inputs=lambda: (make_half_steps(),),
         compute=lambda layer, x: layer(x)[0],
+    ),
+    "stack without states": Case(
+        RecurrentStack,
+        lambda **kw: RecurrentStack(H, **kw),
+        make_inputs=lambda: (make_half_steps(),),
     ),
     "embedding with word vectors": Case(
         TwoComponentEmbedding,

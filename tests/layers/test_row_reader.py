@@ -182,9 +182,23 @@ def test_a_row_reader_of_the_user_takes_its_place(rng, tmp_path):
     assert softmax.row_weights[-1] is softmax.row_reader.vectors
 
 
+class SumReader(keras.layers.Layer):
+    """A row reader of a user, without weights and without `build`."""
+
+    def call(self, queries, rows):
+        return queries + ops.cast(rows, queries.dtype)[..., None, None]
+
+
+def test_a_row_reader_needs_no_build(rng):
+    layer = make(TABLES["full"], row_reader=SumReader())
+    states, targets = make_inputs(rng, 12)
+    assert np.isfinite(np.asarray(layer(states, targets))).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"row_reader": GatedRowReader(4)}, r"GatedRowReader\(4\), a table of 3 rows.*Reader\(3\)"),
         ({"row_reader": "gate"}, "\"gated\", None or a Keras layer. Received: row_reader='gate'"),
         ({"row_reader": None, "num_components": 2}, "A mixture needs a row reader"),
         ({"num_components": 0}, "num_components=0"),
@@ -199,6 +213,13 @@ def test_bad_arguments(arguments, message):
 def test_states_and_targets_that_disagree(rng):
     layer = make(TABLES["full"])
     states, targets = make_inputs(rng, 12)
+    for states_shape in ((2, 4, H), (2, 5, H)):
+        with pytest.raises(ValueError, match=r"row_reader=GatedRowReader. .*`states\[:, -1\]`"):
+            layer(np.zeros(states_shape), np.array([3, 7]))
+    with pytest.raises(ValueError, match=r"targets.shape=\(\), row_reader"):
+        layer(np.zeros((2, H)), np.array(3))
+    with pytest.raises(ValueError, match=r'row_reader=None. Embed windows with combine="inter'):
+        TwoComponentSoftmax(12, row_reader=None)(states, targets)
     as_half_steps = np.concatenate([states, states], axis=1)
     for half_steps in (as_half_steps, as_half_steps[:, :-2]):  # of T + 1 words, or of T
         with pytest.raises(ValueError, match=r'long as half-steps.*combine="gate"'):
@@ -206,9 +227,9 @@ def test_states_and_targets_that_disagree(rng):
     with pytest.raises(ValueError, match=r"need states \(B, H\)"):
         layer(states[:, 0], targets)
     half_steps = make(TABLES["full"], row_reader=None)
-    with pytest.raises(ValueError, match=r'Give row_reader="gated"'):
+    with pytest.raises(ValueError, match=r'give row_reader="gated"'):
         half_steps(states, targets)
-    with pytest.raises(ValueError, match=r'Give row_reader="gated"'):
+    with pytest.raises(ValueError, match=r'give row_reader="gated"'):
         half_steps(states[:, 0], targets[:, 0])
 
 

@@ -229,6 +229,13 @@ def test_ragged_words():
     assert np.array_equal(layer(words)[1], layer(np.array([4, 5])))
 
 
+def test_only_half_steps_have_prefixes():
+    with pytest.raises(ValueError, match=r"need combine=\"interleave\". Received: combine='gate'"):
+        TwoComponentEmbedding(10, 3).embed_prefixes(np.array([[1, 2]]))
+    layer = TwoComponentEmbedding(10, 3, combine="interleave")  # not built
+    assert tuple(layer.embed_prefixes(np.array([[1, 2]])).shape) == (1, 3, 3)
+
+
 @pytest.mark.parametrize("dtype", ["uint32", "uint64"])
 def test_large_unsigned_ids_become_no_other_word(dtype):
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):

@@ -286,7 +286,7 @@ def test_a_composed_model_trains_on_the_same_path(rng, monkeypatch, has_padding)
     for path in ("keras", "auto"):
         words = keras.Input((None,), dtype="int32")
         x = TwoComponentEmbedding(V, 4, mask_zero=has_padding)(words[:, :-1])
-        x, _ = fused_recurrence.RecurrentStack(6, 2, "gru", recurrence_path=path)(x)
+        x = fused_recurrence.RecurrentStack(6, 2, "gru", recurrence_path=path)(x)
         softmax = TwoComponentSoftmax(V, mask_zero=has_padding)
         model = keras.Model(words, softmax(x, words[:, 1:]))
         model.compile(keras.optimizers.SGD(1.0), NegativeLogLikelihood())
@@ -299,3 +299,35 @@ def test_a_composed_model_trains_on_the_same_path(rng, monkeypatch, has_padding)
         model.loss_seen = model.fit(windows, windows[:, 1:], verbose=0).history["loss"]
     assert set(fused_paths) == {"auto"}
     assert_same_step(models)
+
+
+def test_states_have_the_compute_dtype_on_both_paths():
+    stack = fused_recurrence.RecurrentStack(6, return_state=True, dtype="mixed_float16")
+    for training in (False, True):
+        hidden, [states] = stack(np.ones((2, 3, 4)), training=training)
+        assert [x.dtype for x in (hidden, *states)] == [tf.float16] * 3
+    again, _ = stack(np.ones((2, 3, 4)), [states])
+    assert np.abs(np.asarray(again) - np.asarray(hidden)).max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2, 3, 6, 5), (2, 3, None)])
+def test_a_stack_needs_sequences_of_vectors(shape):
+    with pytest.raises(ValueError, match=r"must be \(B, L, D\), with a known D. Received"):
+        fused_recurrence.RecurrentStack(4)(keras.KerasTensor(shape))
+
+
+@pytest.mark.parametrize("num_states", [[2], [2, 1], [], None])
+def test_a_stack_refuses_states_of_other_layers(num_states):
+    stack = fused_recurrence.RecurrentStack(4, num_layers=2)
+    states = [[np.zeros((2, 4))] * count for count in num_states or []]
+    if num_states is None:
+        states = [np.zeros((2, 4))] * 2  # those of one LSTM
+    with pytest.raises(ValueError, match=r"2 list\(s\), one for each layer, of 2 state\(s\)"):
+        stack(np.zeros((2, 3, 5)), states)
+
+
+def test_a_stack_without_a_gradient_by_hand_stays_on_its_layers():
+    stack = fused_recurrence.RecurrentStack(4, recurrence_path="keras")
+    x = np.ones((2, 3, 5), "float32")
+    expected = np.asarray(stack(x))
+    assert np.array_equal(np.asarray(stack(x, training=True, fused=True)), expected)

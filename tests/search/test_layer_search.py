@@ -64,7 +64,7 @@ def test_the_best_of_all_words(make_network, arguments, k, rng):
     expected = expected.reshape(3, V)
     prefixes = embedding.embed_prefixes(texts)
     read_rows = make_reader(embedding, network, prefixes)
-    words, log_probs = softmax.next_words(network(prefixes)[:, -1], read_rows, k)
+    words, log_probs = softmax.next_words(network(prefixes)[:, -1], k, read_rows)
     assert words.dtype == np.int32
     assert log_probs.dtype == np.float64
     for found, values, of_all in zip(words, log_probs, expected, strict=True):
@@ -87,7 +87,7 @@ def test_as_the_model_does(mask_zero):
         before = [ops.take(state, texts, axis=0) for state in (hidden, memory)]
         return model.recurrent_layers[0].cell(vectors, before)[0]
 
-    words, log_probs = model.softmax.next_words(hidden, read_rows, k=7)
+    words, log_probs = model.softmax.next_words(hidden, 7, read_rows)
     expected_words, expected_log_probs = model.next_words(texts, k=7)
     assert np.array_equal(words, expected_words)
     assert log_probs == pytest.approx(expected_log_probs, abs=1e-5)
@@ -103,7 +103,7 @@ def test_few_rows_are_read(rng):
         read.append(list(zip(texts.tolist(), rows.tolist(), strict=True)))
         return rng.normal(size=(len(rows), 6))
 
-    words, _ = softmax.next_words(np.zeros((2, 6)), read_rows, k=3)
+    words, _ = softmax.next_words(np.zeros((2, 6)), 3, read_rows)
     assert (softmax.word_table.allocation.rows[words] == 4).all()
     assert read == [[(text, row) for text in (0, 1) for row in (4, 0, 1, 2)]]
 
@@ -112,16 +112,16 @@ def test_errors():
     _, softmax = make_layers()
     read_rows = make_reader(None, None, None)
     with pytest.raises(ValueError, match=r"`k` must be an integer in \[1, 43\].*k=44"):
-        softmax.next_words(np.zeros((2, 6)), read_rows, 44)
+        softmax.next_words(np.zeros((2, 6)), 44, read_rows)
     with pytest.raises(ValueError, match=r"`states`.*\(B, 6\).*\(2, 4, 6\).*states\[:, -1\]"):
-        softmax.next_words(np.zeros((2, 4, 6)), read_rows)
+        softmax.next_words(np.zeros((2, 4, 6)), 10, read_rows)
     with pytest.raises(ValueError, match=r"`read_rows\(texts, rows\)`.*\(8, 6\).*\(2, 6\)"):
-        softmax.next_words(np.zeros((2, 6)), lambda texts, rows: np.zeros((2, 6)))
+        softmax.next_words(np.zeros((2, 6)), 10, lambda texts, rows: np.zeros((2, 6)))
     with pytest.raises(ValueError, match="computes NaN"):
-        softmax.next_words(np.full((2, 6), np.nan), read_rows)
+        softmax.next_words(np.full((2, 6), np.nan), 10, read_rows)
     with pytest.raises(ValueError, match="must be built"):
-        TwoComponentSoftmax(10, row_reader=None).next_words(np.zeros((2, 6)), read_rows)
+        TwoComponentSoftmax(10, row_reader=None).next_words(np.zeros((2, 6)), 10, read_rows)
     with pytest.raises(ValueError, match="needs `read_rows`"):
         softmax.next_words(np.zeros((2, 6)))
     with pytest.raises(ValueError, match="takes no `read_rows`"):
-        TwoComponentSoftmax(10, row_reader="gated").next_words(np.zeros((2, 6)), read_rows)
+        TwoComponentSoftmax(10, row_reader="gated").next_words(np.zeros((2, 6)), 10, read_rows)
