@@ -89,7 +89,8 @@ def early_slots() -> Iterator[None]:
     TensorFlow traces a step that makes variables twice, which is half the time of a test that
     trains a model other than `LightRNNModel`. Keras makes them early under a strategy only.
     """
-    keras = sys.modules["keras"]
+    import keras
+
     make_train_function = keras.Model.make_train_function
 
     def make_slots_first(model: Any, force: bool = False) -> Any:
