@@ -295,21 +295,11 @@ class RecurrentStack(keras.layers.Layer):
             x = new_states[-1][0]
         return new_states
 
-    def compute_output_spec(
-        self,
-        x: Tensor,
-        initial_state: Tensor = None,
-        mask: Tensor = None,
-        training: bool | None = None,
-        fused: bool | None = None,
-    ) -> Any:
-        def make(*shape: Any) -> keras.KerasTensor:
-            return keras.KerasTensor(shape, dtype=self.compute_dtype)
-
-        hidden = make(*x.shape[:2], self.units)
+    def compute_output_shape(self, x_shape: Shape) -> Any:
+        hidden = (*x_shape[:2], self.units)
         if not self.return_state:
             return hidden
-        return hidden, [[make(x.shape[0], n) for n in sizes] for sizes in self.state_sizes]
+        return hidden, [[(x_shape[0], size) for size in sizes] for sizes in self.state_sizes]
 
     def compute_mask(self, x: Tensor, previous_mask: Tensor = None) -> Tensor:
         if not self.return_state:

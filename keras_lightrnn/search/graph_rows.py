@@ -22,12 +22,11 @@ _COST_OF_ORDER = 2
 # Of a table with at most so many cells, all are computed at once, unless the prediction is sharp:
 # to go on to less likely rows takes about as long.
 FEW_CELLS = 1 << 17
-# A prediction is sharp if the likeliest row is likelier than the row behind these by so many nats.
-# Then the best cells are mostly in these rows, which are expanded first. With a trained network
-# that recommends the best 20 of 43,098 items, the difference was 4.5 to 9.1 where they were, and
-# 2.1 to 4.3 where they were not. The limit is a little lower, because a vain attempt costs less
-# than a successful one saves.
-_ROWS_OF_SMALL_TABLE = 16
+# A prediction is sharp if the likeliest row is likelier by so many nats than the row behind those
+# that are expanded together. Then the best cells are mostly in these, which are expanded first.
+# With a trained network that recommends the best 20 of 43,098 items, the difference was 4.5 to 9.1
+# where they were, and 2.1 to 4.3 where they were not. The limit is a little lower, because a vain
+# attempt costs less than a successful one saves.
 _SHARP = 4.0
 # Cells of each text that are expanded together in order: their word vectors fit into a cache.
 _CELLS_AT_ONCE = 1 << 14
@@ -170,7 +169,7 @@ def _go_through_rows(
 
     in_order, of_rows = table.expand_alike, table.expand
     is_small = _is_small(table)
-    at_once = min(_ROWS_OF_SMALL_TABLE if is_small else ROWS_AT_ONCE, num_rows)
+    at_once = min(ROWS_AT_ONCE, num_rows)
     if of_rows is None or (is_small and at_once == num_rows):
         return tuple(add_all())
     falling, order = ops.top_k(row_log_probs, num_rows)

@@ -76,7 +76,7 @@ def test_the_error_of_a_wrong_id_names_the_id(word):
 
 def test_a_layer_has_a_table():
     with pytest.raises(ValueError, match="at least one word table"):
-        TwoComponentEmbedding([], 4, combine="interleave")
+        TwoComponentEmbedding([], 4)
 
 
 def test_is_int32_and_never_trained_under_any_policy():
