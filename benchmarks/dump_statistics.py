@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-from language_model import add_training_arguments, make_allocation, make_windows, read_splits
+from language_model import add_training_arguments, make_allocations, make_windows, read_splits
 
 from keras_lightrnn import LightRNNModel
 from keras_lightrnn.assignment import AssignmentStatus
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     keras.utils.set_random_seed(args.seed)
 
     splits, size = read_splits(args)
-    allocation = make_allocation(args.allocation, splits[0], size, args.seed)
+    [allocation] = make_allocations(args.allocation, splits[0], size, args.seed)
     model = LightRNNModel(
         allocation,
         embedding_dim=args.units,

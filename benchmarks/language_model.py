@@ -68,10 +68,13 @@ def make_windows(splits: list[np.ndarray], size: int, args: argparse.Namespace) 
     ]
 
 
-def make_allocation(first: str, train: np.ndarray, size: int, seed: int) -> Allocation:
+def make_allocations(
+    first: str, train: np.ndarray, size: int, seed: int, num_tables: int = 1
+) -> list[Allocation]:
+    """Return the first allocation of each table: from co-occurrences, or random."""
     if first == "cooccurrence":
-        return Allocation.from_cooccurrence(train, size, seed=seed)
-    return Allocation.random(size, seed=seed)
+        return Allocation.from_cooccurrence(train, size, seed=seed, num_tables=num_tables)
+    return [Allocation.random(size, seed=seed + 1_000 * table) for table in range(num_tables)]
 
 
 def make_light_rnn(

@@ -9,6 +9,9 @@ same seed, at the median time of a step (`--equal-steps` turns this off). Prints
 perplexity of every run, then mean and sample standard deviation over the seeds. Choose by
 validation; test is for the report. With Penn Treebank on two cores, one epoch of one run takes
 about a minute.
+
+With `--row-reading reader` the model takes one step a word, with `--num-tables 2` it has two
+tables, each of which takes part in one round of `--max-rounds 2`.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from language_model import (
     add_arguments,
     compile_model,
     describe,
-    make_allocation,
+    make_allocations,
     make_light_rnn,
     make_windows,
     read_splits,
@@ -54,6 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--objectives", nargs="+", default=list(_OBJECTIVES), choices=_OBJECTIVES)
     parser.add_argument("--every", default="600", help="steps, or epoch or plateau")
     parser.add_argument("--max-rounds", type=int, default=1)
+    parser.add_argument("--row-reading", choices=("recurrence", "reader"), default="recurrence")
+    parser.add_argument("--num-tables", type=int, default=1)
     parser.add_argument(
         "--equal-steps", action="store_true", help="no extra steps for the time of rounds"
     )
@@ -72,16 +77,16 @@ def make_callbacks(objective: str, args: argparse.Namespace, train: Any, size: i
 
 def train_once(
     splits: list[np.ndarray],
-    allocation: Allocation,
+    allocations: list[Allocation],
     objective: str,
     seed: int,
     num_more_steps: float,
     args: argparse.Namespace,
 ) -> tuple[float, float, float]:
     """Return validation and test perplexity after the last epoch, and the rounds' cost in steps."""
-    train, size = splits[0], allocation.vocabulary_size
+    train, size = splits[0], allocations[0].vocabulary_size
     keras.utils.set_random_seed(seed)
-    model = make_light_rnn(allocation, train, args.word_dim, args)
+    model = make_light_rnn(allocations, train, args.word_dim, args, args.row_reading)
     windows = make_windows(splits, size, args)
     steps_per_epoch = len(windows[0]) + math.ceil(num_more_steps / args.epochs)
     compile_model(model, steps_per_epoch * args.epochs, args)
@@ -124,13 +129,13 @@ def main(argv: Sequence[str] | None = None) -> dict[tuple[str, str], list[tuple[
     for first in args.allocations:
         for seed in args.seeds:
             start = time.perf_counter()
-            allocation = make_allocation(first, splits[0], size, seed)
+            allocations = make_allocations(first, splits[0], size, seed, args.num_tables)
             print(f"{first}, seed {seed}: made in {time.perf_counter() - start:.1f} s", flush=True)
             num_more_steps = 0.0
             for objective in objectives:
                 is_longer = objective == "none" and not args.equal_steps
                 valid, test, round_steps = train_once(
-                    splits, allocation, objective, seed, num_more_steps if is_longer else 0, args
+                    splits, allocations, objective, seed, num_more_steps if is_longer else 0, args
                 )
                 num_more_steps = max(num_more_steps, round_steps)
                 results[first, objective].append((valid, test))

@@ -52,6 +52,17 @@ def test_reallocation(text, capsys):
     assert all(4 < perplexity < 20 for [run] in results.values() for perplexity in run)
 
 
+def test_reallocation_of_two_tables(text, capsys):
+    results = load_script("benchmarks/reallocation.py").main(
+        [*text, *OPTIONS, "--row-reading", "reader", "--num-tables", "2", "--max-rounds", "2"]
+        + ["--every", "4", "--objectives", "similarity", "--allocations", "random"]
+    )
+    assert list(results) == [("random", "similarity")]
+    printed = capsys.readouterr().out
+    assert "reallocation round 1, table 0: " in printed
+    assert "reallocation round 2, table 1: " in printed
+
+
 def test_requests(capsys):
     arguments = ["--requests", "--vocabulary-size", "50", "--units", "4", "--rounds", "1"]
     results = load_script("benchmarks/inference.py").main(arguments)
