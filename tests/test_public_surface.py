@@ -103,7 +103,7 @@ SURFACE = {
         "get_recurrence",
         "register_recurrence",
     ],
-    "keras_lightrnn.search": ["StepNetwork", "generate"],
+    "keras_lightrnn.search": ["NeuralCache", "StepNetwork", "generate"],
     "keras_lightrnn.serving": ["ServingLimits", "export_litert", "export_saved_model"],
     "keras_lightrnn.visualization": ["export_table_image", "export_table_page"],
 }

@@ -33,7 +33,7 @@ from keras_lightrnn.ops.word_ids import cast_word_ids
 from keras_lightrnn.recurrence.kinds import get_recurrence
 from keras_lightrnn.recurrence.networks import HalfStepNetwork, WordStepNetwork
 from keras_lightrnn.recurrence.stack import RecurrentStack, is_fused
-from keras_lightrnn.search import decoding, scoring
+from keras_lightrnn.search import NeuralCache, decoding, scoring
 from keras_lightrnn.search.predictor import Predictor, make_predictor
 from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
 
@@ -372,20 +372,26 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
 
     # Using the trained model. These start from the zero state and leave the carried one alone.
 
-    def score(self, words: WordIds, batch_size: int = 32) -> np.ndarray:
+    def score(
+        self, words: WordIds, batch_size: int = 32, cache: NeuralCache | None = None
+    ) -> np.ndarray:
         """Return the log-probability of every word but the first, given those before it.
 
         Args:
             words: Word ids `(N,)`, or sequences of one length `(B, N)`, `N >= 2`.
             batch_size: Integer, the number of sequences that are scored at a time. Defaults to 32.
+            cache: `keras_lightrnn.search.NeuralCache`, which makes the words of a sequence likelier
+                later in it. Then a sequence may be a whole text. Defaults to `None`.
 
         Returns:
             `(N - 1,)` or `(B, N - 1)` float32, in nats. With `mask_zero=True`, the values for
             padding (word 0) have no meaning.
         """
-        return scoring.score(self._get_predictor(), words, batch_size)
+        return scoring.score(self._get_predictor(), words, batch_size, cache)
 
-    def word_log_probs(self, prefix: WordIds, mask: Tensor = None) -> np.ndarray:
+    def word_log_probs(
+        self, prefix: WordIds, mask: Tensor = None, cache: NeuralCache | None = None
+    ) -> np.ndarray:
         """Return the log-probabilities of all next words, `(V,)` or `(B, V)` float64.
 
         This reads every row; `next_words` reads only a few to find the best words.
@@ -393,11 +399,16 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         Args:
             prefix: As in `next_words`.
             mask: As in `next_words`.
+            cache: As in `next_words`.
         """
-        return scoring.word_log_probs(self._get_predictor(), prefix, mask)
+        return scoring.word_log_probs(self._get_predictor(), prefix, mask, cache)
 
     def next_words(
-        self, prefix: WordIds, k: int = 10, mask: Tensor = None
+        self,
+        prefix: WordIds,
+        k: int = 10,
+        mask: Tensor = None,
+        cache: NeuralCache | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the exact `k` likeliest next words and their log-probabilities.
 
@@ -411,12 +422,14 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             k: Integer in `[1, V]`. Defaults to 10.
             mask: Boolean, of the shape of `prefix`, false for padding, which may be at any position
                 and changes nothing. Defaults to `None`.
+            cache: `keras_lightrnn.search.NeuralCache`, which makes the words of a prefix likelier.
+                All words are computed. Defaults to `None`.
 
         Returns:
             Word ids, int32, and log-probabilities in nats, float64, `(k,)` or `(B, k)` each, best
             first; ties go to the smaller id.
         """
-        return scoring.next_words(self._get_predictor(), prefix, k, mask)
+        return scoring.next_words(self._get_predictor(), prefix, k, mask, cache)
 
     def generate(
         self,

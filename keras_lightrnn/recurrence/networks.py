@@ -73,6 +73,10 @@ class WordNetwork(abc.ABC):
     def _cut_windows(self, words: WordIds) -> WordIds:
         """Return the words of windows `(B, T + 1)` that the embedding reads."""
 
+    def get_word_states(self, states: Tensor) -> Tensor:
+        """Return those states of `run_windows` that precede the words 1..T, `(B, T, H)`."""
+        return states
+
     # The steps of `keras_lightrnn.search.StepNetwork`.
 
     def start(
@@ -140,6 +144,9 @@ class HalfStepNetwork(WordNetwork):
 
     def _cut_windows(self, words: WordIds) -> WordIds:
         return words
+
+    def get_word_states(self, states: Tensor) -> Tensor:
+        return states[:, ::2]
 
     def _run_prefixes(self, words: WordIds, lengths: Tensor | None) -> States:
         half_steps = self.embedding.embed_prefixes(words)

@@ -71,6 +71,14 @@ class Predictor(abc.ABC):
         states, _ = self.network.run_windows(words, training=False, fused=True)
         return self.softmax(states, words[:, 1:], training=False, fused=True)
 
+    def read_windows(self, words: WordIds, states: Cache) -> tuple[Tensor, Tensor, Cache]:
+        """Return the states `(B, N - 1, H)` before the words 1..N-1 of sequences, the
+        log-probabilities of these words, and the states to go on with.
+        """
+        hidden, states = self.network.run_windows(words, states, training=False)
+        log_probs = self.softmax(hidden, words[:, 1:], training=False)
+        return self.network.get_word_states(hidden), log_probs, states
+
     def read_prefixes(
         self,
         words: WordIds,

@@ -1,0 +1,161 @@
+"""The neural cache: its formula, and models that use it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from keras_lightrnn import Allocation, LightRNNModel
+from keras_lightrnn.search import NeuralCache, scoring
+
+V = 30
+CACHE = NeuralCache(weight=0.4, sharpness=3.0, horizon=5.0, size=6)
+
+
+def compute_by_formula(states, words, t, cache):
+    """Return the cache's probability of each word `t` would be, and its share."""
+    first = max(t - cache.size, 0)
+    probs = np.zeros(V)
+    for i in range(first, t):
+        norms = np.linalg.norm(states[t]) * np.linalg.norm(states[i])
+        cosine = states[t] @ states[i] / norms
+        probs[words[i]] += math.exp(cache.sharpness * cosine - (t - i) / cache.horizon)
+    share = cache.weight * (1 - math.exp(-(t - first) / cache.horizon))
+    return probs / max(probs.sum(), 1e-300), share
+
+
+@pytest.mark.parametrize("size", [1, 6, 600])
+def test_mix_is_the_formula(size, monkeypatch):
+    monkeypatch.setattr("keras_lightrnn.search.neural_cache._WORDS_AT_ONCE", 7)
+    cache = NeuralCache(weight=0.4, sharpness=3.0, horizon=5.0, size=size)
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(2, 20, 4))
+    words = rng.integers(5, size=(2, 20))
+    log_probs = np.log(rng.uniform(0.01, 0.9, size=(2, 20)))
+    mixed = cache.mix(states, words, log_probs)
+    assert mixed.dtype == np.float32
+    for text in range(2):
+        for t in range(20):
+            probs, share = compute_by_formula(states[text], words[text], t, cache)
+            expected = (1 - share) * np.exp(log_probs[text, t]) + share * probs[words[text, t]]
+            np.testing.assert_allclose(np.exp(mixed[text, t]), expected, rtol=1e-5)
+    np.testing.assert_array_equal(cache.mix(states[1], words[1], log_probs[1]), mixed[1])
+
+
+def test_masked_words_are_not_remembered():
+    rng = np.random.default_rng(1)
+    states, words = rng.normal(size=(12, 3)), rng.integers(4, size=12)
+    log_probs = np.log(rng.uniform(0.1, 0.9, size=12))
+    mask = np.arange(12) % 3 != 1
+    mixed = CACHE.mix(states, words, log_probs, mask)
+    alone = CACHE.mix(states[mask], words[mask], log_probs[mask])
+    np.testing.assert_allclose(mixed[mask], alone, rtol=1e-6)
+    np.testing.assert_allclose(mixed[~mask], log_probs[~mask], rtol=1e-6)
+
+
+def test_extreme_arguments_change_no_total():
+    """A sharp cache with a short horizon must not lose probability by underflow."""
+    states, words = np.eye(4, dtype="float32"), np.array([2, 2, 2, 2])
+    cache = NeuralCache(weight=0.5, sharpness=1e4, horizon=1e-3, size=1)
+    mixed = cache.mix(states, words, np.log(np.full(4, 0.1)))
+    np.testing.assert_allclose(np.exp(mixed), [0.1, 0.55, 0.55, 0.55], rtol=1e-5)
+    zeros = cache.mix(np.zeros((4, 4)), words, np.log(np.full(4, 0.1)))  # no direction
+    np.testing.assert_allclose(np.exp(zeros), [0.1, 0.55, 0.55, 0.55], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight": 1.0}, r"`weight` must be a number in \[0, 1\). Received: weight=1.0"),
+        ({"weight": "all"}, "`weight` must be a number"),
+        ({"sharpness": -1}, "`sharpness` must be a finite number that is not negative. Received"),
+        ({"horizon": 0}, "`horizon` must be a finite number that is positive. Received: horizon=0"),
+        ({"horizon": math.nan}, "`horizon` must be"),
+        ({"size": 0}, "`size` must be a positive integer"),
+    ],
+)
+def test_arguments_are_checked(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        NeuralCache(**arguments)
+
+
+def test_shapes_are_checked():
+    message = r"one state, .*Received: states.shape=\(3, 2\), words.shape=\(4,\)"
+    with pytest.raises(ValueError, match=message):
+        NeuralCache().mix(np.zeros((3, 2)), np.zeros(4, int), np.zeros(4))
+
+
+MODELS = {
+    "half-steps": {"row_reading": "recurrence"},
+    "reader": {"num_layers": 2, "recurrence": "gru"},
+    "padding": {"mask_zero": True, "word_bias": "counts"},
+    "two tables": {"num_tables": 2},
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request):
+    options = dict(MODELS[request.param])
+    tables = [Allocation.random(V, seed=i) for i in range(options.pop("num_tables", 1))]
+    model = LightRNNModel(tables if len(tables) > 1 else tables[0], 6, 5, **options)
+    model.build((None, None))
+    if options.get("word_bias"):
+        model.assign_word_counts(np.arange(1, V + 1))
+    rng = np.random.default_rng(0)
+    for weight in model.trainable_weights:  # so that states depend on words
+        weight.assign(rng.normal(scale=0.5, size=weight.shape))
+    return model
+
+
+PREFIXES = [[3, 7, 7, 12, 3, 9, 3], [4, 4], [11]]
+
+
+def test_scores_are_the_distribution_of_next_words(model):
+    """`score` of a continued text and `word_log_probs` of the text are the same function."""
+    log_probs = model.word_log_probs(PREFIXES, cache=CACHE)
+    assert log_probs.shape == (3, V)
+    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, rtol=1e-5)
+    for prefix, expected in zip(PREFIXES, log_probs, strict=True):
+        alone = model.word_log_probs(np.array(prefix), cache=CACHE)
+        np.testing.assert_allclose(alone, expected, rtol=1e-4)
+        words = np.arange(1, V)
+        texts = np.array([[*prefix, word] for word in words])
+        scores = model.score(texts, batch_size=8, cache=CACHE)[:, -1]
+        np.testing.assert_allclose(scores, expected[1:], rtol=1e-4)
+    plain = model.word_log_probs(PREFIXES)
+    is_repeated = np.isin(np.arange(V), PREFIXES[0][1:])  # the first word has no state before it
+    assert (log_probs[0] < plain[0])[~is_repeated].all()
+    assert (log_probs[0] > plain[0])[is_repeated].any()
+
+
+def test_next_words_are_the_best_of_all_words(model):
+    words, log_probs = model.next_words(PREFIXES, k=4, cache=CACHE)
+    everything = model.word_log_probs(PREFIXES, cache=CACHE)
+    if model.mask_zero:
+        everything[:, 0] = -np.inf
+    np.testing.assert_array_equal(words, np.argsort(-everything, axis=1, kind="stable")[:, :4])
+    np.testing.assert_allclose(log_probs, np.take_along_axis(everything, words, 1), rtol=1e-6)
+    words, log_probs = model.next_words(np.array(PREFIXES[0]), k=V - model.mask_zero, cache=CACHE)
+    assert sorted(words) == list(range(int(model.mask_zero), V))
+
+
+def test_a_text_is_read_in_parts(model, monkeypatch):
+    text = np.random.default_rng(0).integers(1, V, size=(2, 23))
+    whole = model.score(text, cache=CACHE)
+    assert whole.shape == (2, 22)
+    monkeypatch.setattr(scoring, "_WORDS_AT_ONCE", 4)
+    np.testing.assert_allclose(model.score(text, cache=CACHE), whole, rtol=1e-4)
+    np.testing.assert_allclose(model.score(text[0], cache=CACHE), whole[0], rtol=1e-4)
+    nothing = NeuralCache(weight=0)
+    np.testing.assert_allclose(model.score(text, cache=nothing), model.score(text), rtol=1e-4)
+    by_parts = model.word_log_probs(text, cache=CACHE)
+    monkeypatch.undo()
+    np.testing.assert_allclose(by_parts, model.word_log_probs(text, cache=CACHE), rtol=1e-4)
+
+
+def test_a_text_that_repeats_itself_is_likelier(model):
+    part = np.random.default_rng(2).integers(1, V, size=40)
+    text = np.concatenate([part, part])
+    cache = NeuralCache(weight=0.3, sharpness=12.0)
+    gain = (model.score(text, cache=cache) - model.score(text))[40:].mean()
+    assert gain > 0.05
