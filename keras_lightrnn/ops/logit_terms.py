@@ -201,18 +201,18 @@ class VectorTerm(LogitTerm):
         vectors = _round(look_up(self.weight, ops.clip(words, 0, size - 1)), dtype)
         logits = ops.matmul(self.queries, ops.swapaxes(vectors, -1, -2))  # (..., M, C)
         # There are fewer logits than numbers in the vectors, which `lay_out` sets to zero.
-        return self._zero_missing(logits, words)
+        has_vector = ops.logical_and(words >= 0, words < size)
+        return ops.where(ops.expand_dims(has_vector, -2), logits, 0.0)
 
     def compute_all_logits(self, cells: Tensor, words: WordIds, dtype: str = "float32") -> Tensor:
         vectors = _round(order_by_cell(self.weight, cells, words), dtype)  # (R, C, K)
-        logits = ops.einsum("brmk,rck->brmc", self.queries, vectors)
-        is_full = self.weight.shape[0] == words.shape[0] * words.shape[1]
-        return logits if is_full else self._zero_missing(logits, words)
-
-    def _zero_missing(self, logits: Tensor, words: WordIds) -> Tensor:
-        """Return the logits `(..., M, C)` with zeros for words `(..., C)` without a vector."""
-        has_vector = ops.logical_and(words >= 0, words < self.weight.shape[0])
-        return ops.where(ops.expand_dims(has_vector, -2), logits, 0.0)
+        num_rows, num_components, size = self.queries.shape[1:]
+        # One product for each row, of all texts together.
+        queries = ops.transpose(self.queries, (1, 0, 2, 3))  # (R, B, M, K)
+        queries = ops.reshape(queries, (num_rows, -1, size))
+        logits = ops.matmul(queries, ops.swapaxes(vectors, 1, 2))  # (R, B M, C)
+        logits = ops.reshape(logits, (num_rows, -1, num_components, words.shape[1]))
+        return ops.transpose(logits, (1, 0, 2, 3))
 
 
 def _round(x: Tensor, dtype: str) -> Tensor:

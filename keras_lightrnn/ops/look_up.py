@@ -32,38 +32,56 @@ def look_up(table: Tensor, indices: Tensor) -> Tensor:
 
 
 def order_by_cell(values: Tensor, cells: Tensor, words: WordIds) -> Tensor:
-    """Return the entry of the word in each cell of a table; in other cells, anything.
+    """Return the entry of the word in each cell of a table, and zeros in other cells.
 
     On TensorFlow outside of XLA, entries are read in order and written to their cells, which takes
     a fifth of the time of a look-up from large tables: a read out of order waits for its memory.
 
     Args:
-        values: `(N, ...)`, the entries of the words `0 .. N - 1`.
+        values: `(N,)` or `(N, K)`, the entries of the words `0 .. N - 1`.
         cells: `(V,)` int32, the cell of each word.
         words: `(R, C)` int32, the word in each cell, -1 in empty cells.
 
     Returns:
-        `(R, C, ...)`.
+        `(R, C)` or `(R, C, K)`.
 
     Example:
 
     >>> import numpy as np
     >>> values = np.float32([[5], [7]])
     >>> ordered = order_by_cell(values, np.int32([3, 1]), np.int32([[-1, 1], [-1, 0]]))
-    >>> np.asarray(ordered)[:, 1].tolist()
-    [[7.0], [5.0]]
+    >>> np.asarray(ordered).tolist()
+    [[[0.0], [7.0]], [[0.0], [5.0]]]
     """
-    size = values.shape[0]
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    if keras.backend.backend() == "tensorflow" and not is_compiled_by_xla():
+        return _write_to_cells(values, cells, words)  # XLA needs to know the cells to do this
+    if len(values.shape) == 1:
+        return ops.squeeze(look_up_word_vectors(ops.expand_dims(values, 1), words), -1)
+    return look_up_word_vectors(values, words)
 
-        if not is_compiled_by_xla():  # which needs to know the cells to do this
-            num_cells = words.shape[0] * words.shape[1]
-            values = tf.convert_to_tensor(values)
-            last = tf.zeros_like(values[:1])  # so that no cell is missing behind the last word
-            ordered = tf.dynamic_stitch([[num_cells - 1], cells[:size]], [last, values])
-            return tf.reshape(ordered, (*words.shape, *values.shape[1:]))
-    return look_up(values, ops.clip(words, 0, size - 1))
+
+def _write_to_cells(values: Tensor, cells: Tensor, words: WordIds) -> Tensor:
+    import tensorflow as tf
+
+    values = tf.convert_to_tensor(values)
+    cells = tf.convert_to_tensor(cells)[: values.shape[0]]
+    if values.shape.rank == 1:
+        num_cells = words.shape[0] * words.shape[1]
+        zero = tf.zeros((), values.dtype)
+        ordered = tf.raw_ops.SparseToDense(
+            sparse_indices=cells,
+            output_shape=[num_cells],
+            sparse_values=values,
+            default_value=zero,
+            validate_indices=False,  # they need not be sorted
+        )
+    else:
+        flat = tf.reshape(words, [-1])
+        is_other = tf.logical_or(flat < 0, flat >= values.shape[0])
+        others = tf.cast(tf.where(is_other)[:, 0], tf.int32)
+        zeros = tf.zeros([tf.shape(others)[0], values.shape[1]], values.dtype)
+        ordered = tf.dynamic_stitch([cells, others], [values, zeros])
+    return tf.reshape(ordered, (*words.shape, *values.shape[1:]))
 
 
 def look_up_word_vectors(vectors: Tensor, words: WordIds) -> Tensor:

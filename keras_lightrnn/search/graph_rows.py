@@ -50,10 +50,12 @@ class GraphTable(NamedTuple):
         expand: `rows (B, n) int32 -> (B, n, C)` float32, the log-probabilities of columns given
             these rows of each text. At least -1e38, and minus infinity for cells that are never
             answered. `None` if all cells are computed together.
-        expand_all: `() -> (B, R, C)` float32, the log-probabilities of all cells. `None` if that
-            costs no less for each row than `expand`.
+        expand_all: `() -> (B, R, C)` float32, the log-probabilities of all cells; anything in cells
+            without a word. `None` if that costs no less for each row than `expand`.
         expand_alike: `rows (n,) int32 -> (B, n, C)`, as `expand` for the same rows of all texts.
             `None` likewise.
+        mark: From a result of `expand_all` to the same with at least -1e38, and minus infinity for
+            cells that are never answered. `None` if the result is so already.
     """
 
     row_log_probs: Tensor
@@ -61,6 +63,13 @@ class GraphTable(NamedTuple):
     expand: Callable[[Any], Any] | None
     expand_all: Callable[[], Any] | None
     expand_alike: Callable[[Any], Any] | None
+    mark: Callable[[Any], Any] | None = None
+
+    def compute_all(self) -> Any:
+        """Return the marked log-probabilities of all cells, `(B, R, C)`."""
+        assert self.expand_all is not None
+        joint = self.expand_all()
+        return joint if self.mark is None else self.mark(joint)
 
 
 def choose_block_size(
@@ -163,9 +172,8 @@ def _go_through_rows(
         excluded_rows = ops.maximum(excluded, 0) // num_columns
 
     def add_all() -> list[Any]:
-        assert table.expand_all is not None
         exclusion = None if columns is None else Exclusion(ops, excluded_rows, columns)
-        return list(add(start, list_rows(ops, row_log_probs), table.expand_all(), exclusion))
+        return list(add(start, list_rows(ops, row_log_probs), table.compute_all(), exclusion))
 
     in_order, of_rows = table.expand_alike, table.expand
     is_small = _is_small(table)
@@ -250,9 +258,8 @@ def find_ranks(
     num_columns = table.num_columns
     rows, columns = (ops.expand_dims(x, 1) for x in (cells // num_columns, cells % num_columns))
     if _is_small(table):
-        assert table.expand_all is not None
-        joint = table.expand_all()
-        table = table._replace(expand=None, expand_all=lambda: joint)
+        joint = table.compute_all()
+        table = table._replace(expand=None, expand_all=lambda: joint, mark=None)
         flat = ops.reshape(joint, (-1, joint.shape[1] * num_columns))
         log_probs = ops.take_along_axis(flat, ops.expand_dims(cells, 1), axis=1)  # (B, 1)
     else:

@@ -173,7 +173,7 @@ def _make_table(softmax: Any, row_log_probs: Tensor, context: list[Any]) -> Grap
     def expand_all() -> Any:
         of_all = read(list_rows(operations, row_log_probs))
         log_probs = ops.log_softmax(softmax.compute_all_column_logits(of_all))  # (B, R, M, C)
-        return finish(join(operations, row_log_probs, add_components(log_probs)))
+        return join(operations, row_log_probs, add_components(log_probs))
 
     def expand_alike(rows: Tensor) -> Any:
         rows = ops.expand_dims(rows, 0)  # (1, n): words are looked up once for all texts
@@ -185,6 +185,7 @@ def _make_table(softmax: Any, row_log_probs: Tensor, context: list[Any]) -> Grap
         lambda rows: expand(rows, rows),
         expand_all,
         expand_alike,
+        finish,
     )
 
 

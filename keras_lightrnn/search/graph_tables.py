@@ -43,7 +43,6 @@ def find_best_of_tables(
     k: Tensor,
     excluded: Tensor = None,
     get_order: Callable[[Any], Any] | None = None,
-    places: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the `k` likeliest words of each text by the sum over tables, exactly.
 
@@ -59,24 +58,24 @@ def find_best_of_tables(
         k: Integer, or on TensorFlow an int32 scalar.
         excluded: `(B, E)` int32, words that are not answered, -1 for none; or `None`.
         get_order: Returns numbers of words, of the same shape: of equally likely words those with
-            lesser numbers come first. `None` for the ids.
-        places: For each further table, the cell there of the word in each cell of the first table,
-            `(R C,)` int32, anything for empty cells. `None` if they are not known.
+            lesser numbers come first. `None` for the ids. If it is given, words are numbered by
+            their cells in the first table.
 
     Returns:
         Words `(B, k)` int32 and their log-probabilities `(B, k)` float32, best first, of equal
         words the lesser ids first. -1 and minus infinity where fewer than `k` words may be
         answered. The log-probabilities of a text are NaN if those of its rows are.
     """
-    first, row_log_probs = word_tables[0], tables[0].row_log_probs
-    get_words = _make_get_words(ops, first)
-    get_number = get_words if get_order is None else lambda cells: get_order(get_words(cells))
-    merged = _merge(ops, tables, word_tables, places)
-    excluded_cells = _find_cells(ops, first, excluded)
+    row_log_probs = tables[0].row_log_probs
+    if len(tables) == 1:
+        get_words = _make_get_words(ops, word_tables[0])
+        excluded = _find_cells(ops, word_tables[0], excluded)
+        cells, best = select_best_cells(ops, tables[0], k, excluded, get_words)
+        return mark_best(ops, get_words(cells), best, row_log_probs)
 
     def search_all_words() -> list[Any]:
-        cells, best = select_best_cells(ops, merged, k, excluded_cells, get_number)
-        return [get_words(cells), best]
+        merged = _merge(ops, tables, word_tables, get_order is not None)
+        return list(select_best_cells(ops, merged, k, excluded, get_order or _get_itself))
 
     def search_likeliest_rows(size: int) -> list[Any]:
         found, bounds = _find_likely_words(ops, tables, word_tables, size, k, excluded)
@@ -86,7 +85,7 @@ def find_best_of_tables(
     sizes = list_sizes([table.row_log_probs.shape[1] for table in tables])
     if isinstance(k, int):
         sizes = [size for size in sizes if k <= size]
-    if len(tables) == 1 or not sizes:
+    if not sizes:
         words, best = search_all_words()
         return mark_best(ops, words, best, row_log_probs)
     if isinstance(k, int):
@@ -126,11 +125,12 @@ def find_ranks_of_tables(
     excluded: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Return the ranks of words `(B,)` and their log-probabilities; see `find_best_of_tables`."""
-    first = word_tables[0]
-    cells = ops.take(first.cells, targets, axis=0)
-    excluded = _find_cells(ops, first, excluded)
-    merged = _merge(ops, tables, word_tables)
-    return find_ranks(ops, merged, cells, excluded, _make_get_words(ops, first))
+    if len(tables) > 1:
+        return find_ranks(ops, _merge(ops, tables, word_tables), targets, excluded, _get_itself)
+    [word_table] = word_tables
+    cells = ops.take(word_table.cells, targets, axis=0)
+    excluded = _find_cells(ops, word_table, excluded)
+    return find_ranks(ops, tables[0], cells, excluded, _make_get_words(ops, word_table))
 
 
 def _find_cells(ops: Any, word_table: Any, words: WordIds) -> Any:
@@ -146,39 +146,50 @@ def _make_get_words(ops: Any, word_table: Any) -> Callable[[Any], Any]:
     return lambda cells: ops.take(words, ops.maximum(cells, 0), axis=0)
 
 
+def _get_itself(word: Any) -> Any:
+    return word
+
+
 def _merge(
     ops: Any,
     tables: Sequence[GraphTable],
     word_tables: Sequence[Any],
-    places: Sequence[Tensor] | None = None,
+    is_by_cell: bool = False,
 ) -> GraphTable:
-    """Return one table of the cells of the first, whose words have their shares of all tables."""
-    if len(tables) == 1:
-        return tables[0]
+    """Return one table of the shape of the first, whose cell `w` has the sum over tables of word `w`.
 
+    Args:
+        ops: As in `find_best_of_tables`.
+        tables: As in `find_best_of_tables`.
+        word_tables: As in `find_best_of_tables`.
+        is_by_cell: Boolean, whether words are cells of the first table already.
+    """
     row_log_probs, num_columns = tables[0].row_log_probs, tables[0].num_columns
+    num_cells = row_log_probs.shape[1] * num_columns
 
     def expand_all() -> Any:
-        cells_of = places
-        if cells_of is None:
-            first, *others = word_tables
-            words = ops.maximum(ops.reshape(ops.convert_to_tensor(first.words), (-1,)), 0)
-            cells_of = [ops.take(other.cells, words, axis=0) for other in others]
-        of_first = total = _compute_all_cells(ops, tables[0])
-        for table, cells in zip(tables[1:], cells_of, strict=True):
-            of_table = _compute_all_cells(ops, table)
-            # Of all texts together, which takes a third of the time of one text after the other.
-            of_table = ops.transpose(ops.take(ops.transpose(of_table), cells, axis=0))
-            total = ops.logaddexp(total, of_table)
-        # NaN stays NaN.
-        total = ops.where(of_first == -np.inf, of_first, ops.maximum(total, LEAST))
-        return ops.reshape(total, (-1, row_log_probs.shape[1], num_columns))
+        total = None
+        for table, word_table in zip(tables, word_tables, strict=True):
+            # Words of all texts together, which takes a third of the time of one text after the
+            # other.
+            log_probs = ops.transpose(_compute_all_cells(ops, table))  # (R C, B)
+            if total is not None or not is_by_cell:
+                log_probs = ops.take(log_probs, word_table.cells, axis=0)  # (V, B)
+            total = log_probs if total is None else ops.logaddexp(total, log_probs)
+        total = ops.maximum(total, LEAST)  # NaN stays NaN
+        if is_by_cell:
+            is_empty = ops.reshape(word_tables[0].words, (-1, 1)) < 0
+            total = ops.where(is_empty, -np.inf, total)
+        elif total.shape[0] < num_cells:
+            missing = num_cells - total.shape[0]
+            total = ops.pad(total, [[0, missing], [0, 0]], constant_values=-np.inf)
+        return ops.reshape(ops.transpose(total), (-1, row_log_probs.shape[1], num_columns))
 
     return GraphTable(row_log_probs, num_columns, None, expand_all, None)
 
 
 def _compute_all_cells(ops: Any, table: GraphTable) -> Any:
-    """Return the log-probabilities of all cells, `(B, R C)`."""
+    """Return the log-probabilities of all cells, `(B, R C)`, anything in empty ones."""
     assert table.expand_all is not None  # several tables have row readers
     num_cells = table.row_log_probs.shape[1] * table.num_columns
     return ops.reshape(table.expand_all(), (-1, num_cells))

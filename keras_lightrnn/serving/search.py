@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -114,9 +115,7 @@ def _find_best_in_block(
         tables.append(_make_reader_table(of_table, *predicted))
         word_tables.append(softmax.get_word_table(index))
     # Cells of the first table identify the words.
-    return find_best_of_tables(
-        tensorflow_operations, tables, word_tables, k, excluded, get_words, softmax.cells[1:]
-    )
+    return find_best_of_tables(tensorflow_operations, tables, word_tables, k, excluded, get_words)
 
 
 def _make_reader_table(
@@ -168,13 +167,14 @@ def _make_table(
 
     def expand_all() -> tf.Tensor:
         assert expand_all_rows is not None
-        joint = graph_rows.join(tensorflow_operations, row_log_probs, expand_all_rows())
-        return mark(joint, tf.range(softmax.num_rows))
+        return graph_rows.join(tensorflow_operations, row_log_probs, expand_all_rows())
 
     if softmax.has_impossible_words:
         row_log_probs = tf.maximum(row_log_probs, LEAST)
-    in_order = (None, None) if expand_all_rows is None else (expand_all, expand_alike)
-    return GraphTable(row_log_probs, num_columns, expand, *in_order)
+    if expand_all_rows is None:
+        return GraphTable(row_log_probs, num_columns, expand, None, None)
+    mark_all = functools.partial(mark, rows=tf.range(softmax.num_rows))
+    return GraphTable(row_log_probs, num_columns, expand, expand_all, expand_alike, mark_all)
 
 
 def generate_cells(
