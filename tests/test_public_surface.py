@@ -140,7 +140,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reallocation": {"_internal", "assignment", "clustering", "table"},
     "recurrence": {"_internal", "ops"},
     "search": {"_internal", "ops", "recurrence"},
-    "serving": {"_internal", "data", "layers", "models", "search", "table"},
+    "serving": {"_internal", "data", "layers", "models", "ops", "search", "table"},
     "table": {"_internal", "ops"},
     "visualization": {"_internal", "table"},
 }

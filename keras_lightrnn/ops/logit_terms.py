@@ -9,6 +9,7 @@ from keras import ops
 from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.ops.log_probs import EMPTY_CELL_LOGIT, compute_bias_table
 from keras_lightrnn.ops.look_up import look_up, look_up_word_vectors, order_by_cell
+from keras_lightrnn.ops.products import multiply_by_row
 
 
 class LogitTerm(abc.ABC):
@@ -206,13 +207,7 @@ class VectorTerm(LogitTerm):
 
     def compute_all_logits(self, cells: Tensor, words: WordIds, dtype: str = "float32") -> Tensor:
         vectors = _round(order_by_cell(self.weight, cells, words), dtype)  # (R, C, K)
-        num_rows, num_components, size = self.queries.shape[1:]
-        # One product for each row, of all texts together.
-        queries = ops.transpose(self.queries, (1, 0, 2, 3))  # (R, B, M, K)
-        queries = ops.reshape(queries, (num_rows, -1, size))
-        logits = ops.matmul(queries, ops.swapaxes(vectors, 1, 2))  # (R, B M, C)
-        logits = ops.reshape(logits, (num_rows, -1, num_components, words.shape[1]))
-        return ops.transpose(logits, (1, 0, 2, 3))
+        return multiply_by_row(ops, self.queries, vectors)
 
 
 def _round(x: Tensor, dtype: str) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -30,6 +32,33 @@ def project(x: Tensor, kernel: Tensor) -> Tensor:
     """
     product = ops.matmul(ops.reshape(x, (-1, kernel.shape[0])), kernel)
     return ops.reshape(product, (*ops.shape(x)[:-1], kernel.shape[1]))
+
+
+def multiply_by_row(ops: Any, queries: Any, vectors: Any) -> Any:
+    """Return the products of queries of each row with the vectors of its cells.
+
+    One product for each row, of all texts together, takes less time than `einsum` on TensorFlow.
+
+    Args:
+        ops: Namespace of operations, `keras.ops` or `tf`.
+        queries: `(B, R, M, K)`.
+        vectors: `(R, C, K)`.
+
+    Returns:
+        `(B, R, M, C)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> queries, vectors = np.ones((2, 3, 1, 4), "float32"), np.ones((3, 5, 4), "float32")
+    >>> tuple(multiply_by_row(ops, queries, vectors).shape)
+    (2, 3, 1, 5)
+    """
+    num_rows, num_components, size = queries.shape[1:]
+    queries = ops.reshape(ops.transpose(queries, (1, 0, 2, 3)), (num_rows, -1, size))
+    products = ops.matmul(queries, ops.transpose(vectors, (0, 2, 1)))  # (R, B M, C)
+    products = ops.reshape(products, (num_rows, -1, num_components, vectors.shape[1]))
+    return ops.transpose(products, (1, 0, 2, 3))
 
 
 def multiply(x: Tensor, kernel: Tensor) -> Tensor:

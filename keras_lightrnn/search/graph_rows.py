@@ -30,6 +30,8 @@ FEW_CELLS = 1 << 17
 _SHARP = 4.0
 # Cells of each text that are expanded together in order: their word vectors fit into a cache.
 _CELLS_AT_ONCE = 1 << 14
+# Cells of which the greatest is found first, where the best of many cells are selected.
+_CELLS_OF_GROUP = 64
 # Texts that are searched together, and the largest number of floats in one of their tensors. A
 # text that needs many rows delays only the texts in its block.
 _TEXTS_AT_ONCE = 64
@@ -399,7 +401,7 @@ class _Candidates:
     def _select_in_rows(self, joint: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the best values of rows and their places, `(B, n, C) -> (B, k')`, `k'` up to `k`.
 
-        The greatest values lie in the columns with the greatest maxima: only these are sorted.
+        The greatest values lie in the groups with the greatest maxima: only these are sorted.
         """
         ops = self.ops
         num_rows, num_columns = joint.shape[1:]
@@ -408,32 +410,38 @@ class _Candidates:
         list_words = None
         if self.get_words is not None:
             list_words = lambda: self.get_words(list_cells(ops, rows, num_columns))  # noqa: E731
-        if not isinstance(self.k, int) or size <= self.k:
-            k = min(self.k, size) if isinstance(self.k, int) else ops.minimum(self.k, size)
+        k = min(self.k, size) if isinstance(self.k, int) else ops.minimum(self.k, size)
+        groups = joint if num_rows > _CELLS_OF_GROUP else _group(ops, flat)
+        num_groups, num_cells = groups.shape[1:]
+        if isinstance(k, int) and 4 * k > num_groups:
             return select_best(ops, flat, k, list_words)
-        if 4 * self.k > num_columns:
-            return select_best(ops, flat, self.k, list_words)
-        maxima = ops.max(joint, axis=1)  # (B, C)
-        columns = ops.cast(ops.top_k(maxima, self.k)[1], "int32")  # (B, k)
-        indices = ops.broadcast_to(
-            ops.expand_dims(columns, 1), (ops.shape(columns)[0], num_rows, self.k)
-        )
-        values = ops.reshape(ops.take_along_axis(joint, indices, axis=2), (-1, num_rows * self.k))
-        best, places = ops.top_k(values, self.k)
+        width = k if isinstance(k, int) else ops.minimum(k, num_groups)
+        maxima = ops.max(groups, axis=2)  # (B, G)
+        chosen = ops.cast(ops.top_k(maxima, width)[1], "int32")  # (B, k)
+        starts = num_groups * ops.arange(ops.shape(joint)[0], dtype="int32")
+        groups = ops.reshape(groups, (-1, num_cells))  # of all texts
+        values = ops.take(groups, chosen + ops.expand_dims(starts, 1), axis=0)
+        values = ops.reshape(values, (-1, width * num_cells))
+        best, places = ops.top_k(values, k)
         places = ops.cast(places, "int32")
         kth = best[:, -1:]
-        column = ops.take_along_axis(columns, places % self.k, axis=1)
-        places = places // self.k * num_columns + column
+        group = ops.take_along_axis(chosen, places // num_cells, axis=1)
+        places = ops.minimum(group * num_cells + places % num_cells, size - 1)
         if list_words is None:
             return best, places
-        is_tied = ops.logical_or(
-            _count(ops, maxima >= kth) > self.k, _count(ops, values >= kth) > self.k
-        )
+        is_tied = ops.logical_or(_count(ops, maxima >= kth) > k, _count(ops, values >= kth) > k)
         return ops.cond(
             ops.any(ops.logical_and(is_tied, kth[:, 0] > -np.inf)),
-            lambda: select_best(ops, flat, self.k, list_words),
+            lambda: select_best(ops, flat, k, list_words),
             lambda: (best, places),
         )
+
+
+def _group(ops: Any, values: Tensor) -> Any:
+    """Return values `(B, N)` in groups `(B, G, n)`, the last one filled with minus infinity."""
+    missing = -values.shape[1] % _CELLS_OF_GROUP
+    values = ops.pad(values, [[0, 0], [0, missing]], constant_values=-np.inf)
+    return ops.reshape(values, (-1, values.shape[1] // _CELLS_OF_GROUP, _CELLS_OF_GROUP))
 
 
 class Exclusion(NamedTuple):

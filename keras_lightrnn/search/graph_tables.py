@@ -156,7 +156,7 @@ def _merge(
     word_tables: Sequence[Any],
     is_by_cell: bool = False,
 ) -> GraphTable:
-    """Return one table of the shape of the first, whose cell `w` has the sum over tables of word `w`.
+    """Return one table of the shape of the first, whose cell `w` has the sum over tables of `w`.
 
     Args:
         ops: As in `find_best_of_tables`.

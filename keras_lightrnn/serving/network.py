@@ -13,11 +13,11 @@ from keras_lightrnn.layers import TwoComponentEmbedding
 from keras_lightrnn.models import LightRNNModel
 from keras_lightrnn.serving.softmax import (
     ServedSoftmax,
-    append_zeros,
     make_reader_softmax,
     pick,
 )
 from keras_lightrnn.serving.weights import make_variable
+from keras_lightrnn.serving.word_vectors import ServedVectors, make_vectors
 
 Tensors = list[tf.Tensor]
 Kind = tuple[tf.DType, list[int | None]]  # the dtype of a tensor, its shape without the batch axis
@@ -138,12 +138,13 @@ class RecurrentNetwork(Network):
         self._layers = [_Layer(stack.kind, layer.cell) for layer in stack.recurrent_layers]
         self.num_states = len(self._layers) * stack.kind.num_states
         self.state_kinds = [(tf.float32, [self.units])] * self.num_states
-        self._word_embeddings: tf.Variable | None = None
+        self._vectors: ServedVectors | None = None
         if model.word_dim:
-            self._word_embeddings = make_variable(append_zeros(embedding.word_embeddings))
+            self._vectors = softmax.vectors
+            if embedding.word_embeddings is not model.softmax.word_kernel:
+                indices = softmax.vectors.indices  # of the same words
+                self._vectors = make_vectors(embedding.word_embeddings, allocation, indices)
             self._word_projection = make_variable(embedding.word_projection)  # (K, D)
-            # The model gives its embedding and its softmax vectors of the same words.
-            self._vector_indices = softmax.vector_indices  # (R, C)
 
     def read_texts(self, cells: tf.Tensor, lengths: tf.Tensor, room: tf.Tensor | int) -> Tensors:
         start, first = self._make_states(tf.shape(cells)[0]), cells[:, 0]
@@ -205,11 +206,9 @@ class RecurrentNetwork(Network):
         return new if self.padding_cell is None else _keep(cells != self.padding_cell, new, old)
 
     def _add_word_vectors(self, inputs: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
-        if self._word_embeddings is None:
+        if self._vectors is None:
             return inputs
-        indices = tf.gather(tf.reshape(self._vector_indices, [-1]), cells)
-        vectors = tf.gather(self._word_embeddings, indices)  # (n, K)
-        return inputs + tf.matmul(vectors, self._word_projection)
+        return inputs + tf.matmul(self._vectors.read_cells(cells), self._word_projection)
 
     def _run_layers(self, inputs: tf.Tensor, states: Tensors) -> Tensors:
         new_states: Tensors = []

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from keras_lightrnn.layers import TwoComponentSoftmax
-from keras_lightrnn.search.graph_rows import FEW_CELLS
+from keras_lightrnn.ops.products import multiply_by_row
 from keras_lightrnn.serving.weights import make_variable
+from keras_lightrnn.serving.word_vectors import ServedVectors, make_vectors, share_vectors
 from keras_lightrnn.table.allocation import Allocation
 
 _LEAST = float(np.finfo(np.float32).min)
@@ -23,20 +24,20 @@ class ServedSoftmax(tf.Module):
 
     Args:
         softmax: `TwoComponentSoftmax`, built, or that of a further table.
-        owner: For a further table, the `ServedSoftmax` of the first table, whose word vectors it
-            shares.
+        vectors: The `ServedVectors` of a further table. Those of the first are made from the layer.
 
     Attributes:
         num_rows, num_columns: Integers `R` and `C`.
         num_components: Integer `M`, the components of the prediction.
         word_dim: Integer, the size of word vectors, or 0.
+        vectors: `ServedVectors`, if `word_dim` is not 0.
         tables: The softmax of each word table: this one.
         empty_cells: `(R, ceil(C / 8))` uint8, one bit for each cell without a word; `None` for a
             full table.
         has_impossible_words: Boolean, whether the biases give any word the probability 0.
     """
 
-    def __init__(self, softmax: TwoComponentSoftmax, owner: ServedSoftmax | None = None) -> None:
+    def __init__(self, softmax: TwoComponentSoftmax, vectors: ServedVectors | None = None) -> None:
         super().__init__()
         allocation = softmax.word_table.allocation
         self.num_rows, self.num_columns = allocation.shape
@@ -50,18 +51,9 @@ class ServedSoftmax(tf.Module):
         )
         self._copy_biases(softmax, allocation)
         if self.word_dim:
-            self.word_kernel: tf.Variable = (
-                make_variable(append_zeros(softmax.word_kernel))
-                if owner is None
-                else owner.word_kernel
-            )  # (N + 1, K)
+            self.vectors = vectors or make_vectors(softmax.word_kernel, allocation)
+            self.vectors.keep_in_order()
             self.word_projection = make_variable(softmax.word_projection)  # (H, K)
-            indices = _find_vectors(allocation, self.word_kernel.shape[0] - 1)
-            self.vector_indices = make_variable(indices, tf.int32)  # (R, C)
-            # Searches compute all cells of a small table, and read the vectors in this order.
-            self._all_vectors: tf.Variable | None = None  # (R, C, K)
-            if allocation.num_cells <= FEW_CELLS:
-                self._all_vectors = make_variable(self.word_kernel.numpy()[indices])
 
     @property
     def tables(self) -> list[ServedSoftmax]:
@@ -123,10 +115,7 @@ class ServedSoftmax(tf.Module):
         if self.word_dim:
             queries = tf.matmul(tf.reshape(queries, [-1, units]), self.word_projection)
             queries = tf.reshape(queries, [-1, self.num_rows, num_components, self.word_dim])
-            vectors = self._all_vectors
-            if vectors is None:
-                vectors = tf.gather(self.word_kernel, self.vector_indices)
-            logits += tf.einsum("nrmk,rck->nrmc", queries, vectors)
+            logits += multiply_by_row(tf, queries, self.vectors.read_all())
         if self._impossible_cells is None:
             return tf.nn.log_softmax(logits)
         is_impossible = _unpack_all(self._impossible_cells, self.num_columns)
@@ -134,9 +123,8 @@ class ServedSoftmax(tf.Module):
 
     def _compute_vector_terms(self, queries: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         queries = tf.matmul(tf.reshape(queries, [-1, queries.shape[-1]]), self.word_projection)
-        vectors = tf.gather(self.word_kernel, tf.gather(self.vector_indices, rows))  # (n, C, K)
         queries = tf.reshape(queries, [tf.shape(rows)[0], -1, self.word_dim])  # (n, M, K)
-        return tf.matmul(queries, vectors, transpose_b=True)
+        return tf.matmul(queries, self.vectors.read_rows(rows), transpose_b=True)
 
     def find_empty_cells(self, rows: tf.Tensor) -> tf.Tensor:
         """Return which cells of `rows` are empty, `(n, C)`; the table must not be full."""
@@ -148,13 +136,11 @@ class ServedReaderSoftmax(ServedSoftmax):
 
     Args:
         softmax: `TwoComponentSoftmax` with a `GatedRowReader`, built, or that of a further table.
-        owner: See `ServedSoftmax`.
+        vectors: See `ServedSoftmax`.
     """
 
-    def __init__(
-        self, softmax: TwoComponentSoftmax, owner: ServedReaderSoftmax | None = None
-    ) -> None:
-        super().__init__(softmax, owner)
+    def __init__(self, softmax: TwoComponentSoftmax, vectors: ServedVectors | None = None) -> None:
+        super().__init__(softmax, vectors)
         reader = softmax.row_reader
         self.query_kernel = make_variable(softmax.query_kernel)  # (H, M H)
         self.query_bias = make_variable(softmax.query_bias)
@@ -268,7 +254,6 @@ class ServedTables(ServedReaderSoftmax):
 
     def __init__(self, softmax: TwoComponentSoftmax) -> None:
         super().__init__(softmax)
-        self._further = [ServedReaderSoftmax(table, owner=self) for table in softmax.further_tables]
         allocations = [table.word_table.allocation for table in softmax.list_tables()]
         words = allocations[0].words.ravel()
         self.cells, self.first_cells = [], []
@@ -279,6 +264,12 @@ class ServedTables(ServedReaderSoftmax):
                 allocation.words >= 0, allocations[0].cells[allocation.words], -1
             ).ravel()
             self.first_cells.append(make_variable(first, tf.int32))
+        self._further = []
+        for index, table in enumerate(softmax.further_tables, 1):
+            vectors = None
+            if self.word_dim:
+                vectors = share_vectors(self.vectors, allocations[index], self.first_cells[index])
+            self._further.append(ServedReaderSoftmax(table, vectors))
 
     @property
     def tables(self) -> list[ServedSoftmax]:
@@ -323,18 +314,6 @@ def _project(x: tf.Tensor, kernel: tf.Variable, bias: tf.Variable) -> tf.Tensor:
     flat = tf.reshape(x, [-1, x.shape[-1]])
     logits = tf.matmul(flat, kernel, transpose_b=True) + bias
     return tf.reshape(logits, [-1, x.shape[1], kernel.shape[0]])
-
-
-def _find_vectors(allocation: Allocation, num_vectors: int) -> np.ndarray:
-    """Return the index of the word vector of each cell, `(R, C)`; `num_vectors` for none."""
-    words = allocation.words
-    return np.where((words >= 0) & (words < num_vectors), words, num_vectors)
-
-
-def append_zeros(vectors: Any) -> np.ndarray:
-    """Append a vector of zeros to word vectors, for cells whose word has no vector."""
-    vectors = ops.convert_to_numpy(vectors)
-    return np.concatenate([vectors, np.zeros_like(vectors[:1])])
 
 
 def _pack(is_set: np.ndarray) -> tf.Variable:

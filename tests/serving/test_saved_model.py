@@ -19,7 +19,7 @@ from keras_lightrnn import LightRNNModel
 from keras_lightrnn.data import Vocabulary
 from keras_lightrnn.search import graph_rows
 from keras_lightrnn.serving import ServingLimits, export_saved_model, saved_model
-from keras_lightrnn.serving import softmax as softmax_module
+from keras_lightrnn.serving import word_vectors as vectors_module
 
 # Of unlike lengths, with unknown words, an empty one, and white space of every kind.
 TEXTS = ["w3 w1 nobody", "", "東京", "naïve\u2003w2\x85w3\n\tw7 w7  ", "<eos> <unk> w38"]
@@ -176,7 +176,7 @@ def test_ids_are_scored(served, directory, model, rng, name):
 
 @pytest.mark.parametrize("options", [READER, {**MIXTURE, "word_dim": 3, "mask_zero": True}])
 def test_large_tables_are_searched_by_row(tmp_path, monkeypatch, options):
-    for module in (graph_rows, softmax_module):
+    for module in (graph_rows, vectors_module):
         monkeypatch.setattr(module, "FEW_CELLS", 0)
     model = make_model("gru", **options)
     size = model.word_table.vocabulary_size
