@@ -21,7 +21,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
     options = ["--xla_backend_optimization_level=0"]
     if version("tensorflow") >= "2.21":  # XLA ends the process at an option that it does not know
-        options.append("--xla_cpu_use_fusion_emitters=false")
+        options += [
+            "--xla_cpu_use_fusion_emitters=false",
+            "--xla_cpu_parallel_codegen_split_count=1",
+        ]
     os.environ.setdefault("XLA_FLAGS", " ".join(options))
 
 # The package under test is the one beside the tests, installed or not.
@@ -29,7 +32,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pytest
-from graphs import keep_no_stacks
+from graphs import keep_no_stacks, trace_without_xla
+
+# What the tests of a directory do not depend on.
+QUICK_DIRECTORIES = {
+    "benchmarks": ["early_slots", "no_xla"],
+    "callbacks": ["no_xla"],
+    "conformance": ["early_slots"],
+    "examples": ["early_slots"],
+}
 
 # TensorFlow makes many objects that live long, which each garbage collection looks through: rarer
 # collections, and none of what is imported.
@@ -101,6 +112,24 @@ def early_slots() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as context:
         context.setattr(keras.Model, "make_train_function", make_slots_first)
         yield
+
+
+@pytest.fixture(scope="module")
+def no_xla() -> Iterator[None]:
+    """Run the compiled operations of the package as parts of the graph around them.
+
+    See `trace_without_xla`. Steps that XLA compiles are tested in the other directories.
+    """
+    with pytest.MonkeyPatch.context() as context:
+        trace_without_xla(context.setattr)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_directory(request: pytest.FixtureRequest) -> None:
+    """Use the fixtures that make the tests of a directory quicker."""
+    for name in QUICK_DIRECTORIES.get(request.path.parent.name, ()):
+        request.getfixturevalue(name)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -5,11 +5,6 @@ from __future__ import annotations
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="module")
-def slots(early_slots):
-    """Benchmarks train models of Keras too."""
-
-
 @pytest.fixture
 def sentences(tmp_path):
     """Options that name files of two sentences for training, validation and test."""

@@ -1,6 +1,6 @@
 """A training run that can be killed at a given place, and taken up again by the next.
 
-python backup_run.py KIND FOLDER results.npz [PLACE:NUMBER]
+python backup_run.py KIND FOLDER PLACE:NUMBER
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from graphs import keep_no_stacks
+from graphs import prepare_process, trace_without_xla
 
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.assignment import AuctionSolver
@@ -110,7 +110,7 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(kind: str, folder: str, path: str, crash_at: str = "never:1") -> None:
+def main(kind: str, folder: str, crash_at: str) -> None:
     place, number = crash_at.split(":")
     crash = Crash(place, int(number), kill)
     replace = os.replace
@@ -120,10 +120,10 @@ def main(kind: str, folder: str, path: str, crash_at: str = "never:1") -> None:
         replace(*args)
 
     os.replace = replace_or_crash
-    results = train(kind, Path(folder), crash)
-    np.savez(path, **results)
+    train(kind, Path(folder), crash)
 
 
 if __name__ == "__main__":
-    keep_no_stacks()
+    prepare_process()
+    trace_without_xla()
     main(*sys.argv[1:])

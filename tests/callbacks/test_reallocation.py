@@ -240,12 +240,12 @@ def test_steps_after_the_last_round_of_an_epoch_sum_no_more():
 
 def test_another_model_starts_afresh():
     callback = ReallocationCallback(LikelihoodObjective(solver="auction"), verbose=0, at_end=True)
-    make_model().fit(make_windows(), callbacks=[callback], verbose=0)
+    make_model(run_eagerly=True).fit(make_windows(), callbacks=[callback], verbose=0)
     assert callback.prices is not None
     first = callback.history
     callback._rounds.best = 0.0
     larger = LightRNNModel(VOCABULARY_SIZE + 40, embedding_dim=4, units=4)
-    larger.compile("sgd")
+    larger.compile("sgd", run_eagerly=True)
     larger.fit(make_windows(), callbacks=[callback], verbose=0)
     assert len(callback.history) == len(first) == 1
     assert callback.history is not first
@@ -255,7 +255,7 @@ def test_another_model_starts_afresh():
 
 def test_a_round_where_one_word_occurs_changes_nothing():
     model = LightRNNModel(1, embedding_dim=4, units=4)
-    model.compile("sgd")
+    model.compile("sgd", run_eagerly=True)
     callback = ReallocationCallback(verbose=0, at_end=True)
     model.fit(np.zeros((8, 4), "int32"), callbacks=[callback], verbose=0)
     assert [record["moved"] for record in callback.history] == [0.0]
@@ -275,7 +275,7 @@ def test_a_round_by_hand_needs_sums_too():
 
 
 def test_a_broken_fit_leaves_no_observer_to_the_next():
-    model = make_model()
+    model = make_model(run_eagerly=True)
 
     class Interrupt(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -400,7 +400,7 @@ def test_rounds_are_at_their_step_whenever_weights_are_updated():
 def test_steps_and_rounds_are_counted_for_each_model():
     callback = ReallocationCallback(every=3, max_rounds=1, verbose=0)
     for _ in range(2):
-        model = make_model()
+        model = make_model(run_eagerly=True)
         for num_steps in (2, 4, 6):  # in the second `fit` there is a round, in the third none
             model.fit(make_windows(16), batch_size=8, callbacks=[callback], verbose=0)
             assert callback.num_steps == num_steps
@@ -433,13 +433,14 @@ class ObservedModel(ObservedTraining, keras.Model):
     """A functional model that publishes its steps."""
 
 
-def make_composed(model_class=keras.Model, loss=None):
+def make_composed(model_class=keras.Model, loss=None, run_eagerly=False):
     table = WordTable(Allocation.random(VOCABULARY_SIZE, seed=0))
     words = keras.Input((None,), dtype="int32")
     x = TwoComponentEmbedding(table, 4, combine="interleave")(words)
     x = keras.layers.GRU(4, return_sequences=True)(x)
     model = model_class(words, TwoComponentSoftmax(table, row_reader=None)(x, words[:, 1:]))
-    model.compile("sgd", loss=NegativeLogLikelihood() if loss is None else loss)
+    loss = NegativeLogLikelihood() if loss is None else loss
+    model.compile("sgd", loss=loss, run_eagerly=run_eagerly)
     return model
 
 
@@ -481,7 +482,7 @@ def test_a_train_step_that_does_not_call_that_of_its_base_class():
 
 
 def test_sample_weights_that_a_model_does_not_publish():
-    windows, model = make_windows(8), make_composed()
+    windows, model = make_windows(8), make_composed(run_eagerly=True)
     weighted = (windows, windows[:, 1:], WEIGHTS)
     match = r"sample weights.*a model without `keras_lightrnn.models.ObservedTraining`"
     with pytest.raises(ValueError, match=match):
@@ -568,7 +569,7 @@ def make_functional(layer, table):
     states = keras.layers.GRU(6, return_sequences=True)(states)
     states = keras.ops.repeat(states, 2, axis=1)
     model = keras.Model(words, TwoComponentSoftmax(table, row_reader=None)(states, words[:, 1:]))
-    model.compile("sgd", loss=NegativeLogLikelihood())
+    model.compile("sgd", loss=NegativeLogLikelihood(), run_eagerly=True)
     return model
 
 
@@ -666,7 +667,7 @@ def test_similarity_carries_output_vectors_too():
 
 
 def test_a_pass_over_data_sums_what_the_network_does_after_the_epoch():
-    model = make_model(row_reading="recurrence")
+    model = make_model(row_reading="recurrence", run_eagerly=True)
     windows = make_windows()
     seen = {}
 
@@ -724,7 +725,7 @@ def test_carried_vectors_obey_their_constraint():
     )
     x = keras.layers.GRU(4, return_sequences=True)(embedding(words))
     model = keras.Model(words, TwoComponentSoftmax(table, row_reader=None)(x, words[:, 1:]))
-    model.compile("sgd", loss=NegativeLogLikelihood())
+    model.compile("sgd", loss=NegativeLogLikelihood(), run_eagerly=True)
     windows = make_windows()
     callback = ReallocationCallback(verbose=0, at_end=True)
     model.fit(windows, windows[:, 1:], callbacks=[callback], verbose=0)
@@ -734,7 +735,7 @@ def test_carried_vectors_obey_their_constraint():
 
 
 def test_several_callbacks_in_one_fit():
-    model = make_model()
+    model = make_model(run_eagerly=True)
     for _ in range(2):
         callbacks = [
             ReallocationCallback(objective, every=[1, 2], verbose=0)
@@ -747,7 +748,7 @@ def test_several_callbacks_in_one_fit():
 
 def test_a_pass_over_arrays_of_a_stateful_model():
     model = LightRNNModel(VOCABULARY_SIZE, 4, 4, stateful=True)
-    model.compile("sgd")
+    model.compile("sgd", run_eagerly=True)
     windows = make_windows(8)
     callback = ReallocationCallback("likelihood", data=windows, verbose=0)
     model.fit(windows, batch_size=4, epochs=2, callbacks=[callback], verbose=0)

@@ -102,34 +102,38 @@ def test_a_model_that_only_answers_is_saved(layers, texts, tmp_path):
     assert loaded.predict(texts, verbose=0)[0].tolist() == layers.find(texts, 4)[0].tolist()
 
 
-# Loads a SavedModel without the package.
+# Loads SavedModels without the package.
 SERVE = """
-import sys
+import os, sys
 import numpy as np
 import tensorflow as tf
 sys.modules["keras_lightrnn"] = None
-served = tf.saved_model.load(sys.argv[1])
-data = np.load(sys.argv[2])
-words, log_probs = served.serve([data["words"], data["excluded"]])
-np.savez(sys.argv[3], words=words, log_probs=log_probs)
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    served = tf.saved_model.load("model")
+    data = np.load("request.npz")
+    words, log_probs = served.serve([data["words"], data["excluded"]])
+    np.savez("answer.npz", words=words, log_probs=log_probs)
 """
 
 
-@pytest.mark.parametrize("num_tables", [1, 2])
-def test_export_is_loaded_without_the_package(texts, tmp_path, num_tables):
-    layers = Layers(num_tables)
-    excluded = keras.Input((None,), dtype="int32", name="excluded")
-    best = TopWords(layers.softmax, k=4)(layers.states, excluded=excluded)
-    model = keras.Model([layers.words, excluded], best)
-    model.export(tmp_path / "model", verbose=False)
-    left_out = layers.find(texts, 2)[0]
-    np.savez(tmp_path / "request.npz", words=texts, excluded=left_out)
-    paths = [tmp_path / name for name in ("model", "request.npz", "answer.npz")]
-    subprocess.run([sys.executable, "-c", SERVE, *paths], check=True, cwd=tmp_path)
-    expected, log_probs = layers.find(texts, 4, left_out)
-    with np.load(paths[2]) as answer:
-        assert answer["words"].tolist() == expected.tolist()
-        assert answer["log_probs"] == pytest.approx(log_probs, abs=2e-5)
+def test_exports_are_loaded_without_the_package(texts, tmp_path):
+    expected = {}
+    for num_tables in (1, 2):
+        layers = Layers(num_tables)
+        excluded = keras.Input((None,), dtype="int32", name="excluded")
+        best = TopWords(layers.softmax, k=4)(layers.states, excluded=excluded)
+        model = keras.Model([layers.words, excluded], best)
+        folder = tmp_path / f"{num_tables} table(s)"
+        model.export(folder / "model", verbose=False)
+        left_out = layers.find(texts, 2)[0]
+        np.savez(folder / "request.npz", words=texts, excluded=left_out)
+        expected[folder] = layers.find(texts, 4, left_out)
+    subprocess.run([sys.executable, "-c", SERVE, *expected], check=True, cwd=tmp_path)
+    for folder, (words, log_probs) in expected.items():
+        with np.load(folder / "answer.npz") as answer:
+            assert answer["words"].tolist() == words.tolist()
+            assert answer["log_probs"] == pytest.approx(log_probs, abs=2e-5)
 
 
 def test_errors(layers):
