@@ -193,6 +193,11 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
                 f"num_components={num_components}, {len(word_tables)} word table(s), "
                 'row_reader=None. Give row_reader="gated".'
             )
+        if mask_zero and self.word_table.vocabulary_size == 1:
+            raise ValueError(
+                "With `mask_zero`, word 0 is padding, and there must be another word to predict. "
+                "Received: mask_zero=True, a vocabulary of 1 word."
+            )
         self.mask_zero = mask_zero
         self.supports_masking = True
         self.autocast = False  # word ids must never be rounded to a float type

@@ -258,6 +258,8 @@ def test_word_counts_need_a_word_bias():
 
 
 def test_constructor_and_call_errors(rng):
+    with pytest.raises(ValueError, match=r"another word to predict\. Received: mask_zero=True"):
+        TwoComponentSoftmax(1, mask_zero=True)
     with pytest.raises(ValueError, match=r"word_bias.*'counts', 'trainable'.*'unigram'"):
         TwoComponentSoftmax(12, word_bias="unigram", row_reader=None)
     with pytest.raises(ValueError, match=r"last axis.*known"):
