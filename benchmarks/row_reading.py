@@ -11,7 +11,7 @@ the number of parameters, the median time of a training step, words per second, 
 test perplexity after the last epoch. The name of a model is a way to read rows, then optionally `-`
 and the number of components, and `x` and the number of tables: `reader-2x4` is a mixture over four
 tables with two components each. With `--seconds`, each model trains for that time, and the schedule
-has as many steps as fit.
+has as many steps as fit. With `--cache`, each text is also read as one stream with a `NeuralCache`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ from language_model import (
 )
 
 from keras_lightrnn import Allocation, LightRNNModel
+from keras_lightrnn.search import NeuralCache
 
+_KINDS = ("validation", "test")
 _NAME = re.compile(r"(half-steps|reader)(?:-(\d+))?(?:x(\d+))?")
 
 
@@ -54,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--models", nargs="+", default=["half-steps", "reader", "reader-4", "readerx2"]
     )
     parser.add_argument("--seconds", type=float, help="train each model for so long")
+    parser.add_argument("--cache", action="store_true", help="perplexity with a neural cache, too")
     parser.add_argument("--json", type=Path, help="write the results to this file too")
     return parser
 
@@ -86,6 +89,12 @@ def time_steps(model: LightRNNModel, windows: Any, args: argparse.Namespace) -> 
     return timer.median_milliseconds / 1e3
 
 
+def compute_cached_perplexity(model: LightRNNModel, words: np.ndarray, train: np.ndarray) -> float:
+    """Return the perplexity of the words of a text that the training text has, with a cache."""
+    log_probs = model.score(words, cache=NeuralCache())
+    return float(np.exp(-log_probs[np.isin(words[1:], train)].mean()))
+
+
 def run(
     name: str, allocations: list[Allocation], splits: list[np.ndarray], seed: int, args: Any
 ) -> dict[str, float]:
@@ -110,8 +119,13 @@ def run(
     seconds = time.perf_counter() - start
     results = {
         kind: model.evaluate(windows, verbose=0, return_dict=True)["perplexity"]
-        for kind, windows in (("validation", valid), ("test", test))
+        for kind, windows in zip(_KINDS, (valid, test), strict=True)
     }
+    if args.cache:
+        results |= {
+            f"{kind}_with_cache": compute_cached_perplexity(model, words, splits[0])
+            for kind, words in zip(_KINDS, splits[1:], strict=True)
+        }
     words = args.batch_size * args.sequence_length
     results |= {
         "parameters": sum(int(np.prod(w.shape)) for w in model.trainable_weights),
@@ -139,15 +153,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
                 f"{name}, seed {seed}: {found['parameters']:,} parameters, "
                 f"{found['milliseconds']:.1f} ms a step, {found['words_per_second']:,.0f} words/s, "
                 f"{found['steps']} steps, validation {found['validation']:.1f}, "
-                f"test {found['test']:.1f}",
+                f"test {found['test']:.1f}"
+                + (f", with a cache {found['test_with_cache']:.1f}" if args.cache else ""),
                 flush=True,
             )
-    print(f"\n{'model':<14}{'parameters':>12}{'ms':>8}{'validation':>16}{'test':>16}")
+    kinds = [*_KINDS, *(f"{kind}_with_cache" for kind in _KINDS if args.cache)]
+    print(f"\n{'model':<14}{'parameters':>12}{'ms':>8}" + "".join(f"{x:>24}" for x in kinds))
     for name, runs in results.items():
         milliseconds = float(np.median([run["milliseconds"] for run in runs]))
-        columns = [describe([run[kind] for run in runs]) for kind in ("validation", "test")]
+        columns = [describe([run[kind] for run in runs]) for kind in kinds]
         print(f"{name:<14}{runs[0]['parameters']:>12,}{milliseconds:>8.1f}", end="")
-        print("".join(f"{column:>16}" for column in columns))
+        print("".join(f"{column:>24}" for column in columns))
     if args.json:
         args.json.write_text(json.dumps(results, indent=1), "utf-8")
     return results
