@@ -340,7 +340,7 @@ def make_recommender(args: argparse.Namespace, allocations: list[Allocation]) ->
     vectors = WordVectors(allocations[0].vocabulary_size, args.item_dim)
     embedding = TwoComponentEmbedding(allocations, args.units, mask_zero=True, word_vectors=vectors)
     softmax = TwoComponentSoftmax(
-        [table.word_table for table in embedding.list_tables()],
+        embedding.word_tables,
         num_components=args.components,
         word_vectors=vectors,
         word_bias="counts",

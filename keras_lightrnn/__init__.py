@@ -24,7 +24,10 @@ if TYPE_CHECKING:
         layers,
         losses,
         metrics,
+        models,
+        ops,
         reallocation,
+        recurrence,
         search,
         serving,
         visualization,
@@ -46,7 +49,10 @@ __all__ = [
     "layers",
     "losses",
     "metrics",
+    "models",
+    "ops",
     "reallocation",
+    "recurrence",
     "search",
     "serving",
     "visualization",
@@ -62,7 +68,7 @@ except ImportError as error:  # no Keras, or no backend for it
     _no_keras = error
 else:
     # At once and not on first use: `keras.saving.load_model` finds classes that are registered.
-    from keras_lightrnn import callbacks, layers, losses, metrics, search
+    from keras_lightrnn import callbacks, layers, losses, metrics, models, ops, recurrence, search
     from keras_lightrnn.models import LightRNNModel
     from keras_lightrnn.table.word_table import WordTable
 

@@ -17,7 +17,7 @@ from keras_lightrnn.layers import TopWords, TwoComponentEmbedding, TwoComponentS
 from keras_lightrnn.losses import NegativeLogLikelihood
 from keras_lightrnn.models import ObservedTraining
 from keras_lightrnn.reallocation import LikelihoodObjective
-from keras_lightrnn.search import graph_tables
+from keras_lightrnn.search import NeuralCache, graph_tables
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -122,6 +122,11 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     results |= {"next_words": words, "next_log_probs": log_probs}
     results["next_words_of_several"], _ = model.next_words(WINDOWS, k=3)
     results["score"] = model.score(WINDOWS)
+    results["score_with_cache"] = model.score(WINDOWS, cache=NeuralCache(0.4, horizon=4.0))
+    states = model.embedding(WINDOWS)[:, ::2]  # any tensor
+    results["mixed"] = NeuralCache(0.4, horizon=4.0).mix(
+        states, WINDOWS, model(WINDOWS[:, [0, *range(6)]])
+    )
     results["greedy"] = model.generate(WINDOWS, length=5, temperature=0)
     model.word_table.assign(Allocation.random(V, R, C, seed=2))
     model.assign_word_counts(np.arange(1, V + 1))

@@ -593,7 +593,7 @@ def _find_softmax(layers: list[keras.layers.Layer]) -> TwoComponentSoftmax:
     further = {id(table) for layer in found for table in layer.further_tables}
     softmaxes = [layer for layer in found if id(layer) not in further]
     tables = {id(layer) for layer in layers if isinstance(layer, WordTable)}
-    own = [table.word_table for table in softmaxes[0].list_tables()] if softmaxes else []
+    own = softmaxes[0].word_tables if softmaxes else []
     if len(softmaxes) != 1 or tables != {id(table) for table in own}:
         raise ValueError(
             "Reallocation needs a model with one `TwoComponentSoftmax`, and no `WordTable` but its "
@@ -625,7 +625,7 @@ def _group_inputs(
             "of rows or columns: lists of its weights whose first axis is the rows, or the "
             "columns. If no input depends on cells, let one layer have them as empty lists."
         )
-    tables = [table.word_table for table in softmax.list_tables()]
+    tables = softmax.word_tables
     if len(tables) == 1:
         return [declared]
     for layer in declared:

@@ -30,7 +30,7 @@ from keras_lightrnn.ops import (
 )
 from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.ops.products import project
-from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
+from keras_lightrnn.table.word_table import WordTable, get_word_tables, serialize_word_tables
 
 _COMBINE = ("gate", "sum", "concat", "interleave")
 # Of the columns' numbers that rows gate. Gates start at zero and learn faster with larger numbers.
@@ -192,6 +192,11 @@ class TwoComponentEmbedding(keras.layers.Layer):
         """Return the embedding of each table: this layer, then those of the further tables."""
         return [self, *self.further_tables]
 
+    @property
+    def word_tables(self) -> list[WordTable]:
+        """The table of this layer, then the further tables."""
+        return [layer.word_table for layer in self.list_tables()]
+
     def build(self, input_shape: Shape = None) -> None:
         table, dim = self.word_table, self.output_dim
         self.row_embeddings = self._add_vectors("row_embeddings", 0, table.num_rows, dim)
@@ -291,7 +296,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         if not self.built:
             self.build((None, None))
         tables = self.list_tables()
-        rest, fitted = backfit(vectors, [table.word_table.allocation for table in tables])
+        rest, fitted = backfit(vectors, [table.allocation for table in self.word_tables])
         for table, (row_vectors, column_vectors) in zip(tables, fitted, strict=True):
             table.row_embeddings.assign(row_vectors)
             table.column_embeddings.assign(column_vectors)
@@ -501,7 +506,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
     def get_config(self) -> Config:
         return {
             **super().get_config(),
-            "word_table": serialize_word_tables([table.word_table for table in self.list_tables()]),
+            "word_table": serialize_word_tables(self.word_tables),
             "output_dim": self.output_dim,
             "combine": self.combine,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),

@@ -41,7 +41,7 @@ from keras_lightrnn.ops.products import project
 from keras_lightrnn.search.excluded import check_excluded
 from keras_lightrnn.search.graph_search import find_word_ranks
 from keras_lightrnn.search.layer_search import HalfStepSearch, check_built, search_states
-from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
+from keras_lightrnn.table.word_table import WordTable, get_word_tables, serialize_word_tables
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
@@ -213,6 +213,11 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     def list_tables(self) -> list[TwoComponentSoftmax]:
         """Return the softmax of each table: this layer, then those of the further tables."""
         return [self, *self.further_tables]
+
+    @property
+    def word_tables(self) -> list[WordTable]:
+        """The table of this layer, then the further tables."""
+        return [layer.word_table for layer in self.list_tables()]
 
     def build(self, states_shape: Shape, targets_shape: Shape = None) -> None:
         units = states_shape[-1]
@@ -738,7 +743,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     def get_config(self) -> Config:
         config = {
             **super().get_config(),
-            "word_table": serialize_word_tables([table.word_table for table in self.list_tables()]),
+            "word_table": serialize_word_tables(self.word_tables),
             "use_bias": self.use_bias,
             "word_bias": self.word_bias,
         }

@@ -408,6 +408,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         prefix: WordIds,
         k: int = 10,
         mask: Tensor = None,
+        excluded: WordIds | None = None,
         cache: NeuralCache | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the exact `k` likeliest next words and their log-probabilities.
@@ -422,14 +423,16 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             k: Integer in `[1, V]`. Defaults to 10.
             mask: Boolean, of the shape of `prefix`, false for padding, which may be at any position
                 and changes nothing. Defaults to `None`.
+            excluded: Integers, words that are not returned, -1 for none: `(E,)` for all prefixes,
+                or `(B, E)`. Defaults to `None`.
             cache: `keras_lightrnn.search.NeuralCache`, which makes the words of a prefix likelier.
-                All words are computed. Defaults to `None`.
+                Defaults to `None`.
 
         Returns:
             Word ids, int32, and log-probabilities in nats, float64, `(k,)` or `(B, k)` each, best
             first; ties go to the smaller id.
         """
-        return scoring.next_words(self._get_predictor(), prefix, k, mask, cache)
+        return scoring.next_words(self._get_predictor(), prefix, k, mask, excluded, cache)
 
     def generate(
         self,

@@ -28,9 +28,10 @@ class RecurrentStack(keras.layers.Layer):
     """Recurrent layers over a sequence, with dropout between them.
 
     A faster substitute for `keras.layers.LSTM(H, return_sequences=True)` and for stacks of it. The
-    Keras layers hold the weights, save and search. In training, the package's own recurrence runs
-    on the same weights where that is faster. Values and gradients are the same. The package's
-    recurrence keeps its states in float32 under every dtype policy.
+    Keras layers hold the weights and are used for saving and search. In training, the package's own
+    recurrence runs on the same weights where that is faster. Values and gradients are the same. The
+    package's recurrence keeps its states in float32 under every dtype policy. The stack reads
+    forwards only: `keras.layers.Bidirectional` does not take it.
 
     Args:
         units: Integer `H`, the units of each layer.
@@ -48,7 +49,8 @@ class RecurrentStack(keras.layers.Layer):
 
     Call arguments:
         x: `(B, L, D)`.
-        initial_state: By layer, its states `(B, H)`; `None` for zeros.
+        initial_state: By layer, its states `(B, H)`; `None` for zeros. For one layer also its
+            states alone, as `keras.layers.LSTM` takes them.
         mask: `(B, L)` boolean, false where states are carried over; or `None`.
         training: Boolean, whether this is a training step, in which dropout is applied.
         fused: Boolean, whether the package's recurrence runs where `recurrence_path` allows it.
@@ -143,6 +145,7 @@ class RecurrentStack(keras.layers.Layer):
         fused: bool | None = None,
     ) -> Any:
         if initial_state is not None:
+            initial_state = self._nest(initial_state)
             self._check_states(initial_state)
         if self.is_fused and (training if fused is None else fused):
             # Whether XLA compiles the step around it is not known here.
@@ -152,6 +155,13 @@ class RecurrentStack(keras.layers.Layer):
         else:
             hidden, states = self._run_keras_layers(x, initial_state, mask, training)
         return (hidden, states) if self.return_state else hidden
+
+    def _nest(self, states: Tensor) -> Tensor:
+        """Return states by layer, also where those of the only layer are given alone."""
+        if not isinstance(states, (list, tuple)):
+            states = [states]
+        is_flat = not any(isinstance(state, (list, tuple)) for state in states)
+        return [list(states)] if self.num_layers == 1 and is_flat else states
 
     def _check_states(self, states: Tensor) -> None:
         sizes = self.state_sizes

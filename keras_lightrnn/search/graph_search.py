@@ -47,7 +47,7 @@ def find_best_words(
     def search(tables: Any, excluded: Tensor) -> list[Any]:
         return list(find_best_of_tables(_get_operations(), tables, word_tables, k, excluded))
 
-    word_tables = [layer.word_table for layer in softmax.list_tables()]
+    word_tables = softmax.word_tables
     marks, excluded = _read_excluded(softmax, states, excluded)
     words, log_probs = _map_texts(softmax, search, states, [], excluded, ["int32", "float32"])
     return words, log_probs + marks
@@ -74,7 +74,7 @@ def find_word_ranks(softmax: Any, states: Tensor, targets: WordIds, excluded: Te
         )
         return [ops.expand_dims(ops.where(ops.isnan(log_probs), -1, ranks), 1)]
 
-    word_tables = [layer.word_table for layer in softmax.list_tables()]
+    word_tables = softmax.word_tables
     size = softmax.word_table.vocabulary_size
     marks, excluded = _read_excluded(softmax, states, excluded)
     is_valid = ops.logical_and(targets >= 0, targets < size)
@@ -122,7 +122,7 @@ def _map_texts(
     """
     layers = softmax.list_tables()
     offsets = list_row_offsets(softmax)
-    word_tables = [layer.word_table for layer in layers]
+    word_tables = softmax.word_tables
     size = choose_block_size(word_tables, softmax.num_components, softmax.word_dim)
 
     def run(states: Tensor, *rest: Tensor) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Memory of the words of a text, which raises the probability of those it met in like states."""
+"""A memory of the words of a text, which makes them likelier in similar states."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 
@@ -27,12 +28,13 @@ class NeuralCache:
         P(w)         = (1 - share) · P_network(w) + share · P_cache(w)
         share        = weight · (1 - exp(-n / horizon))             with n words remembered
 
-    The cache has no weights and works with any network. Its cost does not depend on the size of
-    the vocabulary. The defaults were chosen on Penn Treebank; `score` on a validation text tells
-    whether others are better.
+    The cache has no weights and works with any network. What it adds to the cost of a word does
+    not depend on the size of the vocabulary. The defaults were chosen on Penn Treebank; `score` on
+    a validation text tells whether others are better.
 
     Args:
-        weight: Float in `[0, 1)`, the share of the cache in the prediction once it is full.
+        weight: Float in `[0, 1)`, the share in the prediction that the cache approaches after many
+            horizons.
         sharpness: Float, how much more a similar state counts. 0 counts all words alike.
         horizon: Float, the number of words after which a remembered word counts `1 / e` as much.
         size: Integer, the largest number of words that are remembered.
@@ -78,7 +80,8 @@ class NeuralCache:
         """Return the log-probabilities of the words of texts, with the words before them cached.
 
         Args:
-            states: `(N, H)` or `(B, N, H)`, the state of the network before each word.
+            states: Arrays or tensors, `(N, H)` or `(B, N, H)`, the state of the network before
+                each word.
             words: Integers `(N,)` or `(B, N)`.
             log_probs: Of the same shape, the log-probabilities of the words by the network.
             mask: Booleans of the same shape, false for words that are not remembered, such as
@@ -91,8 +94,10 @@ class NeuralCache:
         Raises:
             ValueError: if the shapes disagree.
         """
-        states, words, log_probs = (np.asarray(x) for x in (states, words, log_probs))
-        is_word = np.ones(words.shape, bool) if mask is None else np.asarray(mask, bool)
+        states, words, log_probs = (ops.convert_to_numpy(x) for x in (states, words, log_probs))
+        is_word = np.ones(words.shape, bool)
+        if mask is not None:
+            is_word = ops.convert_to_numpy(mask).astype(bool)
         if not states.shape[:-1] == words.shape == log_probs.shape == is_word.shape or (
             words.ndim not in (1, 2)
         ):
@@ -146,18 +151,30 @@ class CachedText:
 
     def _recall(self, states: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Remember words, and return their probabilities and the shares of the cache before."""
-        size, queries = self.cache.size, _normalize(states)
-        known = queries
-        if self._directions is not None:
-            known = np.concatenate([self._directions, queries])
-        all_words = np.concatenate([self._words, words])
-        places = len(self._words) + np.arange(len(words))[:, None]
-        ages = places - np.arange(len(all_words))  # (n, m + n)
-        is_known = (ages > 0) & (ages <= size)
+        num_before = len(self._words)
+        known, all_words = self._append(states, words)
+        ages = num_before + np.arange(len(words))[:, None] - np.arange(len(all_words))  # (n, m + n)
+        is_known = (ages > 0) & (ages <= self.cache.size)
+        queries = known[num_before:]
         weights = self._weigh(queries @ known.T, np.where(is_known, ages, np.inf))
         probs = (weights * (all_words == words[:, None])).sum(axis=1)
-        self._directions, self._words = known[-size:], all_words[-size:]
+        self._keep(known, all_words)
         return probs, self._compute_shares(is_known.sum(axis=1))
+
+    def remember(self, states: np.ndarray, words: np.ndarray) -> None:
+        """Remember the next words, `(n,)`, with the states before them, `(n, H)`."""
+        self._keep(*self._append(states, words))
+
+    def _append(self, states: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the directions and the words remembered, followed by others."""
+        directions = _normalize(states)
+        if self._directions is not None:
+            directions = np.concatenate([self._directions, directions])
+        return directions, np.concatenate([self._words, words])
+
+    def _keep(self, directions: np.ndarray, words: np.ndarray) -> None:
+        """Remember the last of these."""
+        self._directions, self._words = directions[-self.cache.size :], words[-self.cache.size :]
 
     def predict(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Return the distinct words remembered, their probabilities, and the share of the cache.
@@ -165,7 +182,7 @@ class CachedText:
         Args:
             state: `(H,)`, before the word to predict.
         """
-        if self._directions is None:
+        if not len(self._words):
             return self._words, np.empty(0), 0.0
         ages = np.arange(len(self._words), 0, -1)
         weights = self._weigh(self._directions @ _normalize(state), ages)
@@ -185,6 +202,15 @@ class CachedText:
 
     def _compute_shares(self, num_words: Any) -> Any:
         return -self.cache.weight * np.expm1(-num_words / self.cache.horizon)
+
+
+def check_cache(cache: Any) -> None:
+    """Raise `TypeError` unless `cache` is a `NeuralCache` or `None`."""
+    if not isinstance(cache, (NeuralCache, type(None))):
+        raise TypeError(
+            f"`cache` must be a `keras_lightrnn.search.NeuralCache` or None. Received: cache="
+            f"{cache!r}. Give NeuralCache()."
+        )
 
 
 def _is_real(value: Any) -> bool:

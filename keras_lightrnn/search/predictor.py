@@ -71,13 +71,21 @@ class Predictor(abc.ABC):
         states, _ = self.network.run_windows(words, training=False, fused=True)
         return self.softmax(states, words[:, 1:], training=False, fused=True)
 
-    def read_windows(self, words: WordIds, states: Cache) -> tuple[Tensor, Tensor, Cache]:
-        """Return the states `(B, N - 1, H)` before the words 1..N-1 of sequences, the
-        log-probabilities of these words, and the states to go on with.
-        """
-        hidden, states = self.network.run_windows(words, states, training=False)
+    def read_states(self, words: WordIds, states: Cache) -> tuple[Tensor, Cache]:
+        """Return the states before the words 1..N-1 of sequences, and those to go on with."""
+        hidden, states = self._read_states(words, states)
+        return self.network.get_word_states(hidden), states
+
+    def score_states(self, words: WordIds, states: Cache) -> tuple[Tensor, Tensor, Cache]:
+        """Return what `read_states` does, with the log-probabilities of these words in between."""
+        hidden, states = self._read_states(words, states)
         log_probs = self.softmax(hidden, words[:, 1:], training=False)
         return self.network.get_word_states(hidden), log_probs, states
+
+    def _read_states(self, words: WordIds, states: Cache) -> tuple[Tensor, Cache]:
+        hidden, states = self.network.run_windows(words, states, training=False)
+        # Of one dtype, whatever the policy, for one compiled function.
+        return hidden, keras.tree.map_structure(lambda x: ops.cast(x, "float32"), states)
 
     def read_prefixes(
         self,

@@ -63,6 +63,11 @@ def check_texts(
     softmax: Any, name: str, words: WordIds, at_least: int = 1
 ) -> tuple[np.ndarray, bool]:
     """Check texts of one length; return them as `(B, N)` int32, and whether they were a batch."""
+    if _join_unequal(words)[1] is not None:
+        raise ValueError(
+            f"`{name}` must hold texts of one length. Received: texts of the lengths "
+            f"{[len(text) for text in words]}. Give one text at a time."
+        )
     words = np.asarray(words)
     if words.size and not np.issubdtype(words.dtype, np.integer):
         raise TypeError(

@@ -41,7 +41,7 @@ class RowSearch(abc.ABC):
         self.num_columns = num_columns
         self.padding = padding
         self._excluded: np.ndarray | None = None
-        _check_numbers(self.row_log_probs)
+        check_numbers(self.row_log_probs)
 
     @property
     def num_texts(self) -> int:
@@ -99,14 +99,24 @@ class RowSearch(abc.ABC):
 
     def compute_word_log_probs(self, texts: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Return the log-probability of words after texts, `(n,)`, excluded words included."""
-        rows = self.find_rows(words)
-        parts = []
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            here = slice(start, start + ROWS_AT_ONCE)
-            of_rows, log_probs = self.compute_columns(texts[here], rows[here])
-            picked = log_probs[of_rows == words[here, None]]
-            parts.append(self.row_log_probs[texts[here], rows[here]] + picked)
-        return np.concatenate(parts)
+        num_rows = self.row_log_probs.shape[1]
+        places, inverse = np.unique(texts * num_rows + self.find_rows(words), return_inverse=True)
+        found = np.empty(len(words))
+        for start in range(0, len(places), ROWS_AT_ONCE):
+            row_texts, rows = np.divmod(places[start : start + ROWS_AT_ONCE], num_rows)
+            of_rows, log_probs = self._compute_columns(row_texts, rows)
+            here = np.flatnonzero((inverse >= start) & (inverse < start + len(rows)))
+            row = inverse[here] - start
+            picked = log_probs[row][of_rows[row] == words[here, None]]
+            found[here] = self.row_log_probs[row_texts, rows][row] + picked
+        return found
+
+    def _compute_columns(
+        self, texts: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `compute_columns` does, checked, with numbers in impossible rows."""
+        words, log_probs = self.compute_columns(texts, rows)
+        return words, check_columns(self.row_log_probs[texts, rows], log_probs)
 
     def expand(self, texts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the words in rows after texts and their log-probabilities, `(n, C)` each.
@@ -129,11 +139,7 @@ class RowSearch(abc.ABC):
         """Yield slices of the rows, with the words in them and their log-probabilities."""
         for start in range(0, len(rows), ROWS_AT_ONCE):
             here = slice(start, start + ROWS_AT_ONCE)
-            words, log_probs = self.compute_columns(texts[here], rows[here])
-            is_impossible = np.isneginf(self.row_log_probs[texts[here], rows[here]])
-            if is_impossible.any():  # all of its words may have a bias of minus infinity
-                log_probs = np.where(is_impossible[:, None], np.float32(0), log_probs)
-            _check_numbers(log_probs)
+            words, log_probs = self._compute_columns(texts[here], rows[here])
             yield here, *self._drop_excluded(texts[here], words, log_probs)
 
     def best_words(self, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -311,7 +317,22 @@ class _BestWords:
         self.log_probs[here] = log_probs[order][is_best]
 
 
-def _check_numbers(log_probs: np.ndarray) -> None:
+def check_columns(row_log_probs: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+    """Return log-probabilities given rows, `(n, C)`, zeros in impossible rows, or raise for NaN.
+
+    Args:
+        row_log_probs: `(n,)`, of the rows.
+        log_probs: `(n, C)`, given the rows.
+    """
+    is_impossible = np.isneginf(row_log_probs)
+    if is_impossible.any():  # all of its words may have a bias of minus infinity
+        log_probs = np.where(is_impossible[:, None], np.float32(0), log_probs)
+    check_numbers(log_probs)
+    return log_probs
+
+
+def check_numbers(log_probs: np.ndarray) -> None:
+    """Raise `ValueError` if a log-probability is NaN."""
     if np.isnan(log_probs).any():
         raise ValueError(
             "A search needs log-probabilities that are not NaN. Received: a model that computes "

@@ -7,7 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_lightrnn.search.row_search import ROWS_AT_ONCE, sample, sort_best
+from keras_lightrnn.search.row_search import (
+    ROWS_AT_ONCE,
+    check_columns,
+    check_numbers,
+    sample,
+    sort_best,
+)
 
 # Rows of each table that a search expands first.
 _FIRST_ROWS = 16
@@ -40,12 +46,17 @@ class TableSearch:
     Args:
         tables: The tables.
         padding: Integer, a word that is never answered, or `None`.
+
+    Raises:
+        ValueError: if the network computes NaN.
     """
 
     def __init__(self, tables: Sequence[SearchedTable], padding: int | None = None) -> None:
         self.tables = [
             table._replace(row_log_probs=table.row_log_probs.astype(np.float64)) for table in tables
         ]
+        for table in self.tables:
+            check_numbers(table.row_log_probs)
         self.padding = padding
         self._excluded: list[np.ndarray] | None = None
 
@@ -102,7 +113,8 @@ class TableSearch:
             words, least, most = (x[is_candidate] for x in (words, least, most))
             is_unsure = most > least
             if not is_unsure.any():
-                return sort_best(words, np.log(np.maximum(least, 1e-300)), k)
+                with np.errstate(divide="ignore"):  # impossible words
+                    return sort_best(words, np.log(least), k)
             for rows in expanded:
                 rows.expand_rows_of(words[is_unsure])
 
@@ -129,6 +141,18 @@ class TableSearch:
             is_allowed = ~np.isin(words, excluded)
             words, least, most = (x[is_allowed] for x in (words, least, most))
         return words, least, most
+
+    def compute_word_log_probs(self, texts: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """Return the log-probability of words after texts, `(n,)`, excluded words included."""
+        probs = np.zeros(len(words))
+        for text in np.unique(texts):
+            here = texts == text
+            for table in self.tables:
+                rows = _ExpandedRows(table, text)
+                rows.expand_rows_of(words[here])
+                probs[here] += rows.bound(words[here])[0]
+        with np.errstate(divide="ignore"):
+            return np.log(probs)
 
     def all_words(self) -> Iterator[np.ndarray]:
         """Yield the log-probabilities of all words, `(V,)`, of one text after the other.
@@ -243,8 +267,9 @@ class _ExpandedRows:
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
             found = self.table.compute_columns(np.full(len(some), self.text), some)
+            of_rows = self.row_log_probs[some]
             words.append(found[0])
-            log_probs.append(self.row_log_probs[some, None] + found[1])
+            log_probs.append(of_rows[:, None] + check_columns(of_rows, found[1]))
         self.places[rows] = len(self.words) + np.arange(len(rows))
         self.is_expanded[rows] = True
         self.words, self.log_probs = np.concatenate(words), np.concatenate(log_probs)

@@ -254,7 +254,7 @@ class ServedTables(ServedReaderSoftmax):
 
     def __init__(self, softmax: TwoComponentSoftmax) -> None:
         super().__init__(softmax)
-        allocations = [table.word_table.allocation for table in softmax.list_tables()]
+        allocations = [table.allocation for table in softmax.word_tables]
         words = allocations[0].words.ravel()
         self.cells, self.first_cells = [], []
         for allocation in allocations:

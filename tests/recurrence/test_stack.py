@@ -331,3 +331,15 @@ def test_a_stack_without_a_gradient_by_hand_stays_on_its_layers():
     x = np.ones((2, 3, 5), "float32")
     expected = np.asarray(stack(x))
     assert np.array_equal(np.asarray(stack(x, training=True, fused=True)), expected)
+
+
+def test_states_of_one_layer_may_be_given_alone(rng):
+    """As `keras.layers.LSTM` takes and returns them."""
+    x = rng.normal(size=(2, 3, 4)).astype("float32")
+    states = [rng.normal(size=(2, 5)).astype("float32") for _ in range(2)]
+    stack = fused_recurrence.RecurrentStack(5)
+    np.testing.assert_array_equal(stack(x, initial_state=states), stack(x, initial_state=[states]))
+    gru = fused_recurrence.RecurrentStack(5, recurrence="gru")
+    np.testing.assert_array_equal(
+        gru(x, initial_state=states[0]), gru(x, initial_state=[[states[0]]])
+    )

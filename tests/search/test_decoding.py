@@ -359,10 +359,14 @@ def test_errors(model, method, arguments, error, message):
 
 
 @pytest.mark.parametrize("method", ["next_words", "word_log_probs", "generate"])
-def test_a_model_that_has_diverged(method):
-    model = LightRNNModel(V, 4, 4, row_reading="recurrence")
+@pytest.mark.parametrize("num_tables", [1, 2])
+def test_a_model_that_has_diverged(method, num_tables):
+    tables = [Allocation.random(V, seed=seed) for seed in range(num_tables)]
+    row_reading = "recurrence" if num_tables == 1 else "reader"
+    model = LightRNNModel(tables, 4, 4, row_reading=row_reading)
     model.build((None, None))
-    for kernel in (model.softmax.row_kernel, model.softmax.column_kernel):
+    last = model.softmax.list_tables()[-1]
+    for kernel in (model.softmax.row_kernel, last.column_kernel):
         before = keras.ops.convert_to_numpy(kernel)
         kernel.assign(np.full((7, 4), np.nan))
         with pytest.raises(ValueError, match="computes NaN"):
@@ -391,6 +395,21 @@ def test_of_equal_words_the_lesser_ids_come_first(shape):
             50 * [[1, 2]], length=1, temperature=temperature, top_p=0.045, seed=0
         )
         assert set(sampled.ravel()) == set(range(5))
+
+
+def test_impossible_words_of_several_tables_come_last():
+    tables = [Allocation.random(V, seed=seed) for seed in range(2)]
+    model = LightRNNModel(tables, 4, 4, word_bias="trainable")
+    model.build((None, None))
+    is_impossible = np.isin(tables[1].rows, [3])  # no word of this row is possible
+    is_impossible[[5, 8]] = True
+    model.softmax.word_bias_values.assign(np.where(is_impossible, -np.inf, 0))
+    impossible = np.flatnonzero(is_impossible).tolist()
+    assert np.flatnonzero(np.isneginf(model.word_log_probs([1, 2]))).tolist() == impossible
+    words, log_probs = model.next_words([1, 2], V)
+    assert words[-len(impossible) :].tolist() == impossible
+    assert np.isneginf(log_probs[-len(impossible) :]).all()
+    assert not np.isneginf(log_probs[: -len(impossible)]).any()
 
 
 def test_words_that_are_impossible_come_last():

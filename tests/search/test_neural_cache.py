@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_lightrnn import Allocation, LightRNNModel
-from keras_lightrnn.search import NeuralCache, scoring
+from keras_lightrnn.search import NeuralCache, cached_scoring
 
 V = 30
 CACHE = NeuralCache(weight=0.4, sharpness=3.0, horizon=5.0, size=6)
@@ -85,11 +85,20 @@ def test_shapes_are_checked():
         NeuralCache().mix(np.zeros((3, 2)), np.zeros(4, int), np.zeros(4))
 
 
+def test_a_cache_is_asked_for():
+    model = LightRNNModel(V, 4, 4)
+    message = r"`cache` must be a `keras_lightrnn.search.NeuralCache` or None. Received: cache=True"
+    for method in (model.score, model.next_words, model.word_log_probs):
+        with pytest.raises(TypeError, match=message):
+            method([3, 1, 4], cache=True)
+
+
 MODELS = {
     "half-steps": {"row_reading": "recurrence"},
     "reader": {"num_layers": 2, "recurrence": "gru"},
     "padding": {"mask_zero": True, "word_bias": "counts"},
     "two tables": {"num_tables": 2},
+    "mixed precision": {"dtype": "mixed_bfloat16"},
 }
 
 
@@ -128,22 +137,52 @@ def test_scores_are_the_distribution_of_next_words(model):
     assert (log_probs[0] > plain[0])[is_repeated].any()
 
 
-def test_next_words_are_the_best_of_all_words(model):
-    words, log_probs = model.next_words(PREFIXES, k=4, cache=CACHE)
+@pytest.mark.parametrize("excluded", [None, [7, 2, -1], [[3, 12, 9], [4, 1, 1], [-1, -1, -1]]])
+def test_next_words_are_the_best_of_all_words(model, excluded):
+    words, log_probs = model.next_words(PREFIXES, k=4, excluded=excluded, cache=CACHE)
     everything = model.word_log_probs(PREFIXES, cache=CACHE)
     if model.mask_zero:
         everything[:, 0] = -np.inf
+    if excluded is not None:
+        for log_probs_of_text, left_out in zip(
+            everything, np.broadcast_to(excluded, (3, 3)), strict=True
+        ):
+            log_probs_of_text[left_out[left_out >= 0]] = -np.inf
     np.testing.assert_array_equal(words, np.argsort(-everything, axis=1, kind="stable")[:, :4])
     np.testing.assert_allclose(log_probs, np.take_along_axis(everything, words, 1), rtol=1e-6)
-    words, log_probs = model.next_words(np.array(PREFIXES[0]), k=V - model.mask_zero, cache=CACHE)
+
+
+def test_all_words_are_found(model):
+    words, _ = model.next_words(np.array(PREFIXES[0]), k=V - model.mask_zero, cache=CACHE)
     assert sorted(words) == list(range(int(model.mask_zero), V))
+
+
+def test_excluded_words_are_not_returned(model):
+    plain, _ = model.next_words(PREFIXES, k=4)
+    words, _ = model.next_words(PREFIXES, k=3, excluded=plain[:, :1])
+    np.testing.assert_array_equal(words, plain[:, 1:])
+
+
+def test_padding_is_never_returned_nor_remembered():
+    model = LightRNNModel(12, 5, 4, mask_zero=True, word_bias="trainable")
+    model.build((None, None))
+    bias = np.zeros(12)
+    bias[[3, 8]] = -np.inf  # impossible, and still likelier than padding
+    model.softmax.word_bias_values.assign(bias)
+    words, _ = model.next_words([5, 7, 5], k=11, cache=CACHE)
+    assert sorted(words) == list(range(1, 12))
+    alone = model.score(np.array([5, 7, 5, 9]), cache=CACHE)
+    padded = model.score(np.array([0, 0, 5, 7, 0, 5, 9, 0]), cache=CACHE)
+    np.testing.assert_allclose(padded[[2, 4, 5]], alone, rtol=1e-5)
+    expected = model.word_log_probs([5, 7, 5], cache=CACHE)[9]
+    np.testing.assert_allclose(padded[5], expected, rtol=1e-5)
 
 
 def test_a_text_is_read_in_parts(model, monkeypatch):
     text = np.random.default_rng(0).integers(1, V, size=(2, 23))
     whole = model.score(text, cache=CACHE)
     assert whole.shape == (2, 22)
-    monkeypatch.setattr(scoring, "_WORDS_AT_ONCE", 4)
+    monkeypatch.setattr(cached_scoring, "_WORDS_AT_ONCE", 4)
     np.testing.assert_allclose(model.score(text, cache=CACHE), whole, rtol=1e-4)
     np.testing.assert_allclose(model.score(text[0], cache=CACHE), whole[0], rtol=1e-4)
     nothing = NeuralCache(weight=0)
