@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,3 +31,19 @@ def make_environment(**variables: str) -> dict[str, str]:
     """Return the environment of a process that imports this copy of the package, and tests."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     return {**os.environ, "PYTHONPATH": path, **variables}
+
+
+def make_environment_of_jax(*xla_flags: str) -> dict[str, str]:
+    """Return the environment of a process that trains on JAX.
+
+    Most of its time is that of compilers, whose programs run a few times.
+    """
+    flags = list(xla_flags)
+    if Version(version("jax")) >= Version("0.10"):  # XLA ends at an option that it does not know
+        flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+    return make_environment(
+        KERAS_BACKEND="jax",
+        JAX_PLATFORMS="cpu",
+        JAX_DISABLE_MOST_OPTIMIZATIONS="1",
+        XLA_FLAGS=" ".join(flags),
+    )

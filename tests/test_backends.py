@@ -11,7 +11,7 @@ import backend_run
 import keras
 import numpy as np
 import pytest
-from scripts import make_environment
+from scripts import make_environment, make_environment_of_jax
 
 SCRIPT = Path(__file__).parent / "backend_run.py"
 
@@ -24,7 +24,9 @@ def processes(tmp_path_factory):
     started = {
         backend: subprocess.Popen(
             [sys.executable, SCRIPT, folder / "weights.npz", folder / f"{backend}.npz"],
-            env=make_environment(KERAS_BACKEND=backend, JAX_PLATFORMS="cpu", XLA_FLAGS=""),
+            env=make_environment(KERAS_BACKEND="torch")
+            if backend == "torch"
+            else make_environment_of_jax(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

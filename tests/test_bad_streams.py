@@ -18,7 +18,7 @@ V = 12
 def make_model(**kwargs):
     keras.utils.set_random_seed(0)
     model = LightRNNModel(Allocation.random(V, 3, 4, seed=0), 5, 6, **kwargs)
-    model.compile(keras.optimizers.Adam(0.02))
+    model.compile(keras.optimizers.SGD(0.5))  # half as much to trace as Adam
     return model
 
 
@@ -134,6 +134,7 @@ def test_same_seed_same_weights_to_the_bit(rng):
     results = []
     for _ in range(2):
         model = make_model(dropout=0.2)
+        model.compile(keras.optimizers.Adam(0.02))
         callback = ReallocationCallback(verbose=0)
         model.fit(windows, batch_size=8, epochs=2, callbacks=[callback], verbose=0)
         assert callback.history[0]["moved"] > 0

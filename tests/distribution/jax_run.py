@@ -30,7 +30,7 @@ def train(distribution: Any) -> dict[str, np.ndarray]:
         Allocation.random(V, 5, 5, seed=1), 6, 6, stateful=True, word_bias="counts", word_dim=2
     )
     model.assign_word_counts(1 + np.arange(V))
-    model.compile(keras.optimizers.Adam(0.02))
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))  # with slots, and little to compile
     reallocation = ReallocationCallback(
         LikelihoodObjective("exact"), every="epoch", verbose=0, at_end=True
     )

@@ -7,18 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripts import make_environment
+from scripts import make_environment_of_jax
 
 SCRIPT = Path(__file__).parent / "jax_run.py"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 def test_data_parallel_equals_one_device(tmp_path):
-    environment = make_environment(
-        KERAS_BACKEND="jax",
-        JAX_PLATFORMS="cpu",
-        XLA_FLAGS="--xla_force_host_platform_device_count=2",
-    )
+    environment = make_environment_of_jax("--xla_force_host_platform_device_count=2")
     process = subprocess.run(
         [sys.executable, SCRIPT, tmp_path / "results.npz"],
         env=environment,
