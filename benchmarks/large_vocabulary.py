@@ -154,7 +154,7 @@ def make_vector_model(counts: np.ndarray, args: argparse.Namespace, is_sampled: 
             return tf.nn.sparse_softmax_cross_entropy_with_logits(part[0], logits)
 
         num_words = tf.shape(targets)[0]
-        at_once = max(1, _MOST_LOGITS // size)
+        at_once = tf.minimum(num_words, max(1, _MOST_LOGITS // size))
         rest = -num_words % at_once
         targets = tf.reshape(tf.pad(targets, [[0, rest]]), (-1, at_once))
         hidden = tf.reshape(tf.pad(hidden, [[0, rest], [0, 0]]), (-1, at_once, args.units))

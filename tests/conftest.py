@@ -39,7 +39,7 @@ QUICK_DIRECTORIES = {
     "benchmarks": ["early_slots", "no_xla"],
     "callbacks": ["no_xla"],
     "conformance": ["early_slots"],
-    "examples": ["early_slots"],
+    "examples": ["early_slots", "no_xla"],
 }
 
 # TensorFlow makes many objects that live long, which each garbage collection looks through: rarer

@@ -29,7 +29,7 @@ def read_code(page: Path) -> str:
 PAGES_WITH_CODE = [page for page in PAGES if read_code(page).strip()]
 
 
-@pytest.mark.usefixtures("early_slots")
+@pytest.mark.usefixtures("early_slots", "no_xla")
 @pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda page: str(page.relative_to(DOCS)))
 def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
     # The blocks of a page are one script.

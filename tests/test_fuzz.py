@@ -17,6 +17,7 @@ from keras_lightrnn.callbacks import HalfStepStatistics, ReallocationCallback, T
 from keras_lightrnn.data import contiguous_windows
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 
+pytestmark = pytest.mark.usefixtures("no_xla")
 SETTINGS = settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

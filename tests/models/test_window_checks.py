@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_lightrnn import LightRNNModel
 from keras_lightrnn.callbacks import ReallocationCallback, TrainingBackup
 
+pytestmark = pytest.mark.usefixtures("no_xla")
 WINDOWS = np.random.default_rng(0).integers(11, size=(4, 3))
 RAGGED = tf.ragged.constant([[1, 2, 3], [1, 2]])
 
