@@ -510,21 +510,38 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         offsets = self.compute_row_offsets() if row_offsets is None else row_offsets
         return logits if offsets is None else logits + offsets
 
-    def compute_column_logits(self, column_queries: Tensor, rows: Tensor) -> Tensor:
+    def compute_column_logits(
+        self, column_queries: Tensor, rows: Tensor, cell_logits: Tensor = None
+    ) -> Tensor:
         """Return the logits of all columns given rows, `(..., M, H), (...) -> (..., M, C)`.
 
         Args:
             column_queries: `(..., M, H)`: queries that have read the rows. Row half-steps are one
                 component.
             rows: `(...)` int32.
+            cell_logits: The result of `compute_cell_logits`, or `None` to look up the words' terms.
         """
         logits = self._project(column_queries, self.column_kernel, self.column_bias)
         terms = self._make_terms(column_queries)
+        if cell_logits is not None:
+            logits += ops.expand_dims(look_up(cell_logits, rows), -2)
+            terms = [term for term in terms if term.queries is not None]
         if terms:
             words = look_up(self.word_table.words, rows)  # (..., C)
         for term in terms:
             logits += term.compute_logits(words, self.compute_dtype)
         return logits
+
+    def compute_cell_logits(self) -> Tensor:
+        """Return what words add to column logits after any text, `(R, C)`; `None` for nothing."""
+        words, cells = (
+            ops.convert_to_tensor(x) for x in (self.word_table.words, self.word_table.cells)
+        )
+        logits = [
+            term.compute_all_logits(cells, words, self.compute_dtype)[:, 0]
+            for term in self._make_bias_terms()
+        ]
+        return sum(logits[1:], logits[0]) if logits else None
 
     def compute_all_column_logits(self, column_queries: Tensor) -> Tensor:
         """Return the logits of all columns given every row, `(B, R, M, H) -> (B, R, M, C)`.

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_lightrnn._internal.typing import Tensor, WordIds
 from keras_lightrnn.ops.log_probs import EMPTY_CELL_LOGIT, compute_bias_table
-from keras_lightrnn.ops.look_up import look_up, look_up_word_vectors, order_by_cell
+from keras_lightrnn.ops.look_up import look_up_many, look_up_word_vectors, order_by_cell
 from keras_lightrnn.ops.products import multiply_by_row
 
 
@@ -199,7 +199,7 @@ class VectorTerm(LogitTerm):
 
     def compute_logits(self, words: WordIds, dtype: str = "float32") -> Tensor:
         size = self.weight.shape[0]
-        vectors = _round(look_up(self.weight, ops.clip(words, 0, size - 1)), dtype)
+        vectors = _round(look_up_many(self.weight, ops.clip(words, 0, size - 1)), dtype)
         logits = ops.matmul(self.queries, ops.swapaxes(vectors, -1, -2))  # (..., M, C)
         # There are fewer logits than numbers in the vectors, which `lay_out` sets to zero.
         has_vector = ops.logical_and(words >= 0, words < size)

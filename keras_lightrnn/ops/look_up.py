@@ -31,6 +31,28 @@ def look_up(table: Tensor, indices: Tensor) -> Tensor:
     return ops.take(table, indices, axis=0)
 
 
+def look_up_many(table: Tensor, indices: Tensor) -> Tensor:
+    """Return what `look_up` does, in less time for very many entries of few numbers.
+
+    Args:
+        table: `(N, ...)`.
+        indices: Integers in `[0, N)`, of any shape.
+
+    Example:
+
+    >>> import numpy as np
+    >>> np.asarray(look_up_many(np.float32([5, 7]), np.int32([[1, 1]]))).tolist()
+    [[7.0, 7.0]]
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        flat = tf.reshape(indices, (-1, 1))  # of this shape, the gradient is sparse
+        found = tf.gather_nd(ops.convert_to_tensor(table), flat)
+        return tf.reshape(found, (*ops.shape(indices), *table.shape[1:]))
+    return look_up(table, indices)
+
+
 def order_by_cell(values: Tensor, cells: Tensor, words: WordIds) -> Tensor:
     """Return the entry of the word in each cell of a table, and zeros in other cells.
 

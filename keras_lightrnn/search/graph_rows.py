@@ -54,8 +54,9 @@ class GraphTable(NamedTuple):
             answered. `None` if all cells are computed together.
         expand_all: `() -> (B, R, C)` float32, the log-probabilities of all cells; anything in cells
             without a word. `None` if that costs no less for each row than `expand`.
-        expand_alike: `rows (n,) int32 -> (B, n, C)`, as `expand` for the same rows of all texts.
-            `None` likewise.
+        order: Returns a function `rows (n,) int32 -> (B, n, C)`, as `expand` for the same rows of
+            all texts. It is called once where all rows are expanded in order, and may lay out
+            weights for that. `None` likewise.
         mark: From a result of `expand_all` to the same with at least -1e38, and minus infinity for
             cells that are never answered. `None` if the result is so already.
     """
@@ -64,7 +65,7 @@ class GraphTable(NamedTuple):
     num_columns: int
     expand: Callable[[Any], Any] | None
     expand_all: Callable[[], Any] | None
-    expand_alike: Callable[[Any], Any] | None
+    order: Callable[[], Callable[[Any], Any]] | None
     mark: Callable[[Any], Any] | None = None
 
     def compute_all(self) -> Any:
@@ -177,7 +178,7 @@ def _go_through_rows(
         exclusion = None if columns is None else Exclusion(ops, excluded_rows, columns)
         return list(add(start, list_rows(ops, row_log_probs), table.compute_all(), exclusion))
 
-    in_order, of_rows = table.expand_alike, table.expand
+    order_rows, of_rows = table.order, table.expand
     is_small = _is_small(table)
     at_once = min(ROWS_AT_ONCE, num_rows)
     if of_rows is None or (is_small and at_once == num_rows):
@@ -195,7 +196,7 @@ def _go_through_rows(
     def is_sorted_search(first: Tensor, *state: Any) -> Any:
         needed = count_needed(state)
         is_needed = first < needed
-        if in_order is None:
+        if order_rows is None:
             return is_needed
         is_cheap = ops.logical_or(
             first < int(_LEAST_SHARE * num_rows), _COST_OF_ORDER * (needed - first) < num_rows
@@ -216,25 +217,25 @@ def _go_through_rows(
         is_found = ops.logical_and(is_sharp, count_needed(state) <= at_once)
         return tuple(ops.cond(is_found, lambda: state, add_all))
     first, *state = ops.while_loop(is_sorted_search, expand, (zero, *start))
-    if in_order is None:
+    if order_rows is None:
         return tuple(state)
-    is_open = first < count_needed(state)
     block = min(max(ROWS_AT_ONCE, _CELLS_AT_ONCE // num_columns), num_rows)
 
-    def expand_alike(first: Tensor, *state: Any) -> Any:
-        rows, is_row = _make_range(ops, first, block, num_rows)
-        joint = join(ops, ops.take(row_log_probs, rows, axis=1), in_order(rows), is_row)
-        exclusion = None if columns is None else Exclusion(ops, excluded_rows - first, columns)
-        rows = ops.broadcast_to(rows, (ops.shape(joint)[0], block))
-        return (first + block, *add(state, rows, joint, exclusion))
+    def expand_in_order() -> list[Any]:
+        in_order = order_rows()
 
-    restarted = [ops.where(is_open, x, y) for x, y in zip(start, state, strict=True)]
-    _, *state = ops.while_loop(
-        lambda first, *_: ops.logical_and(is_open, first < num_rows),
-        expand_alike,
-        (zero, *restarted),
-    )
-    return tuple(state)
+        def expand_alike(first: Tensor, *state: Any) -> Any:
+            rows, is_row = _make_range(ops, first, block, num_rows)
+            joint = join(ops, ops.take(row_log_probs, rows, axis=1), in_order(rows), is_row)
+            exclusion = None if columns is None else Exclusion(ops, excluded_rows - first, columns)
+            rows = ops.broadcast_to(rows, (ops.shape(joint)[0], block))
+            return (first + block, *add(state, rows, joint, exclusion))
+
+        return list(
+            ops.while_loop(lambda first, *_: first < num_rows, expand_alike, (zero, *start))[1:]
+        )
+
+    return tuple(ops.cond(first < count_needed(state), expand_in_order, lambda: state))
 
 
 def find_ranks(

@@ -166,25 +166,32 @@ def _make_table(softmax: Any, row_log_probs: Tensor, context: list[Any]) -> Grap
         words = words if rows is None else look_up(words, rows)
         return ops.where(words < 0, -np.inf, log_probs)
 
-    def expand(rows: Tensor, of_all: Tensor) -> Any:
-        log_probs = ops.log_softmax(softmax.compute_column_logits(read(rows), of_all))
-        return finish(add_components(log_probs, rows), of_all)  # (B, n, M, C) -> (B, n, C)
+    def expand(rows: Tensor, of_all: Tensor, cell_logits: Tensor = None) -> Any:
+        logits = softmax.compute_column_logits(read(rows), of_all, cell_logits)
+        # (B, n, M, C) -> (B, n, C)
+        return finish(add_components(ops.log_softmax(logits), rows), of_all)
 
     def expand_all() -> Any:
         of_all = read(list_rows(operations, row_log_probs))
         log_probs = ops.log_softmax(softmax.compute_all_column_logits(of_all))  # (B, R, M, C)
         return join(operations, row_log_probs, add_components(log_probs))
 
-    def expand_alike(rows: Tensor) -> Any:
-        rows = ops.expand_dims(rows, 0)  # (1, n): words are looked up once for all texts
-        return expand(ops.broadcast_to(rows, (ops.shape(row_log_probs)[0], rows.shape[1])), rows)
+    def order() -> Callable[[Any], Any]:
+        cell_logits = softmax.compute_cell_logits()
+
+        def expand_alike(rows: Tensor) -> Any:
+            rows = ops.expand_dims(rows, 0)  # (1, n): words are looked up once for all texts
+            of_texts = ops.broadcast_to(rows, (ops.shape(row_log_probs)[0], rows.shape[1]))
+            return expand(of_texts, rows, cell_logits)
+
+        return expand_alike
 
     return GraphTable(
         row_log_probs,
         word_table.num_columns,
         lambda rows: expand(rows, rows),
         expand_all,
-        expand_alike,
+        order,
         finish,
     )
 

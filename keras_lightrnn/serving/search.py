@@ -174,7 +174,9 @@ def _make_table(
     if expand_all_rows is None:
         return GraphTable(row_log_probs, num_columns, expand, None, None)
     mark_all = functools.partial(mark, rows=tf.range(softmax.num_rows))
-    return GraphTable(row_log_probs, num_columns, expand, expand_all, expand_alike, mark_all)
+    return GraphTable(
+        row_log_probs, num_columns, expand, expand_all, lambda: expand_alike, mark_all
+    )
 
 
 def generate_cells(

@@ -235,7 +235,7 @@ class CountedTable:
         return np.logaddexp.reduce(self.log_probs, axis=2)
 
     def make(self):
-        parts = self.expand, self.expand_all, self.expand_alike
+        parts = self.expand, self.expand_all, lambda: self.expand_alike
         return GraphTable(self._rows, self.log_probs.shape[2], *parts)
 
     def find_best(self, k):
