@@ -13,11 +13,12 @@ the time per prefix is printed. `--model` reads the directory that
 `examples/train_language_model.py` wrote, and takes prefixes from `--text`. A model that is not
 trained is the worst case: only its word bias can rule out rows.
 
-With `--requests`, measures the best 20 words of `TopWords` from states, in a compiled function, and
-a full softmax of that size with `top_k`: for one state and a batch, with one table and with two,
-for sharp predictions, whose logits have a standard deviation of about 4, and for flat ones. The
-milliseconds are CPU time of all threads: set TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS
-to 1.
+With `--requests`, measures the best 20 words from states, and a full softmax of that size with
+`top_k`: for one state and a batch of `--num-texts`, with `--tables` tables, for sharp predictions,
+whose logits have a standard deviation of about 4, and for flat ones. `TopWords` runs in a compiled
+function. An export is the search of `export_saved_model`. Each contestant answers a request that is
+not timed before one that is, as the same model does on a server. The milliseconds are CPU time of
+all threads: set TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS to 1.
 """
 
 from __future__ import annotations
@@ -40,10 +41,12 @@ import tensorflow as tf
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.data import Vocabulary, read_lines
 from keras_lightrnn.layers import TopWords, TwoComponentSoftmax
+from keras_lightrnn.serving.search import find_best_cells
+from keras_lightrnn.serving.softmax import make_reader_softmax
 
 K = 10
 _NUM_BEST = 20  # of a request
-_NUM_TEXTS = 64  # of a batch to search
+_NUM_TEXTS = 64  # of a batch to complete
 _BATCH_SIZE, _SEQUENCE_LENGTH = 32, 35
 _NUM_BATCHES = 64  # to score
 
@@ -59,7 +62,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", help="file to draw prefixes from, with --model")
     parser.add_argument("--prefix-length", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--requests", action="store_true", help="measure TopWords")
+    parser.add_argument("--requests", action="store_true", help="measure TopWords and exports")
+    parser.add_argument("--tables", type=int, nargs="+", default=[1, 2], help="with --requests")
+    parser.add_argument("--num-texts", type=int, default=64, help="with --requests")
     return parser
 
 
@@ -113,12 +118,18 @@ def take_turns(
     prefixes: Iterator[Any],
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
+    is_warm: bool = False,
 ) -> dict[str, float]:
-    """Return the median milliseconds of each contestant, after three warm-up rounds."""
+    """Return the median milliseconds of each contestant, after three warm-up rounds.
+
+    With `is_warm`, a contestant also runs once, untimed, right before it is timed.
+    """
     milliseconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds + 3):
         prefix = next(prefixes)
         for name, run in contestants.items():
+            if is_warm:
+                run(prefix)
             start = clock()
             run(prefix)
             milliseconds[name].append(1e3 * (clock() - start))
@@ -163,6 +174,29 @@ def make_softmax(args: argparse.Namespace, num_tables: int, sharpness: float) ->
     return softmax
 
 
+class _Export:
+    """What the search of an export asks of a network, for states that are given."""
+
+    padding_cell = None
+    reads_rows_by_steps = False
+
+    def __init__(self, softmax: TwoComponentSoftmax) -> None:
+        self.softmax: Any = make_reader_softmax(softmax)
+        self._words = tf.constant(softmax.word_table.allocation.words.ravel(), tf.int32)
+
+    def predict_rows(self, states: list[Any]) -> Any:
+        return self.softmax.predict_rows(states[0])
+
+    def predict_tables(self, states: list[Any]) -> Any:
+        return self.softmax.predict_tables(states[0])
+
+    def __call__(self, states: Any) -> Any:
+        def get_words(cells: Any) -> Any:
+            return tf.gather(self._words, tf.maximum(cells, 0))
+
+        return find_best_cells(self, [states], tf.constant(_NUM_BEST), get_words)
+
+
 def measure_requests(args: argparse.Namespace) -> dict[str, float]:
     """Return the median milliseconds of requests for the best 20 words, for each state."""
     size, units = args.vocabulary_size, args.units
@@ -179,25 +213,31 @@ def measure_requests(args: argparse.Namespace) -> dict[str, float]:
             lambda states: tf.math.top_k(tf.nn.log_softmax(dense(states)), _NUM_BEST)
         )
     }
+    kept = []  # of a concrete function, nothing else holds the variables
     for num_tables, (kind, sharpness) in itertools.product(
-        (1, 2), {"sharp": 2.5, "flat": 0}.items()
+        args.tables, {"sharp": 2.5, "flat": 0}.items()
     ):
         softmax = make_softmax(args, num_tables, sharpness)
-        searches[f"{num_tables} table(s), {kind}"] = compile_search(TopWords(softmax, _NUM_BEST))
+        name = f"{num_tables} table(s), {kind}"
+        kept += [TopWords(softmax, _NUM_BEST), _Export(softmax)]
+        searches[name], searches[f"{name}, export"] = map(compile_search, kept[-2:])
     rng = np.random.default_rng(1)
 
     def draw_states(num_texts: int) -> Iterator[Any]:
         while True:
             yield tf.constant(rng.normal(size=(num_texts, units)).astype("float32"))
 
-    results = take_turns(searches, draw_states(1), args.rounds, time.process_time)
-    num_batches = max(args.rounds // 8, 1)
-    of_batch = take_turns(searches, draw_states(_NUM_TEXTS), num_batches, time.process_time)
+    def measure(num_texts: int, rounds: int) -> dict[str, float]:
+        return take_turns(searches, draw_states(num_texts), rounds, time.process_time, is_warm=True)
+
+    results = measure(1, args.rounds)
+    of_batch = measure(args.num_texts, max(args.rounds // 8, 1))
+    of_each = {name: milliseconds / args.num_texts for name, milliseconds in of_batch.items()}
     print(f"best {_NUM_BEST} of {size:,} words, {units} units\n")
-    print(f"| | ms | ms of each of {_NUM_TEXTS} |\n|---|---|---|")
+    print(f"| | ms | ms of each of {args.num_texts} |\n|---|---|---|")
     for name, milliseconds in results.items():
-        print(f"| {name} | {milliseconds:.2f} | {of_batch[name] / _NUM_TEXTS:.2f} |", flush=True)
-    return {**results, **{f"{name}, batch": x / _NUM_TEXTS for name, x in of_batch.items()}}
+        print(f"| {name} | {milliseconds:.2f} | {of_each[name]:.2f} |", flush=True)
+    return {**results, **{f"{name}, batch": x for name, x in of_each.items()}}
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:

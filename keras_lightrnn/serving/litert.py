@@ -22,6 +22,7 @@ from keras_lightrnn.serving.weights import (
     check_light_rnn_model,
     check_row_reader,
     check_weights,
+    gather,
 )
 from keras_lightrnn.table.allocation import Allocation
 
@@ -205,7 +206,7 @@ class _HalfSteps(tf.Module):
 
     def _further_cells(self, cells: tf.Tensor) -> dict[str, tf.Tensor]:
         tables = self._network.softmax.cells
-        return {f"cells_{t}": tf.gather(tables[t], cells) for t in range(1, self._num_tables)}
+        return {f"cells_{t}": gather(tables[t], cells) for t in range(1, self._num_tables)}
 
     def _predict_tables(self, states: list[tf.Tensor]) -> list[tuple[tf.Tensor, list[tf.Tensor]]]:
         if self._num_tables > 1:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_lightrnn.serving.network import Network
 from keras_lightrnn.serving.softmax import ServedTables, pick
+from keras_lightrnn.serving.weights import gather
 
 
 def sample_cells(
@@ -116,7 +117,7 @@ def _draw_from_tables(
         rows = tf.clip_by_value(places - start, 0, table.num_rows - 1)
         column_log_probs = table.expand_rows(None, rows, predicted[index][1])
         of_rows = rows[:, None] * table.num_columns + tf.range(table.num_columns)
-        first_cells = tf.gather(softmax.first_cells[index], of_rows)  # (B, C)
+        first_cells = gather(softmax.first_cells[index], of_rows)  # (B, C)
         if network.padding_cell is not None:
             is_padding = first_cells == network.padding_cell
             column_log_probs = tf.where(is_padding, float("-inf"), column_log_probs)

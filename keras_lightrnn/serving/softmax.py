@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_lightrnn.layers import TwoComponentSoftmax
 from keras_lightrnn.ops.products import multiply_by_row
-from keras_lightrnn.serving.weights import make_variable
+from keras_lightrnn.serving.weights import gather, make_variable
 from keras_lightrnn.serving.word_vectors import ServedVectors, make_vectors, share_vectors
 from keras_lightrnn.table.allocation import Allocation
 
@@ -96,7 +96,7 @@ class ServedSoftmax(tf.Module):
         """
         logits = _project(queries, self.column_kernel, self.column_bias)
         if self.word_bias is not None:
-            logits += tf.gather(self.word_bias, rows)[:, None]
+            logits += gather(self.word_bias, rows)[:, None]
         if self.word_dim:
             logits += self._compute_vector_terms(queries, rows)
         if self._impossible_cells is None:
@@ -195,9 +195,9 @@ class ServedReaderSoftmax(ServedSoftmax):
         queries, *shares = context
         if texts is not None:
             queries = tf.gather(queries, texts)  # (m, M, H)
-        queries *= 1 + tf.gather(self.row_gate, rows)[:, None]
+        queries *= 1 + gather(self.row_gate, rows)[:, None]
         if self.row_shift is not None:
-            queries += tf.gather(self.row_shift, rows)[:, None]
+            queries += gather(self.row_shift, rows)[:, None]
         log_probs = self.compute_column_log_probs(queries, rows)  # (m, M, C)
         if self.num_components == 1:
             return log_probs[:, 0]
@@ -291,7 +291,7 @@ class ServedTables(ServedReaderSoftmax):
 
     def score_cells(self, states: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
         log_probs = [
-            table._score_cells(*predicted, tf.gather(table_cells, cells))
+            table._score_cells(*predicted, gather(table_cells, cells))
             for table, predicted, table_cells in zip(
                 self.tables, self.predict_tables(states), self.cells, strict=True
             )
@@ -323,7 +323,7 @@ def _pack(is_set: np.ndarray) -> tf.Variable:
 
 def _unpack(packed: tf.Variable, rows: tf.Tensor, num_columns: int) -> tf.Tensor:
     """Return the booleans of `rows`, `(n, C)`."""
-    numbers = tf.cast(tf.gather(packed, rows), tf.int32)  # (n, C / 8)
+    numbers = tf.cast(gather(packed, rows), tf.int32)  # (n, C / 8)
     bits = numbers[:, :, None] // [1, 2, 4, 8, 16, 32, 64, 128] % 2
     return tf.reshape(bits, [-1, 8 * packed.shape[1]])[:, :num_columns] == 1
 

@@ -23,6 +23,14 @@ def make_variable(values: Any, dtype: Any = tf.float32) -> tf.Variable:
     return tf.Variable(ops.convert_to_numpy(values), trainable=False, dtype=dtype)
 
 
+def gather(variable: tf.Variable, indices: tf.Tensor) -> tf.Tensor:
+    """Return entries of a variable that is also read as a whole.
+
+    After `tf.gather` of a variable itself, TensorFlow copies the variable whenever it is read.
+    """
+    return tf.gather(tf.convert_to_tensor(variable), indices)
+
+
 def check_light_rnn_model(model: Any) -> None:
     """Raise unless the model is a `LightRNNModel`."""
     if not isinstance(model, LightRNNModel):

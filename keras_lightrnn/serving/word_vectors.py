@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_lightrnn.search.graph_rows import FEW_CELLS
-from keras_lightrnn.serving.weights import make_variable
+from keras_lightrnn.serving.weights import gather, make_variable
 from keras_lightrnn.table.allocation import Allocation
 
 
@@ -43,20 +43,22 @@ class ServedVectors(tf.Module):
     def read_cells(self, cells: tf.Tensor) -> tf.Tensor:
         """Return the vectors of cells, `(...) -> (..., K)`."""
         if self.indices is not None:
-            cells = tf.gather(self.indices, cells)
+            cells = gather(self.indices, cells)
         return self._read(cells)
 
     def read_rows(self, rows: tf.Tensor) -> tf.Tensor:
         """Return the vectors of rows, `(n,) -> (n, C, K)`."""
         if self.indices is None:
-            return tf.gather(self.vectors, rows)
+            return gather(self.vectors, rows)
         return self._read(tf.gather(tf.reshape(self.indices, self._shape), rows))
 
     def read_all(self) -> tf.Tensor:
         """Return the vectors of all rows, `(R, C, K)`."""
         if self._in_order is not None:
             return tf.convert_to_tensor(self._in_order)
-        return self._read(tf.reshape(self.indices, self._shape))
+        indices = tf.reshape(tf.maximum(self.indices, 0), (*self._shape, 1))
+        # For so many entries, this takes two thirds of the time of `tf.gather`.
+        return tf.gather_nd(tf.reshape(self.vectors, [-1, self.size]), indices)
 
     def _read(self, indices: tf.Tensor) -> tf.Tensor:
         return tf.gather(tf.reshape(self.vectors, [-1, self.size]), tf.maximum(indices, 0))

@@ -66,7 +66,8 @@ def test_reallocation_of_two_tables(text, capsys):
 def test_requests(capsys):
     arguments = ["--requests", "--vocabulary-size", "50", "--units", "4", "--rounds", "1"]
     results = load_script("benchmarks/inference.py").main(arguments)
-    assert len(results) == 2 * (1 + 4)  # of one state and of a batch: Dense, and two of two tables
+    # One state and a batch; Dense, and one table and two, sharp and flat, layer and export.
+    assert len(results) == 2 * (1 + 8)
     assert all(milliseconds > 0 for milliseconds in results.values())
     assert "best 20 of 50 words" in capsys.readouterr().out
 

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_lightrnn import Allocation
 from keras_lightrnn.layers import TwoComponentSoftmax
-from keras_lightrnn.search import graph_rows, graph_tables
+from keras_lightrnn.search import graph_rows, graph_tables, tensorflow_operations
 from keras_lightrnn.search.graph_rows import GraphTable, find_best_cells, find_ranks
 from keras_lightrnn.search.graph_search import find_best_words
 from keras_lightrnn.search.layer_search import search_states
@@ -244,6 +244,30 @@ class CountedTable:
         assert np.asarray(log_probs) == pytest.approx(expected, abs=1e-5)
         flat = self.log_probs.reshape(len(cells), -1)
         assert np.take_along_axis(flat, np.asarray(cells), 1) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "values"),
+    [((90, 5), 10_000), ((5, 190), 10_000), ((90, 5), 40), ((5, 190), 40)],
+    ids=["rows", "groups of cells", "rows, tied", "groups of cells, tied"],
+)
+@pytest.mark.parametrize("is_integer", [True, False])
+def test_the_best_of_many_cells(rng, shape, values, is_integer):
+    """Found by the maxima of groups. Of tied cells, the ones with lesser words come first."""
+    size = shape[0] * shape[1]
+    words = rng.permutation(size).astype("int32")
+    joint = -1 - rng.integers(values, size=(3, *shape)).astype("float32")
+    joint[1].ravel()[2:] = -np.inf  # fewer cells than are asked for
+    rows = tf.zeros((3, shape[0]))
+    table = GraphTable(rows, shape[1], None, lambda: tf.constant(joint), None)
+    k = 3 if is_integer else tf.constant(3)
+    cells, log_probs = find_best_cells(
+        tensorflow_operations, table, k, None, lambda cells: tf.gather(words, cells)
+    )
+    order = np.lexsort([np.broadcast_to(words, (3, size)), -joint.reshape(3, -1)])[:, :3]
+    expected = np.take_along_axis(joint.reshape(3, -1), order, axis=1)
+    assert log_probs.numpy().tolist() == expected.tolist()
+    assert cells.numpy().tolist() == np.where(np.isneginf(expected), -1, order).tolist()
 
 
 def test_few_rows_are_expanded_if_the_bound_allows_it(rng, monkeypatch):

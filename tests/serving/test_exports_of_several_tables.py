@@ -105,6 +105,23 @@ def test_rows_are_expanded_part_by_part(vocabulary, tmp_path, small_parts):
     assert_next_words(Unsaved(model, vocabulary, tmp_path), model, vocabulary)
 
 
+def test_weights_are_not_copied_where_they_are_read(model, small_parts):
+    """After a gather of a variable itself, TensorFlow copies it whenever it is read."""
+    network = make_network(model)
+    words = tf.constant(model.word_table.allocation.words.ravel())
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 6))], autograph=False)
+    def find_best(hidden):
+        states = [hidden] * network.num_states
+        return _find_best_in_block(network, states, 3, lambda cells: tf.gather(words, cells))
+
+    graph = find_best.get_concrete_function().graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    names = {node.op for node in nodes}
+    assert "ReadVariableOp" in names
+    assert "ResourceGather" not in names
+
+
 def test_few_rows_are_expanded(small_parts, monkeypatch):
     """Of sharp distributions; without it the search would be that of all words."""
     model = make_model(scale=3.0)
