@@ -7,6 +7,11 @@ NAME = "benchmarks/training_speed.py"
 pytestmark = pytest.mark.benchmark
 
 
+@pytest.fixture(scope="module")
+def no_xla():
+    """Leave XLA on: it is a part of what is timed."""
+
+
 def test_ratios_hold():
     """Ratios of one run, well under those measured on a quiet machine (see README)."""
     benchmark = load_script(NAME)

@@ -79,7 +79,7 @@ def test_of_no_words_is_nan():
 
 def test_of_padding_only_is_not_the_best_there_is():
     model = LightRNNModel(20, 4, 4, mask_zero=True)
-    model.compile("sgd")
+    model.compile("sgd", run_eagerly=True)
     assert np.isnan(model.evaluate(np.zeros((2, 5), "int32"), verbose=0)[1])
 
 
@@ -157,7 +157,7 @@ def test_low_precision_predictions_are_counted_in_float32():
 
 def test_callbacks_know_that_less_is_better():
     model = LightRNNModel(20, 4, 4)
-    model.compile("sgd")
+    model.compile("sgd", run_eagerly=True)
     windows = np.random.default_rng(0).integers(20, size=(8, 5))
     stopping = keras.callbacks.EarlyStopping("val_perplexity", patience=3)
     arguments = {"validation_data": (windows,), "callbacks": [stopping], "verbose": 0}
