@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.search.neural_cache import CachedText, NeuralCache
+from keras_lightrnn.search.neural_cache import CachedText, NeuralCache, mix_log_probs
 from keras_lightrnn.search.predictor import Predictor, read_prefixes
 from keras_lightrnn.search.prefixes import Prefixes
 from keras_lightrnn.search.row_search import sort_best
@@ -33,9 +33,9 @@ def list_all_words(
     search = read_prefixes(predictor, prefixes)
     search.padding = None  # padding has a probability, although searches never return it
     predictions = _predict(predictor, prefixes, cache)
-    for log_probs, (words, probs, share) in zip(search.all_words(), predictions, strict=True):
-        mixed = np.log1p(-share) + log_probs
-        mixed[words] = _mix(log_probs[words], probs, share)
+    for log_probs, (words, probs, odds) in zip(search.all_words(), predictions, strict=True):
+        mixed = log_probs - np.log1p(odds)
+        mixed[words] = mix_log_probs(log_probs[words], probs, odds)
         yield mixed
 
 
@@ -75,28 +75,22 @@ def next_words(
     )
     by_text = np.split(log_probs, np.cumsum(numbers)[:-1])
     found = []
-    for (words, best), (cached, probs, share), own in zip(others, remembered, by_text, strict=True):
+    for (words, best), (cached, probs, odds), own in zip(others, remembered, by_text, strict=True):
         is_found = words >= 0
         candidates = np.concatenate([words[is_found], cached])
-        mixed = np.concatenate([np.log1p(-share) + best[is_found], _mix(own, probs, share)])
+        mixed = np.concatenate([best[is_found] - np.log1p(odds), mix_log_probs(own, probs, odds)])
         found.append(sort_best(candidates, mixed, k))
     words, log_probs = (np.stack(parts) for parts in zip(*found, strict=True))
     return words.astype(np.int32), log_probs
-
-
-def _mix(log_probs: np.ndarray, probs: np.ndarray, share: float) -> np.ndarray:
-    """Return the log-probabilities of words that the cache gives these probabilities."""
-    with np.errstate(divide="ignore"):
-        return np.logaddexp(np.log1p(-share) + log_probs, np.log(share * probs))
 
 
 def _leave_out(
     prediction: tuple[np.ndarray, np.ndarray, float], excluded: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return a prediction of the cache without the words that are not returned."""
-    words, probs, share = prediction
+    words, probs, odds = prediction
     is_kept = np.isin(words, [] if excluded is None else excluded, invert=True)
-    return words[is_kept], probs[is_kept], share
+    return words[is_kept], probs[is_kept], odds
 
 
 def _pad(rows: Sequence[np.ndarray]) -> np.ndarray:

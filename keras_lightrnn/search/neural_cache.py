@@ -23,18 +23,20 @@ class NeuralCache:
     the last words of the text, each with the state of the network before it. A word `w` that was
     remembered in states like the present state `s_t` becomes likelier:
 
-        similarity_i = exp(sharpness · cos(s_t, s_i) - (t - i) / horizon)          for i < t
-        P_cache(w)   = sum of similarity_i where w_i = w / sum of all
-        P(w)         = (1 - share) · P_network(w) + share · P_cache(w)
-        share        = weight · (1 - exp(-n / horizon))             with n words remembered
+        similarity_i = exp(sharpness · (cos(s_t, s_i) - 1) - (t - i) / horizon)        for i < t
+        total        = sum of similarity_i
+        P_cache(w)   = sum of similarity_i where w_i = w / total
+        odds         = weight · sqrt(total)
+        P(w)         = (P_network(w) + odds · P_cache(w)) / (1 + odds)
+
+    So the cache counts for little where it remembers nothing similar, as at the start of a text.
 
     The cache has no weights and works with any network. What it adds to the cost of a word does
     not depend on the size of the vocabulary. The defaults were chosen on Penn Treebank; `score` on
     a validation text tells whether others are better.
 
     Args:
-        weight: Float in `[0, 1)`, the share in the prediction that the cache approaches after many
-            horizons.
+        weight: Float, what the cache counts beside the network. 0 turns it off.
         sharpness: Float, how much more a similar state counts. 0 counts all words alike.
         horizon: Float, the number of words after which a remembered word counts `1 / e` as much.
         size: Integer, the largest number of words that are remembered.
@@ -44,36 +46,35 @@ class NeuralCache:
 
     Example:
 
-    >>> cache = NeuralCache(weight=0.5, horizon=2.0)
+    >>> cache = NeuralCache(weight=1.0, horizon=2.0)
     >>> states = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])  # each before its word
     >>> words = np.array([7, 3, 7])
     >>> log_probs = np.log([0.1, 0.1, 0.1])
     >>> np.exp(cache.mix(states, words, log_probs)).round(2)  # 7 again, in the same state
-    array([0.1 , 0.08, 0.38], dtype=float32)
+    array([0.1 , 0.1 , 0.44], dtype=float32)
 
     Reference:
         Grave, Joulin, Usunier, "Improving Neural Language Models with a Continuous Cache",
         ICLR 2017, [arXiv:1612.04426](https://arxiv.org/abs/1612.04426), which has the dot product
-        and a fixed share. The cosine and the decay are this package's.
+        and a fixed share. The cosine, the decay and the odds are this package's.
     """
 
-    weight: float = 0.16
+    weight: float = 0.2
     sharpness: float = 9.0
     horizon: float = 300.0
     size: int = 2_000
 
     def __post_init__(self) -> None:
-        if not (_is_real(self.weight) and 0 <= self.weight < 1):
-            raise ValueError(
-                f"`weight` must be a number in [0, 1). Received: weight={self.weight!r}."
-            )
-        for name, least in (("sharpness", 0), ("horizon", np.finfo(np.float32).tiny)):
+        for name in ("weight", "sharpness"):
             value = getattr(self, name)
-            if not (_is_real(value) and least <= value < np.inf):
-                kind = "not negative" if least == 0 else "positive"
+            if not (_is_real(value) and 0 <= value < np.inf):
                 raise ValueError(
-                    f"`{name}` must be a finite number that is {kind}. Received: {name}={value!r}."
+                    f"`{name}` must be a finite number of at least 0. Received: {name}={value!r}."
                 )
+        if not (_is_real(self.horizon) and 0 < self.horizon < np.inf):
+            raise ValueError(
+                f"`horizon` must be a finite number above 0. Received: horizon={self.horizon!r}."
+            )
         check_size("size", self.size)
 
     def mix(self, states: Any, words: Any, log_probs: Any, mask: Any = None) -> np.ndarray:
@@ -144,22 +145,20 @@ class CachedText:
         here = np.flatnonzero(is_word)
         for start in range(0, len(here), _WORDS_AT_ONCE):
             some = here[start : start + _WORDS_AT_ONCE]
-            probs, shares = self._recall(states[some], words[some])
-            with np.errstate(divide="ignore"):  # a word that is not remembered
-                mixed[some] = np.logaddexp(np.log1p(-shares) + mixed[some], np.log(shares * probs))
+            probs, odds = self._recall(states[some], words[some])
+            mixed[some] = mix_log_probs(mixed[some], probs, odds)
         return mixed
 
     def _recall(self, states: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Remember words, and return their probabilities and the shares of the cache before."""
+        """Remember words, and return their probabilities before that and the odds of the cache."""
         num_before = len(self._words)
         known, all_words = self._append(states, words)
         ages = num_before + np.arange(len(words))[:, None] - np.arange(len(all_words))  # (n, m + n)
         is_known = (ages > 0) & (ages <= self.cache.size)
         queries = known[num_before:]
-        weights = self._weigh(queries @ known.T, np.where(is_known, ages, np.inf))
-        probs = (weights * (all_words == words[:, None])).sum(axis=1)
+        probs, odds = self._weigh(queries @ known.T, np.where(is_known, ages, np.inf))
         self._keep(known, all_words)
-        return probs, self._compute_shares(is_known.sum(axis=1))
+        return (probs * (all_words == words[:, None])).sum(axis=1), odds
 
     def remember(self, states: np.ndarray, words: np.ndarray) -> None:
         """Remember the next words, `(n,)`, with the states before them, `(n, H)`."""
@@ -177,7 +176,7 @@ class CachedText:
         self._directions, self._words = directions[-self.cache.size :], words[-self.cache.size :]
 
     def predict(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return the distinct words remembered, their probabilities, and the share of the cache.
+        """Return the distinct words remembered, their probabilities, and the odds of the cache.
 
         Args:
             state: `(H,)`, before the word to predict.
@@ -185,23 +184,31 @@ class CachedText:
         if not len(self._words):
             return self._words, np.empty(0), 0.0
         ages = np.arange(len(self._words), 0, -1)
-        weights = self._weigh(self._directions @ _normalize(state), ages)
+        probs, odds = self._weigh(self._directions @ _normalize(state), ages)
         words, places = np.unique(self._words, return_inverse=True)
-        share = float(self._compute_shares(len(self._words)))
-        return words, np.bincount(places, weights), share
+        return words, np.bincount(places, probs), float(odds)
 
-    def _weigh(self, cosines: np.ndarray, ages: np.ndarray) -> np.ndarray:
-        """Return the probabilities of remembered words, zeros if there are none.
+    def _weigh(self, cosines: np.ndarray, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probabilities of remembered words, and the odds of the cache.
 
-        Their sum over the last axis is 1. Words of infinite age do not count.
+        Words of infinite age do not count. Where none counts, probabilities and odds are 0.
         """
-        logits = self.cache.sharpness * cosines - ages / self.cache.horizon
-        largest = np.max(logits, axis=-1, keepdims=True)
-        weights = np.exp(logits - np.where(np.isfinite(largest), largest, 0.0))
-        return weights / np.maximum(weights.sum(axis=-1, keepdims=True), 1.0)
+        similarities = np.exp(self.cache.sharpness * (cosines - 1.0) - ages / self.cache.horizon)
+        totals = similarities.sum(axis=-1, keepdims=True)
+        probs = similarities / np.where(totals > 0, totals, 1.0)
+        return probs, self.cache.weight * np.sqrt(totals[..., 0])
 
-    def _compute_shares(self, num_words: Any) -> Any:
-        return -self.cache.weight * np.expm1(-num_words / self.cache.horizon)
+
+def mix_log_probs(log_probs: np.ndarray, probs: np.ndarray, odds: Any) -> np.ndarray:
+    """Return the log-probabilities of words that the cache gives some probabilities.
+
+    Args:
+        log_probs: `(n,)`, by the network.
+        probs: `(n,)`, by the cache.
+        odds: Float or `(n,)`, of the cache.
+    """
+    with np.errstate(divide="ignore"):  # a word that is not remembered
+        return np.logaddexp(log_probs, np.log(odds * probs)) - np.log1p(odds)
 
 
 def check_cache(cache: Any) -> None:

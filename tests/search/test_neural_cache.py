@@ -13,15 +13,15 @@ CACHE = NeuralCache(weight=0.4, sharpness=3.0, horizon=5.0, size=6)
 
 
 def compute_by_formula(states, words, t, cache):
-    """Return the cache's probability of each word `t` would be, and its share."""
-    first = max(t - cache.size, 0)
-    probs = np.zeros(V)
-    for i in range(first, t):
+    """Return the cache's probabilities of all words at place `t`, and its odds."""
+    similarities = np.zeros(V)
+    for i in range(max(t - cache.size, 0), t):
         norms = np.linalg.norm(states[t]) * np.linalg.norm(states[i])
         cosine = states[t] @ states[i] / norms
-        probs[words[i]] += math.exp(cache.sharpness * cosine - (t - i) / cache.horizon)
-    share = cache.weight * (1 - math.exp(-(t - first) / cache.horizon))
-    return probs / max(probs.sum(), 1e-300), share
+        age = (t - i) / cache.horizon
+        similarities[words[i]] += math.exp(cache.sharpness * (cosine - 1) - age)
+    total = similarities.sum()
+    return similarities / max(total, 1e-300), cache.weight * math.sqrt(total)
 
 
 @pytest.mark.parametrize("size", [1, 6, 600])
@@ -36,8 +36,9 @@ def test_mix_is_the_formula(size, monkeypatch):
     assert mixed.dtype == np.float32
     for text in range(2):
         for t in range(20):
-            probs, share = compute_by_formula(states[text], words[text], t, cache)
-            expected = (1 - share) * np.exp(log_probs[text, t]) + share * probs[words[text, t]]
+            probs, odds = compute_by_formula(states[text], words[text], t, cache)
+            expected = np.exp(log_probs[text, t]) + odds * probs[words[text, t]]
+            expected /= 1 + odds
             np.testing.assert_allclose(np.exp(mixed[text, t]), expected, rtol=1e-5)
     np.testing.assert_array_equal(cache.mix(states[1], words[1], log_probs[1]), mixed[1])
 
@@ -53,23 +54,27 @@ def test_masked_words_are_not_remembered():
     np.testing.assert_allclose(mixed[~mask], log_probs[~mask], rtol=1e-6)
 
 
-def test_extreme_arguments_change_no_total():
-    """A sharp cache with a short horizon must not lose probability by underflow."""
+def test_without_similar_states_nothing_changes():
+    """Similarities that are too small for floats must not lose probability."""
     states, words = np.eye(4, dtype="float32"), np.array([2, 2, 2, 2])
-    cache = NeuralCache(weight=0.5, sharpness=1e4, horizon=1e-3, size=1)
-    mixed = cache.mix(states, words, np.log(np.full(4, 0.1)))
-    np.testing.assert_allclose(np.exp(mixed), [0.1, 0.55, 0.55, 0.55], rtol=1e-5)
-    zeros = cache.mix(np.zeros((4, 4)), words, np.log(np.full(4, 0.1)))  # no direction
-    np.testing.assert_allclose(np.exp(zeros), [0.1, 0.55, 0.55, 0.55], rtol=1e-5)
+    log_probs = np.log(np.full(4, 0.1, np.float32))
+    for cache in (NeuralCache(sharpness=1e4), NeuralCache(horizon=1e-3), NeuralCache(weight=0)):
+        np.testing.assert_array_equal(cache.mix(states, words, log_probs), log_probs)
+    directionless = NeuralCache(sharpness=1e4).mix(np.zeros((4, 4)), words, log_probs)
+    np.testing.assert_array_equal(directionless, log_probs)
+    assert (NeuralCache().mix(states, words, log_probs)[1:] > log_probs[1:]).all()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weight": 1.0}, r"`weight` must be a number in \[0, 1\). Received: weight=1.0"),
-        ({"weight": "all"}, "`weight` must be a number"),
-        ({"sharpness": -1}, "`sharpness` must be a finite number that is not negative. Received"),
-        ({"horizon": 0}, "`horizon` must be a finite number that is positive. Received: horizon=0"),
+        (
+            {"weight": -0.5},
+            r"`weight` must be a finite number of at least 0. Received: weight=-0.5",
+        ),
+        ({"weight": "all"}, "`weight` must be a finite number"),
+        ({"sharpness": -1}, "`sharpness` must be a finite number of at least 0. Received"),
+        ({"horizon": 0}, "`horizon` must be a finite number above 0. Received: horizon=0"),
         ({"horizon": math.nan}, "`horizon` must be"),
         ({"size": 0}, "`size` must be a positive integer"),
     ],
