@@ -11,6 +11,10 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 
+# By how much the cache counts for less where its similarities are small. One weight then suits
+# several models: the best in validation was 0.2 on Penn Treebank, 0.16 on scripture in 23 languages
+# and 0.3 on Latin; with a fixed share 0.12, 0.2 and 0.3, and a perplexity that was up to 1 % higher.
+_POWER = 0.25
 # Words whose similarities to the memory are computed together.
 _WORDS_AT_ONCE = 256
 
@@ -26,7 +30,7 @@ class NeuralCache:
         similarity_i = exp(sharpness · (cos(s_t, s_i) - 1) - (t - i) / horizon)        for i < t
         total        = sum of similarity_i
         P_cache(w)   = sum of similarity_i where w_i = w / total
-        odds         = weight · sqrt(total)
+        odds         = weight · total ** (1/4)
         P(w)         = (P_network(w) + odds · P_cache(w)) / (1 + odds)
 
     So the cache counts for little where it remembers nothing similar, as at the start of a text.
@@ -51,7 +55,7 @@ class NeuralCache:
     >>> words = np.array([7, 3, 7])
     >>> log_probs = np.log([0.1, 0.1, 0.1])
     >>> np.exp(cache.mix(states, words, log_probs)).round(2)  # 7 again, in the same state
-    array([0.1 , 0.1 , 0.44], dtype=float32)
+    array([0.1 , 0.09, 0.49], dtype=float32)
 
     Reference:
         Grave, Joulin, Usunier, "Improving Neural Language Models with a Continuous Cache",
@@ -196,7 +200,7 @@ class CachedText:
         similarities = np.exp(self.cache.sharpness * (cosines - 1.0) - ages / self.cache.horizon)
         totals = similarities.sum(axis=-1, keepdims=True)
         probs = similarities / np.where(totals > 0, totals, 1.0)
-        return probs, self.cache.weight * np.sqrt(totals[..., 0])
+        return probs, self.cache.weight * totals[..., 0] ** _POWER
 
 
 def mix_log_probs(log_probs: np.ndarray, probs: np.ndarray, odds: Any) -> np.ndarray:

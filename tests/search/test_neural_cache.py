@@ -21,7 +21,7 @@ def compute_by_formula(states, words, t, cache):
         age = (t - i) / cache.horizon
         similarities[words[i]] += math.exp(cache.sharpness * (cosine - 1) - age)
     total = similarities.sum()
-    return similarities / max(total, 1e-300), cache.weight * math.sqrt(total)
+    return similarities / max(total, 1e-300), cache.weight * total**0.25
 
 
 @pytest.mark.parametrize("size", [1, 6, 600])
