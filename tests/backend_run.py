@@ -123,10 +123,9 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     results["next_words_of_several"], _ = model.next_words(WINDOWS, k=3)
     results["score"] = model.score(WINDOWS)
     results["score_with_cache"] = model.score(WINDOWS, cache=NeuralCache(0.4, horizon=4.0))
-    states = model.embedding(WINDOWS)[:, ::2]  # any tensor
-    results["mixed"] = NeuralCache(0.4, horizon=4.0).mix(
-        states, WINDOWS, model(WINDOWS[:, [0, *range(6)]])
-    )
+    longer = WINDOWS[:, [0, *range(6)]]
+    states = model.embedding(longer)[:, ::2]  # any tensor of one vector for each word
+    results["mixed"] = NeuralCache(0.4, horizon=4.0).mix(states, WINDOWS, model(longer))
     results["greedy"] = model.generate(WINDOWS, length=5, temperature=0)
     model.word_table.assign(Allocation.random(V, R, C, seed=2))
     model.assign_word_counts(np.arange(1, V + 1))
