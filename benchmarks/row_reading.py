@@ -96,7 +96,12 @@ def compute_cached_perplexity(model: LightRNNModel, words: np.ndarray, train: np
 
 
 def run(
-    name: str, allocations: list[Allocation], splits: list[np.ndarray], seed: int, args: Any
+    name: str,
+    allocations: list[Allocation],
+    splits: list[np.ndarray],
+    seed: int,
+    args: Any,
+    with_cache: bool = False,
 ) -> dict[str, float]:
     size = allocations[0].vocabulary_size
     train, valid, test = make_windows(splits, size, args)
@@ -121,7 +126,7 @@ def run(
         kind: model.evaluate(windows, verbose=0, return_dict=True)["perplexity"]
         for kind, windows in zip(_KINDS, (valid, test), strict=True)
     }
-    if args.cache:
+    if with_cache:
         results |= {
             f"{kind}_with_cache": compute_cached_perplexity(model, words, splits[0])
             for kind, words in zip(_KINDS, splits[1:], strict=True)
@@ -147,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
             splits[0], size, seed=seed, num_tables=num_tables
         )
         for name in args.models:
-            found = run(name, allocations, splits, seed, args)
+            found = run(name, allocations, splits, seed, args, args.cache)
             results[name].append(found)
             print(
                 f"{name}, seed {seed}: {found['parameters']:,} parameters, "
