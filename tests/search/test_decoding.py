@@ -98,8 +98,8 @@ def test_batches_of_prefixes_are_prefixes(model, rng, k, monkeypatch):
     for i, prefix in enumerate(prefixes):
         one_words, one_log_probs = model.next_words(prefix, k)
         assert words[i].tolist() == one_words.tolist()
-        assert log_probs[i] == pytest.approx(one_log_probs, abs=1e-5)
-        assert distributions[i] == pytest.approx(model.word_log_probs(prefix), abs=1e-5)
+        assert log_probs[i] == pytest.approx(one_log_probs, abs=5e-5)
+        assert distributions[i] == pytest.approx(model.word_log_probs(prefix), abs=5e-5)
 
 
 def test_many_rows_are_expanded_in_several_calls(model, distribution, monkeypatch):
