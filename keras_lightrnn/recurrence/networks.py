@@ -89,8 +89,15 @@ class WordNetwork(abc.ABC):
             lengths: `(B,)`, how many words each prefix has; `None` if all have `N`.
             max_length, source: Not used.
         """
-        states = self._run_prefixes(words, lengths)
-        return self.get_hidden(states), self._make_cache(states)
+        _, *started = self.start_with_states(words, lengths)
+        return tuple(started)
+
+    def start_with_states(
+        self, words: WordIds, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor, Cache]:
+        """Return the states after each word of prefixes, `(B, N, H)`, and what `start` does."""
+        hidden, states = self._run_prefixes(words, lengths)
+        return hidden, self.get_hidden(states), self._make_cache(states)
 
     def step(self, words: WordIds, cache: Cache) -> tuple[Tensor, Cache]:
         """Return the same after one more word of each text, `(B,)`."""
@@ -104,8 +111,8 @@ class WordNetwork(abc.ABC):
         return cache
 
     @abc.abstractmethod
-    def _run_prefixes(self, words: WordIds, lengths: Tensor | None) -> States:
-        """Return the states after prefixes."""
+    def _run_prefixes(self, words: WordIds, lengths: Tensor | None) -> tuple[Tensor, States]:
+        """Return the hidden states after each word of prefixes, and the states after prefixes."""
 
     @abc.abstractmethod
     def _read_words(self, words: WordIds, states: States) -> States:
@@ -148,15 +155,15 @@ class HalfStepNetwork(WordNetwork):
     def get_word_states(self, states: Tensor) -> Tensor:
         return states[:, ::2]
 
-    def _run_prefixes(self, words: WordIds, lengths: Tensor | None) -> States:
+    def _run_prefixes(self, words: WordIds, lengths: Tensor | None) -> tuple[Tensor, States]:
         half_steps = self.embedding.embed_prefixes(words)
         mask = get_mask(half_steps)
         if lengths is not None:
             # The half-steps belong to the words 0 1 1 2 2 ...
             places = (ops.arange(ops.shape(half_steps)[1], dtype="int32") + 1) // 2
             mask = _join_masks(mask, places < lengths[:, None])
-        _, states = self.stack(half_steps, mask=mask, training=False)
-        return states
+        hidden, states = self.stack(half_steps, mask=mask, training=False)
+        return hidden[:, ::2], states
 
     def _make_cache(self, states: States) -> Cache:
         return states, self.stack.multiply_states(states)
@@ -189,14 +196,13 @@ class WordStepNetwork(WordNetwork):
     def _cut_windows(self, words: WordIds) -> WordIds:
         return words[:, :-1]
 
-    def _run_prefixes(self, words: WordIds, lengths: Tensor | None) -> States:
+    def _run_prefixes(self, words: WordIds, lengths: Tensor | None) -> tuple[Tensor, States]:
         vectors = self.embedding(words)
         mask = get_mask(vectors)
         if lengths is not None:
             places = ops.arange(ops.shape(words)[1], dtype="int32")
             mask = _join_masks(mask, places < lengths[:, None])
-        _, states = self.stack(vectors, mask=mask, training=False)
-        return states
+        return self.stack(vectors, mask=mask, training=False)
 
     def _read_words(self, words: WordIds, states: States) -> States:
         # Not `__call__`, which attaches a mask: `_run_words` applies it.

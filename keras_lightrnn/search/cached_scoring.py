@@ -7,8 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from keras import ops
 
-from keras_lightrnn.search.neural_cache import CachedText, NeuralCache, mix_log_probs
-from keras_lightrnn.search.predictor import Predictor, read_prefixes
+from keras_lightrnn.search.neural_cache import NeuralCache, mix_log_probs
+from keras_lightrnn.search.predictor import (
+    Predictor,
+    Search,
+    TablesSearch,
+    read_prefixes_with_states,
+)
 from keras_lightrnn.search.prefixes import Prefixes
 from keras_lightrnn.search.row_search import sort_best
 
@@ -19,9 +24,17 @@ _WORDS_AT_ONCE = 256
 def score_texts(predictor: Predictor, words: np.ndarray, cache: NeuralCache) -> np.ndarray:
     """Return the log-probabilities of the words 1..N-1 of texts `(B, N)`, of any length."""
     texts = [cache.start() for _ in words]
+    # Of words after padding only, there is no state to remember.
+    is_word = words != 0 if predictor.softmax.mask_zero else np.full(words.shape, True)
+    is_word &= np.cumsum(is_word, axis=1) > 1
+    carried = predictor.network.stack.make_zero_states(ops.convert_to_tensor(words))
     parts = []
-    for targets, is_word, states, log_probs in _read(predictor, "score_states", words):
-        batch = zip(texts, states, targets, log_probs, is_word, strict=True)
+    for start in range(0, words.shape[1] - 1, _WORDS_AT_ONCE):
+        window = words[:, start : start + _WORDS_AT_ONCE + 1]
+        *found, carried = predictor.run("score_states", ops.convert_to_tensor(window), carried)
+        states, log_probs = (ops.convert_to_numpy(x) for x in found)
+        here = is_word[:, start + 1 : start + window.shape[1]]
+        batch = zip(texts, states, window[:, 1:], log_probs, here, strict=True)
         parts.append(np.stack([text.read(*of_text) for text, *of_text in batch]))
     return np.concatenate(parts, axis=1)
 
@@ -30,9 +43,8 @@ def list_all_words(
     predictor: Predictor, prefixes: Prefixes, cache: NeuralCache
 ) -> Iterator[np.ndarray]:
     """Yield the log-probabilities of all words, `(V,)`, after each prefix."""
-    search = read_prefixes(predictor, prefixes)
+    search, predictions = _read(predictor, prefixes, cache)
     search.padding = None  # padding has a probability, although searches never return it
-    predictions = _predict(predictor, prefixes, cache)
     for log_probs, (words, probs, odds) in zip(search.all_words(), predictions, strict=True):
         mixed = log_probs - np.log1p(odds)
         mixed[words] = mix_log_probs(log_probs[words], probs, odds)
@@ -58,10 +70,10 @@ def next_words(
         cache: `NeuralCache`.
         excluded: `(B, E)`, words that are not returned, -1 for none; or `None`.
     """
-    search = read_prefixes(predictor, prefixes)
+    search, predictions = _read(predictor, prefixes, cache)
     remembered = [
         _leave_out(prediction, None if excluded is None else excluded[text])
-        for text, prediction in enumerate(_predict(predictor, prefixes, cache))
+        for text, prediction in enumerate(predictions)
     ]
     left_out = [words for words, _, _ in remembered]
     if excluded is not None:
@@ -99,45 +111,15 @@ def _pad(rows: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([np.pad(row, (0, longest - len(row)), constant_values=-1) for row in rows])
 
 
-def _predict(
+def _read(
     predictor: Predictor, prefixes: Prefixes, cache: NeuralCache
-) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """Return for each prefix what `CachedText.predict` returns after it."""
-    texts: list[CachedText] = [cache.start() for _ in prefixes.words]
-    last = np.zeros((len(texts), predictor.network.stack.units), np.float32)
-    # The states before one word more are needed, whatever it is.
-    words = np.pad(prefixes.words, [(0, 0), (0, 1)])
-    start = 1
-    for targets, is_word, states in _read(predictor, "read_states", words):
-        places = start + np.arange(targets.shape[1])
-        is_word &= places < prefixes.lengths[:, None]
-        for text, of_text, of_targets, here in zip(texts, states, targets, is_word, strict=True):
-            text.remember(of_text[here], of_targets[here])
-        of_text, place = np.nonzero(places == prefixes.lengths[:, None])
-        last[of_text] = states[of_text, place]
-        start += targets.shape[1]
-    return [text.predict(state) for text, state in zip(texts, last, strict=True)]
-
-
-def _read(predictor: Predictor, method: str, words: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """Read texts `(B, N)` part by part, so that they can be of any length.
-
-    Args:
-        predictor: `Predictor` of a `WordNetwork`.
-        method: `"read_states"` or `"score_states"`.
-        words: `(B, N)`.
-
-    Yields:
-        `n` words of each text after the first, `(B, n)`; which of them a cache remembers, `(B, n)`:
-        those that are not padding and follow another word; and what the method returns of them.
-    """
-    states = predictor.network.stack.make_zero_states(ops.convert_to_tensor(words))
-    is_word = np.full(words.shape, True)
-    if predictor.softmax.mask_zero:
-        is_word = words != 0
-    is_word &= np.cumsum(is_word, axis=1) > 1
-    for start in range(0, words.shape[1] - 1, _WORDS_AT_ONCE):
-        window = words[:, start : start + _WORDS_AT_ONCE + 1]
-        *found, states = predictor.run(method, ops.convert_to_tensor(window), states)
-        here = slice(start + 1, start + window.shape[1])
-        yield [words[:, here], is_word[:, here], *(ops.convert_to_numpy(x) for x in found)]
+) -> tuple[Search | TablesSearch, list[tuple[np.ndarray, np.ndarray, float]]]:
+    """Return the search after prefixes, and what `CachedText.predict` returns after each."""
+    search, states = read_prefixes_with_states(predictor, prefixes)
+    predictions = []
+    for words, length, of_text in zip(prefixes.words, prefixes.lengths, states, strict=True):
+        text = cache.start()
+        last = max(length, 1) - 1
+        text.remember(of_text[:last], words[1 : last + 1])
+        predictions.append(text.predict(of_text[last]))
+    return search, predictions

@@ -71,21 +71,23 @@ class Predictor(abc.ABC):
         states, _ = self.network.run_windows(words, training=False, fused=True)
         return self.softmax(states, words[:, 1:], training=False, fused=True)
 
-    def read_states(self, words: WordIds, states: Cache) -> tuple[Tensor, Cache]:
-        """Return the states before the words 1..N-1 of sequences, and those to go on with."""
-        hidden, states = self._read_states(words, states)
-        return self.network.get_word_states(hidden), states
-
     def score_states(self, words: WordIds, states: Cache) -> tuple[Tensor, Tensor, Cache]:
-        """Return what `read_states` does, with the log-probabilities of these words in between."""
-        hidden, states = self._read_states(words, states)
+        """Return the states before the words 1..N-1 of sequences, the log-probabilities of these
+        words, and the states to go on with.
+        """
+        hidden, states = self.network.run_windows(words, states, training=False)
         log_probs = self.softmax(hidden, words[:, 1:], training=False)
+        # Of one dtype, whatever the policy, for one compiled function.
+        states = keras.tree.map_structure(lambda x: ops.cast(x, "float32"), states)
         return self.network.get_word_states(hidden), log_probs, states
 
-    def _read_states(self, words: WordIds, states: Cache) -> tuple[Tensor, Cache]:
-        hidden, states = self.network.run_windows(words, states, training=False)
-        # Of one dtype, whatever the policy, for one compiled function.
-        return hidden, keras.tree.map_structure(lambda x: ops.cast(x, "float32"), states)
+    def read_prefixes_with_states(
+        self, words: WordIds, lengths: Tensor = None
+    ) -> tuple[Tensor, list[Tensor], Cache]:
+        """Return the states after each word, `(B, N, H)`, and what `read_prefixes` returns."""
+        states, *started = self.network.start_with_states(words, lengths)
+        offsets = list_row_offsets(self.softmax)
+        return states, *self._predict_rows("start", words, tuple(started), offsets)
 
     def read_prefixes(
         self,
@@ -269,16 +271,30 @@ def read_prefixes(
         args.append(source)
     options: dict[str, Any] = {"max_length": max_length}
     if isinstance(predictor.network, WordNetwork):
-        options = {}
-        if prefixes.have_one_length or predictor.softmax.mask_zero:
-            # Recurrent layers run faster without a mask. With `mask_zero`, word 0 masks padding.
-            args = args[:1]
+        args, options = _list_arguments(predictor, prefixes), {}
     elif not prefixes.lengths.all():
         raise ValueError(
             "Every prefix must hold at least one word. Received: only padding at index "
             f"{int(prefixes.lengths.argmin())}. Start every text with a start word."
         )
     return _make_search(predictor, predictor.run("read_prefixes", *args, **options))
+
+
+def read_prefixes_with_states(
+    predictor: Predictor, prefixes: Prefixes
+) -> tuple[Search | TablesSearch, np.ndarray]:
+    """Return the search after prefixes, and the states after each of their words, `(B, N, H)`."""
+    args = _list_arguments(predictor, prefixes)
+    states, *predicted = predictor.run("read_prefixes_with_states", *args)
+    return _make_search(predictor, tuple(predicted)), ops.convert_to_numpy(states)
+
+
+def _list_arguments(predictor: Predictor, prefixes: Prefixes) -> list[np.ndarray]:
+    """Return the words of prefixes for a `WordNetwork`, and their lengths if it needs these."""
+    # Recurrent layers run faster without a mask. With `mask_zero`, word 0 masks padding.
+    if prefixes.have_one_length or predictor.softmax.mask_zero:
+        return [prefixes.words]
+    return [prefixes.words, prefixes.lengths]
 
 
 def follow_words(
