@@ -71,14 +71,11 @@ def next_words(
         excluded: `(B, E)`, words that are not returned, -1 for none; or `None`.
     """
     search, predictions = _read(predictor, prefixes, cache)
-    remembered = [
-        _leave_out(prediction, None if excluded is None else excluded[text])
-        for text, prediction in enumerate(predictions)
-    ]
-    left_out = [words for words, _, _ in remembered]
-    if excluded is not None:
-        left_out = [np.concatenate(pair) for pair in zip(left_out, excluded, strict=True)]
-    search.exclude(_pad(left_out))
+    if excluded is None:
+        excluded = np.empty((len(predictions), 0), np.int64)
+    remembered = [_leave_out(*pair) for pair in zip(predictions, excluded, strict=True)]
+    left_out = zip((words for words, _, _ in remembered), excluded, strict=True)
+    search.exclude(_pad([np.concatenate(pair) for pair in left_out]))
     others = zip(*search.best_words(k), strict=True)
     numbers = [len(words) for words, _, _ in remembered]
     log_probs = search.compute_word_log_probs(
@@ -97,11 +94,11 @@ def next_words(
 
 
 def _leave_out(
-    prediction: tuple[np.ndarray, np.ndarray, float], excluded: np.ndarray | None
+    prediction: tuple[np.ndarray, np.ndarray, float], excluded: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return a prediction of the cache without the words that are not returned."""
     words, probs, odds = prediction
-    is_kept = np.isin(words, [] if excluded is None else excluded, invert=True)
+    is_kept = np.isin(words, excluded, invert=True)
     return words[is_kept], probs[is_kept], odds
 
 

@@ -25,13 +25,8 @@ def score(
     check_size("batch_size", batch_size)
     check_cache(cache)
     words, is_batch = check_texts(predictor.softmax, "words", words, at_least=2)
-    if cache is not None:
-        starts = range(0, len(words), batch_size)
-        batches = (words[start : start + batch_size] for start in starts)
-        scored = [cached_scoring.score_texts(predictor, batch, cache) for batch in batches]
-        joined = np.concatenate(scored)
-        return joined if is_batch else joined[0]
-    is_fused = predictor.network.stack.is_fused and len(words) >= _MANY_BATCHES * batch_size
+    has_many = len(words) >= _MANY_BATCHES * batch_size
+    is_fused = cache is None and has_many and predictor.network.stack.is_fused
     log_probs = []
     length = words.shape[1]
     if is_fused:
@@ -40,11 +35,13 @@ def score(
         words = np.pad(words, [(0, 0), (0, _round_up(length) - length)])
     for start in range(0, len(words), batch_size):
         batch = words[start : start + batch_size]
-        tensor = ops.convert_to_tensor(batch)
-        if is_fused and len(batch) == batch_size:
+        if cache is not None:
+            scored = cached_scoring.score_texts(predictor, batch, cache)
+        elif is_fused and len(batch) == batch_size:
+            tensor = ops.convert_to_tensor(batch)
             scored = predictor.run("score_windows_fused", tensor, any_size=False)
         else:
-            scored = predictor.run("score_windows", tensor)
+            scored = predictor.run("score_windows", ops.convert_to_tensor(batch))
         log_probs.append(ops.convert_to_numpy(scored)[:, : length - 1])
     joined = np.concatenate(log_probs)
     return joined if is_batch else joined[0]
