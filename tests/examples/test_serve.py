@@ -1,25 +1,29 @@
 from __future__ import annotations
 
+import http.server
+import json
 import os
+import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from scripts import load_script
 
 from keras_lightrnn import LightRNNModel
 from keras_lightrnn.data import Vocabulary
 
-# The REST protocol of TensorFlow Serving over an exported model, as far as the example needs it.
-# It is started like `docker` or like the server itself.
-SERVER = f"""#!{sys.executable}
-import http.server, json, os, sys
-import tensorflow as tf
+# A program that is started like `docker` or like the server itself, and says what it is to serve.
+PROGRAM = """#!{python}
+import json, os, signal, sys
 
 if os.path.basename(sys.argv[0]) == "docker":
     words = sys.argv[1:]
@@ -30,29 +34,10 @@ if os.path.basename(sys.argv[0]) == "docker":
     assert host == "127.0.0.1", host
 else:
     flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
-(version,) = [name for name in os.listdir(flags["model_base_path"]) if name.isdecimal()]
-served = tf.saved_model.load(os.path.join(flags["model_base_path"], version))
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def answer(self, content):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(content).encode())
-
-    def do_GET(self):
-        assert self.path == "/v1/models/" + flags["model_name"], self.path
-        self.answer({{"model_version_status": [{{"version": version, "state": "AVAILABLE"}}]}})
-
-    def do_POST(self):
-        assert self.path == "/v1/models/" + flags["model_name"] + ":predict", self.path
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        signature = served.signatures[body["signature_name"]]
-        inputs = {{name: tf.constant(value) for name, value in body["inputs"].items()}}
-        outputs = {{name: value.numpy().tolist() for name, value in signature(**inputs).items()}}
-        outputs["words"] = [[word.decode() for word in row] for row in outputs["words"]]
-        self.answer({{"outputs": outputs}})
-
-http.server.HTTPServer(("127.0.0.1", int(flags["rest_api_port"])), Handler).serve_forever()
+with open({flags_path!r} + ".new", "w") as file:
+    json.dump(flags, file)
+os.rename({flags_path!r} + ".new", {flags_path!r})
+signal.pause()
 """
 # A server that answers every POST alike.
 REPLY = """#!{python}
@@ -104,6 +89,71 @@ def port():
         return free.getsockname()[1]
 
 
+@pytest.fixture(scope="module")
+def exported(example, trained, tmp_path_factory):
+    """What the example exports, and says, where there is no server."""
+    path = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as context:
+        context.setenv("PATH", "")
+        with pytest.raises(SystemExit) as info:
+            run(example, trained, path, port=8501)
+    return path / "lm" / "1", str(info.value)
+
+
+@pytest.fixture
+def export_copy(example, exported, monkeypatch):
+    """Exporting takes seconds: what was exported once is there again."""
+    monkeypatch.setattr(
+        example,
+        "export_saved_model",
+        lambda model, vocabulary, path: shutil.copytree(exported[0], path / "1"),
+    )
+
+
+@pytest.fixture
+def program(tmp_path, port):
+    """Serves what the program is told to, with as much of the REST protocol as is needed.
+
+    In this process, because a program of its own would import TensorFlow, which takes seconds.
+    """
+    flags_path = tmp_path / "flags.json"
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self, content):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def do_GET(self):
+            states = []
+            if flags_path.exists():
+                flags = json.loads(flags_path.read_text())
+                assert self.path == "/v1/models/" + flags["model_name"], self.path
+                assert int(flags["rest_api_port"]) == port
+                states = [{"version": "1", "state": "AVAILABLE"}]
+            self.answer({"model_version_status": states})
+
+        def do_POST(self):
+            flags = json.loads(flags_path.read_text())
+            assert self.path == "/v1/models/" + flags["model_name"] + ":predict", self.path
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            versions = Path(flags["model_base_path"])
+            (version,) = [path for path in versions.iterdir() if path.name.isdecimal()]
+            served = tf.saved_model.load(version)
+            inputs = {name: tf.constant(value) for name, value in body["inputs"].items()}
+            outputs = served.signatures[body["signature_name"]](**inputs)
+            outputs = {name: value.numpy().tolist() for name, value in outputs.items()}
+            outputs["words"] = [[word.decode() for word in row] for row in outputs["words"]]
+            self.answer({"outputs": outputs})
+
+    with http.server.HTTPServer(("127.0.0.1", port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield PROGRAM.format(python=sys.executable, flags_path=str(flags_path))
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture
 def export_nothing(example, monkeypatch):
     """Exporting takes seconds, and these tests are about the server only."""
@@ -129,11 +179,10 @@ def run(example, trained, tmp_path, port, *options):
     return example.main([*paths, "--text", "w1 w2", "--rest-port", str(port), *options])
 
 
-def test_says_what_to_install(example, trained, tmp_path, monkeypatch, port):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(SystemExit, match=r"docker run (.|\n)*tensorflow-model-server"):
-        run(example, trained, tmp_path, port)
-    assert (tmp_path / "lm" / "1" / "saved_model.pb").exists()
+def test_says_what_to_install(exported):
+    version, message = exported
+    assert re.search(r"docker run (.|\n)*tensorflow-model-server", message)
+    assert (version / "saved_model.pb").exists()
 
 
 def test_the_command_that_it_prints_is_one_for_a_shell(example, tmp_path, monkeypatch):
@@ -149,12 +198,13 @@ def test_the_command_that_it_prints_is_one_for_a_shell(example, tmp_path, monkey
     assert words[-2] == f"{tmp_path}/the models/it's:/models/it's:ro"
 
 
+@pytest.mark.usefixtures("export_copy")
 @pytest.mark.parametrize(
-    ("program", "options"), [("docker", []), ("tensorflow_model_server", ["--all-interfaces"])]
+    ("name", "options"), [("docker", []), ("tensorflow_model_server", ["--all-interfaces"])]
 )
-def test_serves(example, trained, tmp_path, install, capfd, port, program, options):
+def test_serves(example, trained, tmp_path, install, program, capfd, port, name, options):
     _, model, vocabulary = trained
-    install(program, SERVER)
+    install(name, program)
     answer = run(example, trained, tmp_path, port, "--once", *options)
     words, log_probs = model.next_words([vocabulary.end_id, 2, 3], k=5)
     assert answer["words"] == [[vocabulary.words[word] for word in words]]
@@ -201,13 +251,15 @@ def test_printed_words_do_nothing_to_a_terminal(example):
     assert example.escape("naïve 東京 \x1b[2J\x9b\u202e\n") == r"naïve 東京 \x1b[2J\x9b\u202e\n"
 
 
-# `serve.py` with an export that does nothing.
+# `serve.py` twice, with an export that does nothing.
 SERVE = """
 import sys
 sys.path[:0] = {paths!r}
 from scripts import load_script
 example = load_script("examples/serve.py")
 example.export_saved_model = lambda *_: "nothing"
+example.main(sys.argv[1:])
+print("ended", flush=True)
 example.main(sys.argv[1:])
 """
 
@@ -220,8 +272,7 @@ def is_running(pid):
     return True
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_signals_stop_the_server(trained, tmp_path, install, port, sent):
+def test_signals_stop_the_server(trained, tmp_path, install, port):
     pid_path = tmp_path / "pid"
     content = b'{"outputs": {"words": [["a"]], "log_probs": [[-1.0]]}}'
     source = REPLY.format(
@@ -234,12 +285,16 @@ def test_signals_stop_the_server(trained, tmp_path, install, port, sent):
     with subprocess.Popen(
         [*command, *options, "--rest-port", str(port)], stdout=subprocess.PIPE, text=True
     ) as process:
-        assert any(line == "serving; stop with Ctrl-C\n" for line in process.stdout)
-        pid = int(pid_path.read_text())
-        assert is_running(pid)
-        process.send_signal(sent)
-        assert process.wait(60) == (0 if sent == signal.SIGINT else 143)
-    deadline = time.monotonic() + 10
-    while is_running(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_running(pid)
+        for sent in (signal.SIGINT, signal.SIGTERM):
+            assert any(line == "serving; stop with Ctrl-C\n" for line in process.stdout)
+            pid = int(pid_path.read_text())
+            assert is_running(pid)
+            process.send_signal(sent)
+            if sent == signal.SIGINT:  # as a script ends that has done its work
+                assert process.stdout.readline() == "ended\n"
+            else:
+                assert process.wait(60) == 143
+            deadline = time.monotonic() + 10
+            while is_running(pid) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not is_running(pid)
