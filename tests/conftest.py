@@ -8,6 +8,7 @@ import gc
 import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +46,18 @@ QUICK_DIRECTORIES = {
 # TensorFlow makes many objects that live long, which each garbage collection looks through: rarer
 # collections, and none of what is imported.
 gc.set_threshold(50_000, 20, 20)
+
+
+@pytest.hookimpl(trylast=True)  # without the tests that other options leave out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let the files that take long come first, so that the processes that run them end together.
+
+    Files that start processes take long for the tests they have; of the others, those of most tests
+    come first.
+    """
+    if hasattr(config, "workerinput"):
+        num_tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (not hasattr(item.module, "subprocess"), -num_tests[item.path]))
 
 
 def pytest_collection_finish() -> None:
