@@ -13,18 +13,21 @@ the time per prefix is printed. `--model` reads the directory that
 `examples/train_language_model.py` wrote, and takes prefixes from `--text`. A model that is not
 trained is the worst case: only its word bias can rule out rows.
 
-With `--requests`, measures the best 20 words from states, and a full softmax of that size with
-`top_k`: for one state and a batch of `--num-texts`, with `--tables` tables, for sharp predictions,
-whose logits have a standard deviation of about 4, and for flat ones. `TopWords` runs in a compiled
-function. An export is the search of `export_saved_model`. Each contestant answers a request that is
-not timed before one that is, as the same model does on a server. The milliseconds are CPU time of
-all threads: set TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS to 1.
+With `--requests`, measures the best 20 words from states: for one state and a batch of
+`--num-texts`, with `--tables` tables, for sharp predictions, whose logits have a standard deviation
+of about 4, and for flat ones. `TopWords` runs in a compiled function. An export is the search of
+`export_saved_model`. Both are compared with two whole distributions, followed by `top_k`: a full
+softmax of that size, and the log-probabilities of all words by the same tables. Each contestant
+answers a request that is not timed before one that is, as the same model does on a server. The
+milliseconds are CPU time of all threads: set TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS to
+1.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import statistics
 import time
@@ -197,6 +200,29 @@ class _Export:
         return find_best_cells(self, [states], tf.constant(_NUM_BEST), get_words)
 
 
+def compute_all_log_probs(softmax: TwoComponentSoftmax, states: Any) -> Any:
+    """Return the log-probabilities of all words, `(B, H) -> (B, V)`."""
+    tables = softmax.list_tables()
+    weights = None  # (B, tables): each table has one component
+    if softmax.component_kernel is not None:
+        weights = softmax.compute_component_log_probs(states)
+    total = None
+    for index, table in enumerate(tables):
+        num_rows = table.word_table.num_rows
+        queries = table.compute_queries(states)  # (B, 1, H)
+        row_log_probs = tf.nn.log_softmax(table.compute_row_logits(queries))[:, 0]  # (B, R)
+        if weights is not None:
+            row_log_probs += weights[:, index : index + 1]
+        rows = tf.zeros_like(row_log_probs, tf.int32) + tf.range(num_rows)
+        repeated = tf.repeat(queries[:, None], num_rows, axis=1)  # (B, R, 1, H)
+        logits = table.compute_all_column_logits(table.read_rows(repeated, rows))
+        log_probs = row_log_probs[..., None] + tf.nn.log_softmax(logits)[:, :, 0]  # (B, R, C)
+        cells = tf.transpose(tf.reshape(log_probs, [-1, num_rows * log_probs.shape[2]]))
+        of_words = tf.gather_nd(cells, table.word_table.cells[:, None])  # (V, B)
+        total = of_words if total is None else tf.reduce_logsumexp([total, of_words], axis=0)
+    return tf.transpose(total)
+
+
 def measure_requests(args: argparse.Namespace) -> dict[str, float]:
     """Return the median milliseconds of requests for the best 20 words, for each state."""
     size, units = args.vocabulary_size, args.units
@@ -218,6 +244,12 @@ def measure_requests(args: argparse.Namespace) -> dict[str, float]:
         args.tables, {"sharp": 2.5, "flat": 0}.items()
     ):
         softmax = make_softmax(args, num_tables, sharpness)
+        if f"{num_tables} table(s), whole" not in searches:  # takes as long for all predictions
+            searches[f"{num_tables} table(s), whole"] = compile_search(
+                lambda states, softmax=softmax: tf.math.top_k(
+                    compute_all_log_probs(softmax, states), _NUM_BEST
+                )
+            )
         name = f"{num_tables} table(s), {kind}"
         kept += [TopWords(softmax, _NUM_BEST), _Export(softmax)]
         searches[name], searches[f"{name}, export"] = map(compile_search, kept[-2:])
@@ -234,9 +266,15 @@ def measure_requests(args: argparse.Namespace) -> dict[str, float]:
     of_batch = measure(args.num_texts, max(args.rounds // 8, 1))
     of_each = {name: milliseconds / args.num_texts for name, milliseconds in of_batch.items()}
     print(f"best {_NUM_BEST} of {size:,} words, {units} units\n")
-    print(f"| | ms | ms of each of {args.num_texts} |\n|---|---|---|")
-    for name, milliseconds in results.items():
-        print(f"| {name} | {milliseconds:.2f} | {of_each[name]:.2f} |", flush=True)
+    heads = "| times the full softmax | times the whole distribution by its tables "
+    print(f"| | ms {heads}| ms of each of {args.num_texts} {heads}|\n|{'---|' * 7}")
+    for name in results:
+        line = f"| {name} "
+        for values in (results, of_each):
+            whole = values.get(f"{name.split(',')[0]}, whole", math.nan)
+            line += f"| {values[name]:.2f} | {values[name] / values['full softmax']:.2f} "
+            line += f"| {values[name] / whole:.2f} "
+        print(f"{line}|", flush=True)
     return {**results, **{f"{name}, batch": x for name, x in of_each.items()}}
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from scripts import load_script
 
 from keras_lightrnn import LightRNNModel
@@ -66,10 +69,25 @@ def test_reallocation_of_two_tables(text, capsys):
 def test_requests(capsys):
     arguments = ["--requests", "--vocabulary-size", "50", "--units", "4", "--rounds", "1"]
     results = load_script("benchmarks/inference.py").main(arguments)
-    # One state and a batch; Dense, and one table and two, sharp and flat, layer and export.
-    assert len(results) == 2 * (1 + 8)
+    # One state and a batch; Dense, and one table and two: all words, and sharp and flat, layer and
+    # export.
+    assert len(results) == 2 * (1 + 2 * (1 + 4))
     assert all(milliseconds > 0 for milliseconds in results.values())
-    assert "best 20 of 50 words" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "best 20 of 50 words" in printed
+    one, two = (results[f"{n} table(s), flat"] / results[f"{n} table(s), whole"] for n in (1, 2))
+    assert all(f"| {ratio:.2f} |" in printed for ratio in (one, two))
+
+
+@pytest.mark.parametrize("num_tables", [1, 2])
+def test_all_log_probs_are_those_of_the_layer(rng, num_tables):
+    script = load_script("benchmarks/inference.py")
+    softmax = script.make_softmax(Namespace(vocabulary_size=50, units=4), num_tables, 1.0)
+    states = rng.normal(size=(3, 4)).astype("float32")
+    every = np.tile(np.arange(50, dtype="int32"), (3, 1))
+    expected = np.asarray(softmax(np.repeat(states[:, None], 50, axis=1), every))
+    found = script.compute_all_log_probs(softmax, tf.constant(states))
+    assert np.asarray(found) == pytest.approx(expected, abs=2e-5)
 
 
 def test_inference(tmp_path, text, capsys):
