@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import os
 import statistics
 import time
@@ -271,9 +270,9 @@ def measure_requests(args: argparse.Namespace) -> dict[str, float]:
     for name in results:
         line = f"| {name} "
         for values in (results, of_each):
-            whole = values.get(f"{name.split(',')[0]}, whole", math.nan)
+            whole = values.get(f"{name.split(',')[0]}, whole")
             line += f"| {values[name]:.2f} | {values[name] / values['full softmax']:.2f} "
-            line += f"| {values[name] / whole:.2f} "
+            line += f"| {values[name] / whole:.2f} " if whole else "| "
         print(f"{line}|", flush=True)
     return {**results, **{f"{name}, batch": x for name, x in of_each.items()}}
 

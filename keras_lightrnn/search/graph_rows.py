@@ -19,8 +19,7 @@ ROWS_AT_ONCE = 16
 # order, which costs less for each row than to expand the likeliest: by about this factor.
 _LEAST_SHARE = 0.0625
 _COST_OF_ORDER = 2
-# Of a table with at most so many cells, all are computed at once, unless the prediction is sharp:
-# to go on to less likely rows takes about as long.
+# Of a table with at most so many cells, all are computed at once, unless the prediction is sharp.
 FEW_CELLS = 1 << 17
 # A prediction is sharp if the likeliest row is likelier by so many nats than the row behind those
 # that are expanded together. Then the best cells are mostly in these, which are expanded first.
@@ -108,8 +107,8 @@ def find_best_cells(
     Rows are expanded in falling order of probability, some at a time, until no further row can hold
     a better cell: no word is likelier than its row. If the bound does not exclude most rows, all
     rows are expanded in order, which takes about as long as the whole distribution. Of a small
-    table, a few rows are expanded if the prediction of rows is sharp. All cells are computed if it
-    is not, or if another row can hold a better cell.
+    table, all cells are computed at once instead, and rows are expanded only if the prediction of
+    rows is sharp.
 
     Args:
         ops: Namespace of operations.
@@ -193,14 +192,19 @@ def _go_through_rows(
         bounds = ops.expand_dims(list_bounds(state), 1) - ROUNDING
         return ops.max(ops.sum(ops.cast(falling >= bounds, "int32"), axis=1))
 
+    if is_small:
+        is_sharp = ops.all(falling[:, 0] - falling[:, at_once] > _SHARP)
+    least = at_once if is_small else int(_LEAST_SHARE * num_rows)
+
     def is_sorted_search(first: Tensor, *state: Any) -> Any:
         needed = count_needed(state)
         is_needed = first < needed
         if order_rows is None:
             return is_needed
-        is_cheap = ops.logical_or(
-            first < int(_LEAST_SHARE * num_rows), _COST_OF_ORDER * (needed - first) < num_rows
-        )
+        is_tried = first < least
+        if is_small:
+            is_tried = ops.logical_and(is_tried, is_sharp)
+        is_cheap = ops.logical_or(is_tried, _COST_OF_ORDER * (needed - first) < num_rows)
         return ops.logical_and(is_needed, is_cheap)
 
     def expand(first: Tensor, *state: Any) -> Any:
@@ -211,12 +215,9 @@ def _go_through_rows(
         return (first + at_once, *add(state, rows, joint, exclusion))
 
     zero = ops.zeros((), "int32")
-    if is_small:
-        is_sharp = ops.all(falling[:, 0] - falling[:, at_once] > _SHARP)
-        state = ops.cond(is_sharp, lambda: list(expand(zero, *start)[1:]), lambda: list(start))
-        is_found = ops.logical_and(is_sharp, count_needed(state) <= at_once)
-        return tuple(ops.cond(is_found, lambda: state, add_all))
     first, *state = ops.while_loop(is_sorted_search, expand, (zero, *start))
+    if is_small:
+        return tuple(ops.cond(first < count_needed(state), add_all, lambda: state))
     if order_rows is None:
         return tuple(state)
     block = min(max(ROWS_AT_ONCE, _CELLS_AT_ONCE // num_columns), num_rows)

@@ -290,6 +290,20 @@ def test_few_rows_of_a_small_table_are_tried_if_predictions_are_sharp(rng, scale
     assert (table.num_sorted, table.num_alike, table.num_whole) == expected
 
 
+@pytest.mark.parametrize(
+    ("nats", "expected"), [(4.6, (64, 0, 0)), (0.4, (16, 0, 1))], ids=["few more", "most"]
+)
+def test_after_a_vain_attempt_more_rows_are_expanded_if_they_are_few(rng, nats, expected):
+    """The best cells lie in 16 rows, but 60 rows, or all, are likelier than each of these cells."""
+    logits = 0.01 * rng.normal(size=(2, 200, 500))
+    logits[:, :16] += 9
+    logits[:, 16:60] += 4
+    logits[:, 60:] += 4 - nats
+    table = CountedTable((logits - 20).astype("float32"))
+    table.find_best(k=5)
+    assert (table.num_sorted, table.num_alike, table.num_whole) == expected
+
+
 @pytest.mark.parametrize("is_compiled", [False, True])
 def test_excluded_words_in_the_likeliest_rows_of_a_small_table(rng, is_compiled):
     layer = make_big_layer(rng, 1, 9.0, 1.0, mask_zero=True, word_dim=2, word_bias="trainable")
