@@ -40,6 +40,7 @@ QUICK_DIRECTORIES = {
     "benchmarks": ["early_slots", "no_xla"],
     "callbacks": ["no_xla"],
     "conformance": ["early_slots"],
+    "distribution": ["early_slots", "no_xla"],
     "examples": ["early_slots", "no_xla"],
 }
 
