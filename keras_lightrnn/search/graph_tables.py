@@ -29,6 +29,9 @@ from keras_lightrnn.search.graph_rows import (
 _FIRST_ROWS = 24
 _GROWTH = 4
 _LARGEST_SHARE = 1 / 20
+# More rows are expanded only if the last of the best words found so far is, in nats, at most so
+# much less likely than the rows that would remain: it becomes likelier with more rows, but little.
+_HOPE = 2.0
 # Words that are computed exactly, more than are asked for.
 _MORE_CANDIDATES = 8
 # Rows that are expanded because they hold a candidate, and one more for some words asked for.
@@ -94,7 +97,8 @@ def find_best_of_tables(
         shape = ops.shape(row_log_probs)[0], k
         state = [ops.zeros(shape, "int32"), ops.zeros(shape, "float32"), ops.zeros((), "bool")]
     for size in sizes:
-        is_skipped = ops.logical_or(state[2], k > size)
+        is_hopeless = ops.any(state[1][:, -1] + _HOPE < _bound_other_rows(ops, tables, size))
+        is_skipped = ops.logical_or(ops.logical_or(state[2], k > size), is_hopeless)
         state = ops.cond(
             is_skipped, lambda state=state: state, lambda size=size: search_likeliest_rows(size)
         )
@@ -115,6 +119,15 @@ def list_sizes(numbers_of_rows: Sequence[int]) -> list[int]:
         sizes.append(size)
         size *= _GROWTH
     return sizes
+
+
+def _bound_other_rows(ops: Any, tables: Sequence[GraphTable], num_rows: int) -> Any:
+    """Return the most that words outside of the likeliest rows of each table may have, `(B,)`."""
+    bound = None
+    for table in tables:
+        last = ops.top_k(table.row_log_probs, num_rows + 1)[0][:, -1]
+        bound = last if bound is None else ops.logaddexp(bound, last)
+    return bound
 
 
 def find_ranks_of_tables(
@@ -226,13 +239,12 @@ def _find_likely_words(
         _ExpandedTable(ops, table, word_table)
         for table, word_table in zip(tables, word_tables, strict=True)
     ]
-    words, unseen = [], None
+    words = []
     for table in expanded:
-        falling, rows = ops.top_k(table.row_log_probs, num_rows + 1)
-        rows = ops.cast(rows[:, :num_rows], "int32")
+        rows = ops.cast(ops.top_k(table.row_log_probs, num_rows)[1], "int32")
         table.expand(rows)
         words.append(ops.reshape(ops.take(table.words, rows, axis=0), (-1, table.num_expanded)))
-        unseen = falling[:, -1] if unseen is None else ops.logaddexp(unseen, falling[:, -1])
+    unseen = _bound_other_rows(ops, tables, num_rows)
     bounds = [_bound_words(ops, expanded, words[index], index) for index in range(len(expanded))]
     if excluded is not None:
         bounds = [_leave_out(ops, expanded, bounds, excluded)]

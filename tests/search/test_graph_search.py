@@ -136,6 +136,32 @@ def test_all_words_of_several_tables_if_the_bound_is_too_loose(rng, monkeypatch)
     assert words.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize(
+    ("scales", "expected"), [((0.1, 0.1), [2]), ((4.0, 1.0), [2, 8])], ids=["flat", "sharp"]
+)
+def test_more_rows_of_several_tables_are_expanded_if_there_is_hope(
+    rng, monkeypatch, scales, expected
+):
+    sizes, find_likely_words = [], graph_tables._find_likely_words
+
+    def record(ops, tables, word_tables, size, k, excluded):
+        sizes.append(size)
+        return find_likely_words(ops, tables, word_tables, size, k, excluded)
+
+    monkeypatch.setattr(graph_tables, "list_sizes", lambda numbers: [2, 8])
+    monkeypatch.setattr(graph_tables, "_find_likely_words", record)
+    monkeypatch.setattr(graph_tables, "_HOPE", 0.5)  # rows have few words
+    layer = make_big_layer(rng, 2, *scales)
+    found = []
+    for state in rng.normal(size=(12, H)).astype("float32"):
+        sizes.clear()
+        words, _ = find_best_words(layer, state[None], 2)
+        assert np.asarray(words).tolist() == layer.next_words(state[None], k=2)[0].tolist()
+        found.append(list(sizes))
+    assert expected in found
+    assert expected == [2, 8] or found == 12 * [expected]
+
+
 def test_equal_words_in_other_rows(rng, monkeypatch):
     monkeypatch.setattr(graph_tables, "_LARGEST_SHARE", 1 / 4)
     layer = make_big_layer(rng, 2, 9.0, 1.0)
