@@ -10,186 +10,131 @@ EMPTY = -1  # an empty cell, which words may take
 FIXED = -2  # a cell that takes no part: its word stays, or it stays empty
 
 # A smaller gain, as a share of the costs, may be rounding.
-_ROUNDING = 1e-6
-# Bids a word in the first phase of an assignment. The second phase needs none, but is slower.
-_BIDS_A_WORD = 5
+_ROUNDING = np.float32(1e-6)
+# Words that exchange cells at a time.
+_LONGEST_CHAIN = 5
+
+
+# Sums in any order, which vectorise.
+@njit(nogil=True, fastmath={"reassoc", "contract"})
+def _multiply(features, words, vectors, products):
+    """Write twice the inner products of words and vectors, `(N, n)`; words `-1` have zeros."""
+    for n in range(words.size):
+        for m in range(len(vectors)):
+            total = np.float32(0.0)
+            if words[n] >= 0:
+                for f in range(vectors.shape[1]):
+                    total += features[words[n], f] * vectors[m, f]
+            products[n, m] = 2 * total
 
 
 @njit(nogil=True)
-def _find_two_least(costs, prices):
-    """Return the lowest and the second lowest of `costs + prices`, and the place of the lowest."""
-    best = second = np.float32(np.inf)
-    place = 0
-    for j in range(costs.size):
-        cost = costs[j] + prices[j]
-        if cost < second:
-            if cost < best:
-                second = best
-                best = cost
-                place = j
-            else:
-                second = cost
-    return best, second, place
+def _fill_costs(features, words, vectors, num_rows, costs):
+    """Write the costs of the words of a block in its cells.
 
-
-@njit(nogil=True)
-def assign(costs, prices, places):
-    """Solve a square assignment problem exactly (Jonker and Volgenant, Computing 38, 1987).
+    A word in the cell `(a, b)` costs `|row_a + column_b|**2 - 2 * features @ (row_a + column_b)`,
+    and nothing if it is negative.
 
     Args:
-        costs: `(N, N)` float32.
-        prices: `(N,)` float32, dual variables. The closer they are to those of the solution, the
-            faster it is found. Overwritten by those of the solution.
-        places: `(N,)` int32, overwritten by the column of each row.
+        features: `(V, F)` float32.
+        words: `(A B,)`, the word in each cell.
+        vectors: `(A + B, F)` float32, of rows and then of columns.
+        num_rows: Integer `A`.
+        costs: `(A B, A B)`, overwritten.
     """
-    size = len(costs)
-    owners = np.full(size, -1, np.int32)
-    places[:] = -1
-    # Rows take their best column and raise its price to the second best. The last row is first.
-    waiting = np.arange(size)[::-1].copy()
-    num_waiting = size
-    tied = np.empty(size, np.int64)
-    num_tied = 0
-    num_bids = _BIDS_A_WORD * size
-    while num_waiting > 0 and num_bids > 0:
-        num_bids -= 1
-        num_waiting -= 1
-        row = waiting[num_waiting]
-        best, second, column = _find_two_least(costs[row], prices)
-        owner = owners[column]
-        if second > best:
-            if size > 1:
-                prices[column] += second - best
-        elif owner >= 0:
-            tied[num_tied] = row
-            num_tied += 1
+    num_columns = len(vectors) - num_rows
+    products = np.empty((words.size, len(vectors)), np.float32)
+    _multiply(features, words, vectors, products)
+    squares = np.empty(words.size, np.float32)
+    for a in range(num_rows):
+        for b in range(num_columns):
+            squares[a * num_columns + b] = np.square(vectors[a] + vectors[num_rows + b]).sum()
+    for n in range(words.size):
+        if words[n] < 0:
+            costs[n] = 0.0
             continue
-        owners[column] = row
-        places[row] = column
-        if owner >= 0:
-            places[owner] = -1
-            waiting[num_waiting] = owner
-            num_waiting += 1
-    for n in range(num_waiting):
-        tied[num_tied] = waiting[n]
-        num_tied += 1
-    for n in range(num_tied):
-        _augment(tied[n], costs, prices, places, owners)
+        for a in range(num_rows):
+            for b in range(num_columns):
+                m = a * num_columns + b
+                costs[n, m] = squares[m] - (products[n, a] + products[n, num_rows + b])
 
 
 @njit(nogil=True)
-def _augment(first_row, costs, prices, places, owners):
-    """Assign one more row along the shortest path to a free column (Dijkstra's algorithm)."""
+def exchange_in_chains(costs, words, places):
+    """Let words exchange cells at lower costs; count the chains of words that do.
+
+    Each word in turn starts a chain: it takes the cell of a second word, which takes the cell of a
+    third, and so on; the last one takes the cell of the first. The next word of a chain is the one
+    with which the chain costs least if it ends there. Of all beginnings of the chain, the one that
+    lowers the costs most is carried out.
+
+    Args:
+        costs: `(N, N)` float32, the costs of the words of the cells in all cells.
+        words: `(N,)`, the word of each cell, `EMPTY` or `FIXED`.
+        places: `(N,)`, overwritten by the cell that the word of each cell takes.
+
+    Reference:
+        Lin and Kernighan, "An effective heuristic algorithm for the traveling-salesman problem",
+        Operations Research 21, 1973.
+    """
     size = len(costs)
-    distances = costs[first_row] + prices
-    before = np.full(size, first_row, np.int32)
-    # Columns up to `done` have been searched, up to `near` they are next, all at one distance.
-    columns = np.arange(size)
-    done = near = 0
-    least = np.float32(0.0)
-    end = -1
-    num_settled = 0
-    while end < 0:
-        if near == done:
-            num_settled = done
-            least = distances[columns[near]]
-            near += 1
-            for k in range(near, size):
-                column = columns[k]
-                if distances[column] <= least:
-                    if distances[column] < least:
-                        near = done
-                        least = distances[column]
-                    columns[k] = columns[near]
-                    columns[near] = column
-                    near += 1
-            for k in range(done, near):
-                if owners[columns[k]] < 0:
-                    end = columns[k]
-                    break
-            if end >= 0:
+    here = np.empty(size, np.float32)  # the costs of the words where they are
+    is_taken = np.empty(size, np.bool_)
+    chain = np.empty(_LONGEST_CHAIN, np.int64)
+    for n in range(size):
+        places[n] = n
+        here[n] = costs[n, n]
+        is_taken[n] = words[n] == FIXED
+    num_chains = 0
+    for first in range(size):
+        if words[first] < 0:
+            continue
+        end = places[first]
+        chain[0] = last = first
+        is_taken[first] = True
+        length, best_length = 1, 0
+        # Changes of the costs: of all words of the chain but the last, and of a closed chain.
+        change = best_change = np.float32(0.0)
+        magnitude = abs(here[first])
+        while length < _LONGEST_CHAIN:
+            least = np.float32(np.inf)
+            following = -1
+            for n in range(size):
+                cost = costs[last, places[n]] + costs[n, end] - here[n]
+                if cost < least and not is_taken[n]:
+                    least = cost
+                    following = n
+            if following < 0:
                 break
-        column = columns[done]
-        done += 1
-        row = owners[column]
-        shift = costs[row, column] + prices[column] - least
-        for k in range(near, size):
-            column = columns[k]
-            distance = costs[row, column] + prices[column] - shift
-            if distance < distances[column]:
-                distances[column] = distance
-                before[column] = row
-                if distance <= least:
-                    if owners[column] < 0:
-                        end = column
-                        break
-                    columns[k] = columns[near]
-                    columns[near] = column
-                    near += 1
-    for k in range(num_settled):
-        prices[columns[k]] += least - distances[columns[k]]
-    column = end
-    while True:
-        row = before[column]
-        owners[column] = row
-        previous = places[row]
-        places[row] = column
-        column = previous
-        if row == first_row:
-            break
-
-
-@njit(nogil=True)
-def _fill_costs(
-    features, row_vectors, column_vectors, row_squares, column_squares,
-    rows, columns, block_words, block_rows, block_columns, costs,
-):  # fmt: skip
-    """Write the costs of the words of a block in its cells; words `-1` cost nothing.
-
-    A word costs `|row_vector + column_vector|**2 - 2 * features @ (row_vector + column_vector)`.
-    """
-    num_cells = block_words.size
-    width = features.shape[1]
-    products = np.zeros((rows.size, columns.size), np.float32)
-    for a in range(rows.size):
-        for b in range(columns.size):
-            product = np.float32(0.0)
-            for f in range(width):
-                product += row_vectors[rows[a], f] * column_vectors[columns[b], f]
-            products[a, b] = row_squares[rows[a]] + column_squares[columns[b]] + 2 * product
-    local_rows = np.empty((width, rows.size), np.float32)
-    local_columns = np.empty((width, columns.size), np.float32)
-    for f in range(width):
-        for a in range(rows.size):
-            local_rows[f, a] = row_vectors[rows[a], f]
-        for b in range(columns.size):
-            local_columns[f, b] = column_vectors[columns[b], f]
-    by_row = np.empty(rows.size, np.float32)
-    by_column = np.empty(columns.size, np.float32)
-    for n in range(num_cells):
-        word = block_words[n]
-        if word < 0:
-            costs[n, :num_cells] = 0.0
+            closed = change + least - here[last]
+            change += costs[last, places[following]] - here[last]
+            magnitude += abs(here[following])
+            last = chain[length] = following
+            is_taken[following] = True
+            length += 1
+            if closed < best_change - _ROUNDING * magnitude:
+                best_change = closed
+                best_length = length
+            if change >= best_change:  # what the chain has gained is lost
+                break
+        for n in chain[:length]:
+            is_taken[n] = False
+        if best_length == 0:
             continue
-        by_row[:] = 0.0
-        by_column[:] = 0.0
-        for f in range(width):
-            feature = features[word, f]
-            for a in range(rows.size):
-                by_row[a] += feature * local_rows[f, a]
-            for b in range(columns.size):
-                by_column[b] += feature * local_columns[f, b]
-        for m in range(num_cells):
-            a, b = block_rows[m], block_columns[m]
-            costs[n, m] = products[a, b] - 2 * (by_row[a] + by_column[b])
+        num_chains += 1
+        for k in range(best_length):
+            n = chain[k]
+            places[n] = end if k == best_length - 1 else places[chain[k + 1]]
+            here[n] = costs[n, places[n]]
+    return num_chains
 
 
 @njit(nogil=True)
 def exchange_in_blocks(
     first_block, last_block, row_order, row_borders, column_order, column_borders,
-    features, row_vectors, column_vectors, row_squares, column_squares, words, prices,
+    features, row_vectors, column_vectors, words,
 ):  # fmt: skip
-    """Let the words of each block exchange their cells, at the least cost; count those that move.
+    """Let the words of each block exchange cells, at lower costs; count the chains that do.
 
     Args:
         first_block, last_block: Integers. Blocks are numbered row by row; these are the first and
@@ -199,55 +144,28 @@ def exchange_in_blocks(
         row_borders, column_borders: the borders of blocks in the two orders.
         features: `(V, F)` float32.
         row_vectors, column_vectors: `(R, F)` and `(C, F)` float32.
-        row_squares, column_squares: `(R,)` and `(C,)` float32, their squared lengths.
         words: `(R, C)`, the word in each cell, `EMPTY` or `FIXED`. Changed.
-        prices: `(R, C)` float32, the prices of cells that blocks start from. Changed.
     """
     num_blocks_a_row = column_borders.size - 1
-    largest = np.diff(row_borders).max() * np.diff(column_borders).max()
-    block_words = np.empty(largest, np.int64)
-    block_rows = np.empty(largest, np.int64)
-    block_columns = np.empty(largest, np.int64)
-    block_prices = np.empty(largest, np.float32)
-    places = np.empty(largest, np.int32)
-    all_costs = np.empty((largest, largest), np.float32)
-    num_moved = 0
+    num_chains = 0
     for block in range(first_block, last_block):
         p, q = block // num_blocks_a_row, block % num_blocks_a_row
         rows = row_order[row_borders[p] : row_borders[p + 1]]
         columns = column_order[column_borders[q] : column_borders[q + 1]]
-        num_cells = num_words = 0
-        for a in range(rows.size):
-            for b in range(columns.size):
-                word = words[rows[a], columns[b]]
-                if word != FIXED:
-                    block_words[num_cells] = word
-                    block_rows[num_cells] = a
-                    block_columns[num_cells] = b
-                    block_prices[num_cells] = prices[rows[a], columns[b]]
-                    num_cells += 1
-                    num_words += word >= 0
-        if num_words == 0 or num_cells < 2:
+        size = rows.size * columns.size
+        here = np.empty(size, words.dtype)
+        for n in range(size):
+            here[n] = words[rows[n // columns.size], columns[n % columns.size]]
+        if here.max() < 0:
             continue
-        costs = all_costs[:num_cells, :num_cells]
-        _fill_costs(
-            features, row_vectors, column_vectors, row_squares, column_squares,
-            rows, columns, block_words[:num_cells], block_rows, block_columns, costs,
-        )  # fmt: skip
-        mean = block_prices[:num_cells].mean()
-        assign(costs, block_prices[:num_cells], places[:num_cells])
-        # Only differences within a block are known; the level of its prices stays.
-        shift = mean - block_prices[:num_cells].mean()
-        before = after = magnitude = 0.0
-        for n in range(num_cells):
-            prices[rows[block_rows[n]], columns[block_columns[n]]] = block_prices[n] + shift
-            before += costs[n, n]
-            after += costs[n, places[n]]
-            magnitude += abs(costs[n, n])
-        if before - after <= _ROUNDING * magnitude:
-            continue
-        for n in range(num_cells):
-            m = places[n]
-            num_moved += block_words[n] >= 0 and m != n
-            words[rows[block_rows[m]], columns[block_columns[m]]] = block_words[n]
-    return num_moved
+        vectors = np.concatenate((row_vectors[rows], column_vectors[columns]))
+        costs = np.empty((size, size), np.float32)
+        _fill_costs(features, here, vectors, rows.size, costs)
+        places = np.empty(size, np.int32)
+        num_here = exchange_in_chains(costs, here, places)
+        if num_here:
+            num_chains += num_here
+            for n in range(size):
+                m = places[n]
+                words[rows[m // columns.size], columns[m % columns.size]] = here[n]
+    return num_chains

@@ -27,10 +27,12 @@ _AUCTION_SIZE = 20_000
 # The tolerance of the auction. A loose one is enough, because vectors move after each round.
 _GAP_TOLERANCE = 1e-3
 # The least tolerance for rounds of a larger vocabulary, where each takes many seconds.
-_EXCHANGE_TOLERANCE = 0.03
-# Rows, and columns, of the blocks in which words exchange cells, by round. Small blocks gain faster
-# at first; large blocks find exchanges that small ones miss.
-_BLOCK_SIDES = (8, 8, 8, 12)
+_EXCHANGE_TOLERANCE = 0.01
+# A second greedy assignment, by the vectors of the first, gains what many passes do, or nothing.
+_GREEDY_ROUNDS = 2
+# Rows, and columns, of the blocks in which words exchange cells. Larger blocks gain more in a pass,
+# which takes longer.
+_BLOCK_SIDE = 12
 # Blocks that a thread computes at a time, about 10 ms of work.
 _BLOCKS_A_SLICE = 64
 # Passes over all cells that make up a round. Vectors are fitted after each pass.
@@ -92,11 +94,11 @@ def cluster_features(
     round fits the vectors by least squares and then assigns the words to the cells. Words whose
     features are all zero get the remaining cells.
 
-    Up to 20,000 words, the default assignment is an auction of all cells. Above, a greedy
-    assignment is followed by passes over all cells, in which words exchange their cells within
-    small blocks: rows and columns are sorted along random directions and cut into groups, and a
-    group of rows and a group of columns form a block, which is an exact assignment problem of 64 to
-    144 words. Blocks run on several threads (`NUMBA_NUM_THREADS`, by default the cores of the
+    Up to 20,000 words, the default assignment is an auction of all cells. Above, greedy
+    assignments are followed by passes over all cells, in which words exchange their cells within
+    small blocks: random projection trees cut rows and columns into groups of 12 similar ones, and a
+    group of rows and a group of columns form a block, in which up to five words exchange their
+    cells at a time. Blocks run on several threads (`NUMBA_NUM_THREADS`, by default the cores of the
     process). The result does not depend on the number of threads.
 
     With `num_tables`, the first table is clustered in this way. Each further table is clustered by
@@ -112,12 +114,12 @@ def cluster_features(
         num_rounds: Integer, the maximum number of rounds (of 8 passes each above 20,000 words).
             Defaults to 10.
         tolerance: Float. Rounds end when one lowers the error by at most this share. Above 20,000
-            words it is at least 0.03. Defaults to 1e-4.
+            words it is at least 0.01. Defaults to 1e-4.
         solver: An assignment solver for all words, as `keras_lightrnn.assignment.get` takes it, or
             `None` for the default described above. A solver neglects the products of row and column
             vectors, which matters little unless many cells are empty. Defaults to `None`.
         initial: The `Allocation` that the first table starts from, or `None` to bisect the words.
-        seed: Integer, for the random directions. Equal seeds give equal allocations.
+        seed: Integer, for the random projections. Equal seeds give equal allocations.
         verbose: Integer, 0 or 1. With 1, progress is shown on standard error.
 
     Returns:
@@ -174,7 +176,8 @@ def cluster_features(
             found = _alternate(rest, found, chosen, num_rounds, tolerance, progress)
         else:
             if start is None:
-                found = _alternate(rest, found, assignment.GreedySolver(), 1, tolerance, progress)
+                greedy = assignment.GreedySolver()
+                found = _alternate(rest, found, greedy, _GREEDY_ROUNDS, tolerance, progress)
             found = _exchange(
                 rest, found, np.zeros(shape, bool), num_rounds=num_rounds,
                 tolerance=max(tolerance, _EXCHANGE_TOLERANCE), seed=seed + number,
@@ -220,7 +223,7 @@ def exchange_words(
         num_rounds: Integer, the maximum number of rounds of 8 passes. Defaults to 10.
         tolerance: Float. Rounds end when one lowers the error by at most this share. Defaults to
             0.02.
-        seed: Integer, for the random directions. Equal seeds give equal allocations.
+        seed: Integer, for the random projections. Equal seeds give equal allocations.
         verbose: Integer, 0 or 1. With 1, progress is shown on standard error.
 
     Returns:
@@ -293,7 +296,7 @@ def _exchange(
         is_fixed: `(R, C)` booleans, the cells that do not change.
         num_rounds: Integer, the maximum number of rounds of `_PASSES_A_ROUND` passes.
         tolerance: Float. Rounds end when one lowers the error by at most this share.
-        seed: Integer, for the directions along which rows and columns are sorted.
+        seed: Integer, for the random projections.
         progress: `Progress`.
     """
     from keras_lightrnn.clustering import _kernels  # late, because it imports Numba
@@ -301,27 +304,26 @@ def _exchange(
     generator = np.random.default_rng(seed)
     num_rows, num_columns = allocation.shape
     words = np.where(is_fixed, _kernels.FIXED, allocation.words)  # (R, C)
-    prices = np.zeros(allocation.shape, np.float32)
     cells = allocation.cells.copy()
     best = allocation
     row_vectors, column_vectors, error = fit_known(features, allocation)
     best_error = error
-    level = 0
+    # If there are few rows, groups of columns are larger, and the reverse.
+    row_size, column_size = (
+        max(_BLOCK_SIDE, _BLOCK_SIDE**2 // num_across) for num_across in (num_columns, num_rows)
+    )
     for number in range(num_rounds):
         last_error, num_moved = best_error, 0
-        side = _BLOCK_SIDES[level]
         for _ in range(_PASSES_A_ROUND):
-            row_order, row_borders = _draw_groups(row_vectors, num_columns, side, generator)
-            column_order, column_borders = _draw_groups(column_vectors, num_rows, side, generator)
+            row_order, row_borders = _draw_groups(row_vectors, row_size, generator)
+            column_order, column_borders = _draw_groups(column_vectors, column_size, generator)
             given = (
-                row_order, row_borders, column_order, column_borders, features,
-                row_vectors, column_vectors, _square(row_vectors), _square(column_vectors),
+                row_order, row_borders, column_order, column_borders,
+                features, row_vectors, column_vectors,
             )  # fmt: skip
 
             def exchange(blocks: slice, given: tuple[np.ndarray, ...] = given) -> int:
-                return int(
-                    _kernels.exchange_in_blocks(blocks.start, blocks.stop, *given, words, prices)
-                )
+                return int(_kernels.exchange_in_blocks(blocks.start, blocks.stop, *given, words))
 
             num_blocks = (row_borders.size - 1) * (column_borders.size - 1)
             num_moved_now = sum(map_slices(exchange, num_blocks, _BLOCKS_A_SLICE))
@@ -334,34 +336,46 @@ def _exchange(
                 if error < best_error:
                     best, best_error = found, error
             progress.update("clustering", f"round {number + 1} of {num_rounds}, error {error:.6g}")
-        is_slow = last_error - best_error <= tolerance * best_error
-        if not num_moved or (is_slow and level == len(_BLOCK_SIDES) - 1):
+        if not num_moved or last_error - best_error <= tolerance * best_error:
             break
-        level = len(_BLOCK_SIDES) - 1 if is_slow else min(level + 1, len(_BLOCK_SIDES) - 1)
     return best
 
 
 def _draw_groups(
-    vectors: np.ndarray, num_across: int, side: int, generator: np.random.Generator
+    vectors: np.ndarray, size: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sort rows (or columns) along a random direction, and cut them into groups for blocks.
+    """Cut rows (or columns) into groups of similar ones, by a tree of random projections.
+
+    Each part is sorted along a random direction and cut in the middle, until its size is right.
 
     Args:
         vectors: `(R, F)`.
-        num_across: Integer, the number of columns (or rows). If there are few, groups are larger.
-        side: Integer, the size of a group.
+        size: Integer, the largest size of a group. Sizes differ by at most one.
         generator: Random generator.
 
     Returns:
         The order, `(R,)`, and the borders of the groups in it.
+
+    Reference:
+        Dasgupta and Freund, "Random projection trees and low dimensional manifolds", STOC 2008.
     """
-    # A combination of the vectors is likely to follow their widest directions.
-    direction = vectors.T @ generator.standard_normal(len(vectors), np.float32)
-    order = np.argsort(vectors @ direction, kind="stable")
-    size = max(side, side**2 // num_across)
-    first = int(generator.integers(1, size + 1))  # so that borders differ from pass to pass
-    borders = np.concatenate([[0], np.arange(first, len(order), size), [len(order)]])
-    return order, np.unique(borders)
+    num_groups = -(-len(vectors) // size)
+    borders = np.arange(num_groups + 1) * len(vectors) // num_groups
+    order = np.arange(len(vectors))
+    pending = [(0, num_groups)]
+    while pending:
+        first, last = pending.pop()
+        if last - first == 1:
+            continue
+        part = order[borders[first] : borders[last]]
+        here = vectors[part]
+        here = here - here.mean(axis=0)
+        # A combination of the vectors is likely to follow their widest directions.
+        direction = here.T @ generator.standard_normal(len(here), np.float32)
+        part[:] = part[np.argsort(here @ direction, kind="stable")]
+        middle = (first + last) // 2
+        pending += [(first, middle), (middle, last)]
+    return order, borders
 
 
 def _square(vectors: np.ndarray) -> np.ndarray:
