@@ -151,14 +151,15 @@ def _number_rows(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     """Number the rows that occur in `rows`, `(N,)`: no others need be laid out.
 
     Returns:
-        The number of each row, -1 if it does not occur, `(R,)`; and the rows by number, as many
-        as may occur, `(min(R, N),)`.
+        The number of each row, -1 if it does not occur, `(R,)`; and the rows by number, one more
+        than may occur, `(min(R, N + 1),)`: a replica's share of a batch may be empty, and a
+        look-up needs an entry.
     """
     occurs = ops.segment_sum(ops.ones_like(rows), rows, num_rows) > 0  # (R,)
     numbers = ops.cumsum(ops.cast(occurs, "int32")) - 1
     chosen = ops.where(occurs, ops.arange(num_rows, dtype="int32"), 0)
     chosen = ops.segment_sum(chosen, ops.maximum(numbers, 0), num_rows)
-    return ops.where(occurs, numbers, -1), chosen[: ops.shape(rows)[0]]
+    return ops.where(occurs, numbers, -1), chosen[: ops.shape(rows)[0] + 1]
 
 
 def _collect(gradients: Tensor, inputs: list[Tensor], cells: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
+from graphs import trace_without_xla
 
 from keras_lightrnn.ops import (
     BiasTerm,
@@ -245,8 +246,11 @@ def test_low_precision_only_in_the_factors_of_products(rng, dtype):
         assert np.abs(value - other).max() <= rounding * np.abs(other).max() + 1e-6, name
 
 
-def test_no_words(rng):
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_no_words(is_compiled, monkeypatch, rng):
     """A replica's share of the last batch may be empty."""
+    if not is_compiled:
+        trace_without_xla(monkeypatch.setattr)
     cells, upstream, floats = make_inputs(rng)
     floats[0] = floats[0][:0]
     results = differentiate(run, cells[:0], upstream[:0], floats)
@@ -326,11 +330,11 @@ def test_components_equal_calls_with_one_component(rng):
         assert value == pytest.approx(other, rel=1e-5, abs=1e-5)
 
 
-def test_only_as_many_rows_are_laid_out_as_words_are_predicted(rng):
+def test_one_row_more_is_laid_out_than_words_are_predicted(rng):
     cells, _, _ = make_inputs(rng, length=1)
     places, rows = fused_log_probs._number_rows(cells.ravel() // C, R)
     occurring = sorted(set((cells // C).ravel().tolist()))
-    assert rows.shape == (cells.size,)
+    assert rows.shape == (cells.size + 1,)
     assert np.asarray(rows)[: len(occurring)].tolist() == occurring
     assert [int(places[row]) for row in occurring] == list(range(len(occurring)))
     assert sorted(np.flatnonzero(np.asarray(places) < 0)) == [
