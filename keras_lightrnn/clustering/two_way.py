@@ -20,6 +20,8 @@ from keras_lightrnn.clustering.vectors import (
 )
 from keras_lightrnn.table.allocation import Allocation, compute_table_shape
 
+# Words that say along which direction many are bisected.
+_SAMPLE_SIZE = 20_000
 _DIRECTION_STEPS = 20
 _TINY = np.finfo(np.float32).tiny
 # In larger vocabularies the many similar rare words make an auction take minutes.
@@ -407,16 +409,18 @@ def _bisect(features: np.ndarray, num_groups: int) -> np.ndarray:
             groups[words] = begin
             continue
         here = features[words]
-        here = here - here.mean(axis=0)
-        spread = here.T @ here  # (F, F)
+        sample = here[:: -(-len(here) // _SAMPLE_SIZE)]
+        sample = sample - sample.mean(axis=0)
+        spread = sample.T @ sample  # (F, F)
         # Power iteration from the widest axis. An approximate direction is enough, and unlike an
         # eigenvector of `eigh` it has a definite sign.
         direction = spread[np.argmax(np.diagonal(spread))]
         for _ in range(_DIRECTION_STEPS):
             direction = spread @ (direction / max(np.linalg.norm(direction), _TINY))
-        words = words[np.argsort(here @ direction, kind="stable")]
         middle = (begin + end) // 2
         size = ends[middle] - ends[begin]
+        if 0 < size < len(words):
+            words = words[np.argpartition(here @ direction, size)]
         pending += [(words[:size], begin, middle), (words[size:], middle, end)]
     return groups
 
