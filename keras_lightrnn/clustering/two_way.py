@@ -25,13 +25,14 @@ _SAMPLE_SIZE = 20_000
 _DIRECTION_STEPS = 20
 _TINY = np.finfo(np.float32).tiny
 # In larger vocabularies the many similar rare words make an auction take minutes.
-_AUCTION_SIZE = 20_000
+AUCTION_SIZE = 20_000
 # The tolerance of the auction. A loose one is enough, because vectors move after each round.
 _GAP_TOLERANCE = 1e-3
 # The least tolerance for rounds of a larger vocabulary, where each takes many seconds.
 _EXCHANGE_TOLERANCE = 0.01
-# A second greedy assignment, by the vectors of the first, gains what many passes do, or nothing.
-_GREEDY_ROUNDS = 2
+# In larger vocabularies a greedy assignment, whose time grows as V**1.5, gains less than passes of
+# that time.
+_GREEDY_SIZE = 500_000
 # Rows, and columns, of the blocks in which words exchange cells. Larger blocks gain more in a pass,
 # which takes longer.
 _BLOCK_SIDE = 12
@@ -96,12 +97,12 @@ def cluster_features(
     round fits the vectors by least squares and then assigns the words to the cells. Words whose
     features are all zero get the remaining cells.
 
-    Up to 20,000 words, the default assignment is an auction of all cells. Above, greedy
-    assignments are followed by passes over all cells, in which words exchange their cells within
-    small blocks: random projection trees cut rows and columns into groups of 12 similar ones, and a
-    group of rows and a group of columns form a block, in which up to five words exchange their
-    cells at a time. Blocks run on several threads (`NUMBA_NUM_THREADS`, by default the cores of the
-    process). The result does not depend on the number of threads.
+    Up to 20,000 words, the default assignment is an auction of all cells. Above, a greedy
+    assignment (up to 500,000 words) is followed by passes over all cells, in which words exchange
+    their cells within small blocks: random projection trees cut rows and columns into groups of 12
+    similar ones, and a group of rows and a group of columns form a block, in which up to five words
+    exchange their cells at a time. Blocks run on several threads (`NUMBA_NUM_THREADS`, by default
+    the cores of the process). The result does not depend on the number of threads.
 
     With `num_tables`, the first table is clustered in this way. Each further table is clustered by
     the residual features, which the row and column vectors of the earlier tables do not explain, so
@@ -173,13 +174,12 @@ def cluster_features(
         progress = Progress(verbose)
         progress.update("clustering", "bisecting words")
         found = _compute_start(rest, *shape) if start is None else start
-        if solver is not None or len(known) <= _AUCTION_SIZE:
+        if solver is not None or len(known) <= AUCTION_SIZE:
             chosen = solver or assignment.AuctionSolver(gap_tolerance=_GAP_TOLERANCE)
             found = _alternate(rest, found, chosen, num_rounds, tolerance, progress)
         else:
-            if start is None:
-                greedy = assignment.GreedySolver()
-                found = _alternate(rest, found, greedy, _GREEDY_ROUNDS, tolerance, progress)
+            if start is None and len(known) <= _GREEDY_SIZE:
+                found = _alternate(rest, found, assignment.GreedySolver(), 1, tolerance, progress)
             found = _exchange(
                 rest, found, np.zeros(shape, bool), num_rounds=num_rounds,
                 tolerance=max(tolerance, _EXCHANGE_TOLERANCE), seed=seed + number,

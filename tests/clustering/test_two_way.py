@@ -40,7 +40,7 @@ class TestClusterFeatures:
 
         greedy = cluster_features(features, 9, 10, solver="greedy")
         auction = cluster_features(features, 9, 10)
-        monkeypatch.setattr(clustering, "_AUCTION_SIZE", 20)
+        monkeypatch.setattr(clustering, "AUCTION_SIZE", 20)
         found = cluster_features(features, 9, 10)
         initial = Allocation.random(size, 9, 10, seed=1)
         improved = cluster_features(features, 9, 10, initial=initial)
@@ -50,7 +50,7 @@ class TestClusterFeatures:
         assert improved.count_moved(initial) > 0
 
     def test_the_number_of_threads_does_not_matter(self, monkeypatch, rng):
-        monkeypatch.setattr(clustering, "_AUCTION_SIZE", 20)
+        monkeypatch.setattr(clustering, "AUCTION_SIZE", 20)
         monkeypatch.setattr(clustering, "_BLOCKS_A_SLICE", 1)
         features = rng.standard_normal((400, 5))
         found = []
@@ -126,7 +126,7 @@ class TestClusterFeatures:
 class TestSeveralTables:
     @pytest.mark.parametrize("auction_size", [20, 1000])
     def test_each_table_explains_what_is_left(self, auction_size, monkeypatch, rng):
-        monkeypatch.setattr(clustering, "_AUCTION_SIZE", auction_size)
+        monkeypatch.setattr(clustering, "AUCTION_SIZE", auction_size)
         features = rng.standard_normal((200, 6)).astype(np.float32)
         features[::7] = 0.0
         tables = cluster_features(features, num_tables=3, seed=4)
@@ -148,7 +148,7 @@ class TestSeveralTables:
         assert together.all(axis=0).mean() < 1.2 * expected
 
     def test_interrupted_as_any_other(self, monkeypatch, rng):
-        monkeypatch.setattr(clustering, "_AUCTION_SIZE", 20)
+        monkeypatch.setattr(clustering, "AUCTION_SIZE", 20)
 
         def interrupt(*given):
             signal.raise_signal(signal.SIGINT)
@@ -160,7 +160,7 @@ class TestSeveralTables:
 
 @pytest.mark.parametrize("auction_size", [100, 10])  # the solver given, and that of many words
 def test_an_interruption_ends_clustering(monkeypatch, rng, auction_size):
-    monkeypatch.setattr(clustering, "_AUCTION_SIZE", auction_size)
+    monkeypatch.setattr(clustering, "AUCTION_SIZE", auction_size)
     solved = []
 
     def improve(solver, run):
