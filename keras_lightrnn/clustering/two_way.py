@@ -13,7 +13,7 @@ from keras_lightrnn._internal.threads import map_slices
 from keras_lightrnn.clustering.vectors import (
     backfit,
     check_features,
-    fit_known,
+    compute_energy,
     fit_vectors,
     select_words,
     sum_by_group,
@@ -239,14 +239,19 @@ def exchange_words(
     >>> found.rows.tolist(), int(found.cells[4])
     ([0, 1, 1, 0, 2], 5)
     """
+    has_features = np.asarray(features.any(axis=1))
+    moving = is_movable & has_features
+    if not moving.any():
+        return allocation
     is_fixed = np.ones(allocation.shape, bool)
-    moving = is_movable & features.any(axis=1)
     is_fixed[allocation.rows[moving], allocation.columns[moving]] = False
-    progress = Progress(verbose)
-    return _exchange(
-        features, allocation, is_fixed,
-        num_rounds=num_rounds, tolerance=tolerance, seed=seed, progress=progress,
+    found = _exchange(
+        features[has_features], select_words(allocation, has_features), is_fixed,
+        num_rounds=num_rounds, tolerance=tolerance, seed=seed, progress=Progress(verbose),
     )  # fmt: skip
+    cells = allocation.cells.copy()
+    cells[has_features] = found.cells
+    return Allocation(cells, *allocation.shape)
 
 
 def _alternate(
@@ -294,8 +299,8 @@ def _exchange(
 
     Args:
         features: `(V, F)` float32.
-        allocation: The `Allocation` to start from.
-        is_fixed: `(R, C)` booleans, the cells that do not change.
+        allocation: The `Allocation` of these words to start from.
+        is_fixed: `(R, C)` booleans, the cells that do not change; also those of other words.
         num_rounds: Integer, the maximum number of rounds of `_PASSES_A_ROUND` passes.
         tolerance: Float. Rounds end when one lowers the error by at most this share.
         seed: Integer, for the random projections.
@@ -308,7 +313,8 @@ def _exchange(
     words = np.where(is_fixed, _kernels.FIXED, allocation.words)  # (R, C)
     cells = allocation.cells.copy()
     best = allocation
-    row_vectors, column_vectors, error = fit_known(features, allocation)
+    energy = compute_energy(features)
+    row_vectors, column_vectors, error = fit_vectors(features, allocation, energy)
     best_error = error
     # If there are few rows, groups of columns are larger, and the reverse.
     row_size, column_size = (
@@ -334,7 +340,7 @@ def _exchange(
                 places = np.flatnonzero(words >= 0)
                 cells[words.ravel()[places]] = places
                 found = Allocation(cells, *allocation.shape)
-                row_vectors, column_vectors, error = fit_known(features, found)
+                row_vectors, column_vectors, error = fit_vectors(features, found, energy)
                 if error < best_error:
                     best, best_error = found, error
             progress.update("clustering", f"round {number + 1} of {num_rounds}, error {error:.6g}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from keras_lightrnn._internal.threads import map_slices
 from keras_lightrnn.table.allocation import Allocation
 
 _FIT_SWEEPS = 5
@@ -123,17 +124,13 @@ def _add_up(
 def compute_cluster_error(features: np.ndarray, allocation: Allocation) -> float:
     """Return the error that `cluster_features` minimises, with fitted vectors.
 
-    The vectors are exact for a full table, and nearly so for a table with empty cells.
+    The vectors are exact for a full table, and nearly so for a table with empty cells. Words whose
+    features are all zero do not count.
     """
-    return fit_known(features, allocation)[2]
-
-
-def fit_known(features: np.ndarray, allocation: Allocation) -> tuple[np.ndarray, np.ndarray, float]:
-    """Do what `fit_vectors` does, without the words whose features are all zero."""
     has_features = np.asarray(features.any(axis=1))
-    if has_features.all() or not has_features.any():  # an `Allocation` has words
-        return fit_vectors(features, allocation)
-    return fit_vectors(features[has_features], select_words(allocation, has_features))
+    if not has_features.all() and has_features.any():  # an `Allocation` has words
+        features, allocation = features[has_features], select_words(allocation, has_features)
+    return fit_vectors(features, allocation)[2]
 
 
 def select_words(allocation: Allocation, is_selected: np.ndarray) -> Allocation:
@@ -151,17 +148,29 @@ def scale_features(features: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return features * scales[:, None].astype(np.float32)
 
 
+def compute_energy(features: np.ndarray) -> float:
+    """Return the sum of squares of features."""
+    return float(np.einsum("vf,vf->v", features, features).sum(dtype=np.float64))
+
+
 def fit_vectors(
-    features: np.ndarray, allocation: Allocation
+    features: np.ndarray, allocation: Allocation, energy: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return the best row and column vectors of an allocation, and the squared error.
 
     The vectors depend on the sums of features over rows and over columns only.
+
+    Args:
+        features: `(V, F)` float32.
+        allocation: The `Allocation`.
+        energy: Float, the result of `compute_energy`, if it is known.
     """
     is_filled = np.zeros(allocation.shape)
     is_filled[allocation.rows, allocation.columns] = 1.0
-    row_sums = sum_by_group(features, allocation.rows, allocation.num_rows)
-    column_sums = sum_by_group(features, allocation.columns, allocation.num_columns)
+    sides = (allocation.rows, allocation.num_rows), (allocation.columns, allocation.num_columns)
+    row_sums, column_sums = map_slices(
+        lambda side: sum_by_group(features, *sides[side.start]), len(sides), 1
+    )
     row_sizes = is_filled.sum(axis=1)[:, None]
     column_sizes = is_filled.sum(axis=0)[:, None]
     row_vectors = row_sums / np.maximum(row_sizes, 1.0)
@@ -177,7 +186,7 @@ def fit_vectors(
         if change <= _FIT_TOLERANCE * np.square(column_vectors).sum():
             break
     error = (
-        np.einsum("vf,vf->v", features, features).sum(dtype=np.float64)
+        (compute_energy(features) if energy is None else energy)
         - 2 * (np.vdot(row_sums, row_vectors) + np.vdot(column_sums, column_vectors))
         + np.vdot(row_sizes * row_vectors, row_vectors)
         + np.vdot(column_sizes * column_vectors, column_vectors)
