@@ -321,7 +321,7 @@ def _exchange(
         max(_BLOCK_SIDE, _BLOCK_SIDE**2 // num_across) for num_across in (num_columns, num_rows)
     )
     for number in range(num_rounds):
-        last_error, num_moved = best_error, 0
+        last_error, num_chains = best_error, 0
         for _ in range(_PASSES_A_ROUND):
             row_order, row_borders = _draw_groups(row_vectors, row_size, generator)
             column_order, column_borders = _draw_groups(column_vectors, column_size, generator)
@@ -334,9 +334,9 @@ def _exchange(
                 return int(_kernels.exchange_in_blocks(blocks.start, blocks.stop, *given, words))
 
             num_blocks = (row_borders.size - 1) * (column_borders.size - 1)
-            num_moved_now = sum(map_slices(exchange, num_blocks, _BLOCKS_A_SLICE))
-            if num_moved_now:
-                num_moved += num_moved_now
+            num_chains_now = sum(map_slices(exchange, num_blocks, _BLOCKS_A_SLICE))
+            if num_chains_now:
+                num_chains += num_chains_now
                 places = np.flatnonzero(words >= 0)
                 cells[words.ravel()[places]] = places
                 found = Allocation(cells, *allocation.shape)
@@ -344,7 +344,7 @@ def _exchange(
                 if error < best_error:
                     best, best_error = found, error
             progress.update("clustering", f"round {number + 1} of {num_rounds}, error {error:.6g}")
-        if not num_moved or last_error - best_error <= tolerance * best_error:
+        if not num_chains or last_error - best_error <= tolerance * best_error:
             break
     return best
 

@@ -49,6 +49,17 @@ class TestClusterFeatures:
         assert compute_error(improved) < 0.8 * compute_error(initial)
         assert improved.count_moved(initial) > 0
 
+    def test_many_more_words_exchange_cells_without_greedy_choices(self, monkeypatch, rng):
+        features = rng.standard_normal((400, 16))
+        greedy = cluster_features(features, solver="greedy")
+        monkeypatch.setattr(clustering, "AUCTION_SIZE", 20)
+        after_greedy = cluster_features(features)
+        monkeypatch.setattr(clustering, "_GREEDY_SIZE", 20)
+        monkeypatch.setattr(assignment, "GreedySolver", None)
+        found = cluster_features(features)
+        assert _compute_error(features, found) < 0.95 * _compute_error(features, greedy)
+        assert _compute_error(features, found) < 1.05 * _compute_error(features, after_greedy)
+
     def test_the_number_of_threads_does_not_matter(self, monkeypatch, rng):
         monkeypatch.setattr(clustering, "AUCTION_SIZE", 20)
         monkeypatch.setattr(clustering, "_BLOCKS_A_SLICE", 1)
