@@ -18,13 +18,14 @@ _LONGEST_CHAIN = 5
 # Sums in any order, which vectorise.
 @njit(nogil=True, fastmath={"reassoc", "contract"})
 def _multiply(features, words, vectors, products):
-    """Write twice the inner products of words and vectors, `(N, n)`; words `-1` have zeros."""
+    """Write twice the inner products of words and vectors, `(N, n)`; none of negative words."""
     for n in range(words.size):
+        if words[n] < 0:
+            continue
         for m in range(len(vectors)):
             total = np.float32(0.0)
-            if words[n] >= 0:
-                for f in range(vectors.shape[1]):
-                    total += features[words[n], f] * vectors[m, f]
+            for f in range(vectors.shape[1]):
+                total += features[words[n], f] * vectors[m, f]
             products[n, m] = 2 * total
 
 

@@ -321,7 +321,7 @@ def _exchange(
         max(_BLOCK_SIDE, _BLOCK_SIDE**2 // num_across) for num_across in (num_columns, num_rows)
     )
     for number in range(num_rounds):
-        last_error, num_chains = best_error, 0
+        last_error = best_error
         for _ in range(_PASSES_A_ROUND):
             row_order, row_borders = _draw_groups(row_vectors, row_size, generator)
             column_order, column_borders = _draw_groups(column_vectors, column_size, generator)
@@ -334,9 +334,7 @@ def _exchange(
                 return int(_kernels.exchange_in_blocks(blocks.start, blocks.stop, *given, words))
 
             num_blocks = (row_borders.size - 1) * (column_borders.size - 1)
-            num_chains_now = sum(map_slices(exchange, num_blocks, _BLOCKS_A_SLICE))
-            if num_chains_now:
-                num_chains += num_chains_now
+            if sum(map_slices(exchange, num_blocks, _BLOCKS_A_SLICE)):
                 places = np.flatnonzero(words >= 0)
                 cells[words.ravel()[places]] = places
                 found = Allocation(cells, *allocation.shape)
@@ -344,7 +342,7 @@ def _exchange(
                 if error < best_error:
                     best, best_error = found, error
             progress.update("clustering", f"round {number + 1} of {num_rounds}, error {error:.6g}")
-        if not num_chains or last_error - best_error <= tolerance * best_error:
+        if last_error - best_error <= tolerance * best_error:
             break
     return best
 
@@ -384,10 +382,6 @@ def _draw_groups(
         middle = (first + last) // 2
         pending += [(first, middle), (middle, last)]
     return order, borders
-
-
-def _square(vectors: np.ndarray) -> np.ndarray:
-    return np.square(vectors).sum(axis=1)
 
 
 def _compute_start(features: np.ndarray, num_rows: int, num_columns: int) -> Allocation:
@@ -433,4 +427,4 @@ def _bisect(features: np.ndarray, num_groups: int) -> np.ndarray:
 
 def _with_square(vectors: np.ndarray) -> np.ndarray:
     """Append the squared length of each vector, `(n, F + 1)`."""
-    return np.concatenate([vectors, _square(vectors)[:, None]], axis=1)
+    return np.concatenate([vectors, np.square(vectors).sum(axis=1)[:, None]], axis=1)

@@ -80,8 +80,8 @@ def find_best_of_tables(
         merged = _merge(ops, tables, word_tables, get_order is not None)
         return list(select_best_cells(ops, merged, k, excluded, get_order or _get_itself))
 
-    def search_likeliest_rows(size: int) -> list[Any]:
-        found, bounds = _find_likely_words(ops, tables, word_tables, size, k, excluded)
+    def search_rows(rows: list[Any], unseen: Any) -> list[Any]:
+        found, bounds = _find_likely_words(ops, tables, word_tables, rows, unseen, k, excluded)
         words, best = (x[:, :k] for x in sort_best(ops, *found, get_order))
         return [words, best, ops.all(best[:, -1] - ROUNDING > bounds)]
 
@@ -92,15 +92,16 @@ def find_best_of_tables(
         words, best = search_all_words()
         return mark_best(ops, words, best, row_log_probs)
     if isinstance(k, int):
-        state = search_likeliest_rows(sizes.pop(0))
+        state = search_rows(*_find_likeliest_rows(ops, tables, sizes.pop(0)))
     else:
         shape = ops.shape(row_log_probs)[0], k
         state = [ops.zeros(shape, "int32"), ops.zeros(shape, "float32"), ops.zeros((), "bool")]
     for size in sizes:
-        is_hopeless = ops.any(state[1][:, -1] + _HOPE < _bound_other_rows(ops, tables, size))
+        chosen = _find_likeliest_rows(ops, tables, size)
+        is_hopeless = ops.any(state[1][:, -1] + _HOPE < chosen[1])
         is_skipped = ops.logical_or(ops.logical_or(state[2], k > size), is_hopeless)
         state = ops.cond(
-            is_skipped, lambda state=state: state, lambda size=size: search_likeliest_rows(size)
+            is_skipped, lambda state=state: state, lambda chosen=chosen: search_rows(*chosen)
         )
     words, best = ops.cond(state[2], lambda: state[:2], search_all_words)
     return mark_best(ops, words, best, row_log_probs)
@@ -121,13 +122,20 @@ def list_sizes(numbers_of_rows: Sequence[int]) -> list[int]:
     return sizes
 
 
-def _bound_other_rows(ops: Any, tables: Sequence[GraphTable], num_rows: int) -> Any:
-    """Return the most that words outside of the likeliest rows of each table may have, `(B,)`."""
-    bound = None
+def _find_likeliest_rows(
+    ops: Any, tables: Sequence[GraphTable], num_rows: int
+) -> tuple[list[Tensor], Tensor]:
+    """Return the likeliest rows of each table, and the most that words outside of them may have.
+
+    Returns:
+        For each table `(B, num_rows)` int32, best first; and `(B,)`.
+    """
+    rows, unseen = [], None
     for table in tables:
-        last = ops.top_k(table.row_log_probs, num_rows + 1)[0][:, -1]
-        bound = last if bound is None else ops.logaddexp(bound, last)
-    return bound
+        falling, places = ops.top_k(table.row_log_probs, num_rows + 1)
+        rows.append(ops.cast(places[:, :num_rows], "int32"))
+        unseen = falling[:, -1] if unseen is None else ops.logaddexp(unseen, falling[:, -1])
+    return rows, unseen
 
 
 def find_ranks_of_tables(
@@ -212,7 +220,8 @@ def _find_likely_words(
     ops: Any,
     tables: Sequence[GraphTable],
     word_tables: Sequence[Any],
-    num_rows: int,
+    rows: Sequence[Tensor],
+    unseen: Tensor,
     k: Tensor,
     excluded: Tensor,
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
@@ -227,7 +236,8 @@ def _find_likely_words(
         ops: Namespace of operations.
         tables: As in `find_best_of_tables`.
         word_tables: As in `find_best_of_tables`.
-        num_rows: How many of the likeliest rows are expanded, fewer than all.
+        rows: For each table `(B, n)`, the likeliest rows, which are expanded.
+        unseen: `(B,)`, the most that words outside of these rows may have.
         k: As in `find_best_of_tables`.
         excluded: As in `find_best_of_tables`.
 
@@ -240,11 +250,9 @@ def _find_likely_words(
         for table, word_table in zip(tables, word_tables, strict=True)
     ]
     words = []
-    for table in expanded:
-        rows = ops.cast(ops.top_k(table.row_log_probs, num_rows)[1], "int32")
-        table.expand(rows)
-        words.append(ops.reshape(ops.take(table.words, rows, axis=0), (-1, table.num_expanded)))
-    unseen = _bound_other_rows(ops, tables, num_rows)
+    for table, chosen in zip(expanded, rows, strict=True):
+        table.expand(chosen)
+        words.append(ops.reshape(ops.take(table.words, chosen, axis=0), (-1, table.num_expanded)))
     bounds = [_bound_words(ops, expanded, words[index], index) for index in range(len(expanded))]
     if excluded is not None:
         bounds = [_leave_out(ops, expanded, bounds, excluded)]

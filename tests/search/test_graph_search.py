@@ -144,9 +144,9 @@ def test_more_rows_of_several_tables_are_expanded_if_there_is_hope(
 ):
     sizes, find_likely_words = [], graph_tables._find_likely_words
 
-    def record(ops, tables, word_tables, size, k, excluded):
-        sizes.append(size)
-        return find_likely_words(ops, tables, word_tables, size, k, excluded)
+    def record(ops, tables, word_tables, rows, *others):
+        sizes.append(rows[0].shape[1])
+        return find_likely_words(ops, tables, word_tables, rows, *others)
 
     monkeypatch.setattr(graph_tables, "list_sizes", lambda numbers: [2, 8])
     monkeypatch.setattr(graph_tables, "_find_likely_words", record)
