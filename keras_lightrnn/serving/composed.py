@@ -39,9 +39,10 @@ class ComposedNetwork(Network):
         self._variables = [variable.value for variable in encoder.variables]
         self._run_encoder = functools.partial(encoder, training=False)
         sample = self._run_encoder(tf.zeros([1, _SAMPLE_LENGTH], tf.int32))
+        self.units = sample.shape[-1]
         # A model of windows (B, T + 1) does not read the last word, which it only predicts.
         self._num_unread = _SAMPLE_LENGTH - sample.shape[1]
-        self.state_kinds = [(tf.float32, [sample.shape[-1]]), (tf.int32, [None]), (tf.int32, [])]
+        self.state_kinds = [(tf.float32, [self.units]), (tf.int32, [None]), (tf.int32, [])]
         self._words = make_variable(allocation.words.ravel(), tf.int32)  # (R * C,)
 
     def choose_block_size(self, length: tf.Tensor) -> tf.Tensor | int:
@@ -87,10 +88,15 @@ class ComposedNetwork(Network):
     ) -> tuple[tf.Tensor, Tensors]:
         return self.softmax.expand_rows(texts, rows, context), []
 
+    def read_padded_texts(self, cells: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        """Return the hidden state after the last word of each text, `(n, N), (n,) -> (n, H)`."""
+        return self._read_padded(self._get_words(cells), lengths)
+
     def _read(self, words: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-        """Return the hidden state after the last word of each text, `(n, H)`."""
-        states = self._encode(words[:, : tf.reduce_max(lengths)])
-        return tf.gather(states, lengths - 1, batch_dims=1)
+        return self._read_padded(words[:, : tf.reduce_max(lengths)], lengths)
+
+    def _read_padded(self, words: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        return tf.gather(self._encode(words), lengths - 1, batch_dims=1)
 
     def _encode(self, words: tf.Tensor) -> tf.Tensor:
         """Return the state after each word, `(n, N) -> (n, N, H)`.
@@ -111,6 +117,7 @@ def find_softmax(model: keras.Model) -> TwoComponentSoftmax:
     Raises:
         TypeError: if the model is not functional, or does not have exactly one
             `TwoComponentSoftmax` with a `GatedRowReader` and states `(B, T, H)`.
+        RuntimeError: on another backend than TensorFlow.
     """
     layers = model.layers if isinstance(model, keras.Model) else []
     found = [layer for layer in layers if isinstance(layer, TwoComponentSoftmax)]
@@ -133,6 +140,12 @@ def find_softmax(model: keras.Model) -> TwoComponentSoftmax:
             "The export of a functional model needs states (B, T, H), one for each word. Received: "
             f"states of shape {tuple(softmax.input[0].shape)}. Give the last recurrent layer "
             "`return_sequences=True`."
+        )
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "The export of a functional model needs the TensorFlow backend, because it contains "
+            f"the layers of the model. Received: backend {keras.backend.backend()!r}. Save the "
+            "model, then load and export it with KERAS_BACKEND=tensorflow."
         )
     return softmax
 

@@ -10,20 +10,18 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
+from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.files import replace_file
 from keras_lightrnn.data import Vocabulary
 from keras_lightrnn.models import LightRNNModel
-from keras_lightrnn.serving.network import make_network
+from keras_lightrnn.serving.composed import ComposedNetwork, find_softmax
+from keras_lightrnn.serving.network import RecurrentNetwork, make_network
 from keras_lightrnn.serving.served_vocabulary import check_vocabulary, iter_words_by_cell
 from keras_lightrnn.serving.versions import check_readable
-from keras_lightrnn.serving.weights import (
-    check_light_rnn_model,
-    check_row_reader,
-    check_weights,
-    gather,
-)
+from keras_lightrnn.serving.weights import check_row_reader, check_weights, gather
 from keras_lightrnn.table.allocation import Allocation
 
 _QUANTIZE = (None, "float16", "int8")
@@ -31,15 +29,17 @@ _LINES_AT_ONCE = 10_000
 
 
 def export_litert(
-    model: LightRNNModel,
+    model: LightRNNModel | keras.Model,
     path: str | os.PathLike[str],
     quantize: str | None = None,
     vocabulary: Vocabulary | None = None,
+    text_length: int | None = None,
 ) -> Path:
-    """Write the two steps of a word as a LiteRT file that uses built-in operations only.
+    """Write the steps of a search for words as a LiteRT file of built-in operations only.
 
     The model in the file computes with rows and cells instead of words: the word in row `i` and
-    column `j` is in cell `i * C + j`. It has these signatures, for any number `n` of texts:
+    column `j` is in cell `i * C + j`. A `LightRNNModel` has these signatures, for any number `n` of
+    texts:
 
     | signature | inputs | outputs |
     |---|---|---|
@@ -58,12 +58,24 @@ def export_litert(
     The log-probability of an empty cell or row is at most -65,504, so that its probability is 0. A
     row or a cell outside the table is an error of the interpreter.
 
+    A functional model reads a whole text at once, and one text in a call. Its rows are read by
+    `row_half_step` as above, with `S = 1`, which returns the states unchanged:
+
+    | signature | inputs | outputs |
+    |---|---|---|
+    | `read_text` | `cells` (1, N) int32, `length` (1,) int32 | `row_log_probs` (1, R), \
+`states` (1, 1, H) |
+
+    Cells after the first `length` are not part of the text. `N` may be any number, unless
+    `text_length` fixes it. The file also holds the word of each cell and the cell of each word, 8
+    bytes a word.
+
     A file with several word tables has further outputs and signatures, where `t` is the index of a
     further table, from 1. Cells are those of the first table unless stated otherwise:
 
     | signature | inputs | outputs |
     |---|---|---|
-    | `column_half_step` | as above | `row_log_probs_t` (n, R_t) as well |
+    | `column_half_step`, `read_text` | as above | `row_log_probs_t` (n, R_t) as well |
     | `row_half_step_t` | as `row_half_step`, rows of table `t` | `column_log_probs` (n, C_t), \
 `states` |
     | `further_cells` | `cells` (n,) int32 | `cells_t` (n,) int32, the cells of the same words in \
@@ -82,24 +94,32 @@ table `t` |
     and words are one file, a crash cannot leave a model with the words of another one.
 
     Args:
-        model: `LightRNNModel`, built, on any Keras backend.
+        model: `LightRNNModel`, built, on any Keras backend. Or, on the TensorFlow backend, a
+            functional model with causal layers between one input of word ids,
+            `keras.Input((None,))`, and a `TwoComponentSoftmax` with a gated row reader.
         path: File to write, by convention `.tflite`. An existing file is replaced when the new
             file is complete. Missing parent directories are created.
         quantize: `None` (float32), `"float16"` (half the size), or `"int8"`: 8-bit weights, a
             quarter of the size; the matrix products of the recurrent layers and the softmax
             quantize their inputs to 8 bits as well.
         vocabulary: `Vocabulary` of the model, or `None` to leave the words out.
+        text_length: Integer `N`, the length of all texts of a functional model: shorter ones are
+            filled up. LiteRT runs recurrent and convolutional layers over texts of any length, and
+            the attention of Keras over texts of a fixed length only. Defaults to `None`, any
+            length.
 
     Returns:
         `path`.
 
     Raises:
-        TypeError: if the model is not a `LightRNNModel`, its row reader is not a `GatedRowReader`,
-            or the vocabulary is not a `Vocabulary`.
+        TypeError: if the model or its row reader is of another kind, or the vocabulary is not a
+            `Vocabulary`.
+        RuntimeError: for a functional model on another backend than TensorFlow, or with layers that
+            LiteRT cannot run.
         ValueError: if the model is not built, its weights are not finite or above 1e12, the
-            vocabulary is not that of the model, `quantize` is unknown, or the path of the
-            directory for temporary files contains one of the characters `*?[\\`, which
-            TensorFlow reads as patterns.
+            vocabulary is not that of the model, `quantize` is unknown, `text_length` is not
+            positive or is given for a `LightRNNModel`, or the path of the directory for temporary
+            files contains one of the characters `*?[\\`, which TensorFlow reads as patterns.
 
     Example:
 
@@ -114,35 +134,66 @@ table `t` |
     >>> by_cell[model.word_table.allocation.cells[3]]
     'cat'
     """
-    check_light_rnn_model(model)
-    check_row_reader(model.softmax)
+    is_light_rnn = isinstance(model, LightRNNModel)
+    softmax = model.softmax if is_light_rnn else find_softmax(model)
+    check_row_reader(softmax)
     check_weights(model)
     if quantize not in _QUANTIZE:
         raise ValueError(f"`quantize` must be one of {_QUANTIZE}. Received: quantize={quantize!r}.")
+    if text_length is not None:
+        check_size("text_length", text_length)
+        if is_light_rnn:
+            raise ValueError(
+                "A `LightRNNModel` reads one word at a time, and texts of any length. Received: "
+                f"text_length={text_length}. Leave it at None."
+            )
     path = Path(path)
-    allocations = [table.allocation for table in model.word_tables]
+    allocations = [table.allocation for table in softmax.word_tables]
     if vocabulary is not None:
         check_vocabulary(vocabulary, allocations[0])
     with tempfile.TemporaryDirectory() as directory:
         check_readable(directory)
-        half_steps = _HalfSteps(model)
-        signatures = half_steps.functions
+        if is_light_rnn:
+            steps: _Steps = _HalfSteps(make_network(model))
+        else:
+            steps = _TextSteps(ComposedNetwork(model), text_length)
         # The converter finds signatures and all weights only in a SavedModel.
-        tf.saved_model.save(half_steps, directory, signatures)
+        tf.saved_model.save(steps, directory, steps.functions)
         converter = tf.lite.TFLiteConverter.from_saved_model(
-            directory, signature_keys=list(signatures)
+            directory, signature_keys=list(steps.functions)
         )
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if quantize is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantize == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        content = converter.convert()
+        content = converter.convert() if is_light_rnn else _convert(converter, model, text_length)
     with replace_file(path) as temporary:
         Path(temporary).write_bytes(content)
         if vocabulary is not None:
             _append_words(vocabulary, allocations, temporary)
     return path
+
+
+def _convert(
+    converter: tf.lite.TFLiteConverter, model: keras.Model, text_length: int | None
+) -> bytes:
+    """Return the content of the file of a functional model.
+
+    Raises:
+        RuntimeError: if LiteRT cannot run its layers.
+    """
+    try:
+        return converter.convert()
+    except Exception as error:  # TensorFlow does not export the class of the converter's errors
+        advice = "Use other layers, or `export_saved_model`."
+        if text_length is None:
+            advice = f"Give `text_length`, the one length that attention needs. {advice}"
+        raise RuntimeError(
+            "All layers between the words and the softmax must consist of operations that LiteRT "
+            f"has. Received: model={model.name!r}, text_length={text_length}, which the converter "
+            f"refuses (see its error above). {advice}"
+        ) from error
 
 
 def _append_words(vocabulary: Vocabulary, allocations: list[Allocation], path: str) -> None:
@@ -158,38 +209,42 @@ def _append_words(vocabulary: Vocabulary, allocations: list[Allocation], path: s
                     file.write(chunk.encode())
 
 
-class _HalfSteps(tf.Module):
-    """The exported signatures. Their states are one tensor `(n, S, H)`.
+class _Steps(tf.Module):
+    """The exported signatures. States are one tensor `(n, S, H)`.
+
+    Args:
+        network: `Network`.
+        num_states: Integer `S`.
+        units: Integer `H`.
 
     Attributes:
         functions: Dictionary of the signatures by name. (SavedModels reserve `signatures`.)
     """
 
-    def __init__(self, model: LightRNNModel) -> None:
+    def __init__(self, network: Any, num_states: int, units: int) -> None:
         super().__init__()
-        self._network = make_network(model)
-        self._num_tables = len(model.word_tables)
-        states = tf.TensorSpec((None, self._network.num_states, model.units), tf.float32, "states")
-        cells = tf.TensorSpec((None,), tf.int32, "cells")
+        self._network = network
+        self._num_tables = len(network.softmax.tables)
+        self.functions: dict[str, Any] = {}
         rows = tf.TensorSpec((None,), tf.int32, "rows")
-        functions: dict[str, Any] = {"column_half_step": (self._column_half_step, cells, states)}
+        self._states = tf.TensorSpec((None, num_states, units), tf.float32, "states")
         for table in range(self._num_tables):
             read_rows = functools.partial(self._row_half_step, table)
-            functions[_name("row_half_step", table)] = read_rows, rows, states
+            self._add(_name("row_half_step", table), read_rows, rows, self._states)
         if self._num_tables > 1:
-            functions["further_cells"] = self._further_cells, cells
-        self.functions = {
-            name: tf.function(function, input_signature=specs, autograph=False)
-            for name, (function, *specs) in functions.items()
-        }
+            cells = tf.TensorSpec((None,), tf.int32, "cells")
+            self._add("further_cells", self._further_cells, cells)
 
-    def _column_half_step(self, cells: tf.Tensor, states: tf.Tensor) -> dict[str, tf.Tensor]:
-        new = self._network.read_columns(cells, tf.unstack(states, axis=1))
+    def _add(self, name: str, function: Any, *specs: tf.TensorSpec) -> None:
+        self.functions[name] = tf.function(function, input_signature=specs, autograph=False)
+
+    def _predict(self, states: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Return the log-probabilities of the rows of all tables, and the states."""
         log_probs = {
             _name("row_log_probs", table): of_table
-            for table, (of_table, _) in enumerate(self._predict_tables(new))
+            for table, (of_table, _) in enumerate(self._predict_tables(states))
         }
-        return {**log_probs, "states": tf.stack(new, axis=1)}
+        return {**log_probs, "states": tf.stack(states, axis=1)}
 
     def _row_half_step(
         self, table: int, rows: tf.Tensor, states: tf.Tensor
@@ -212,6 +267,31 @@ class _HalfSteps(tf.Module):
         if self._num_tables > 1:
             return self._network.predict_tables(states)
         return [self._network.predict_rows(states)]
+
+
+class _HalfSteps(_Steps):
+    """A network that reads one word at a time."""
+
+    def __init__(self, network: RecurrentNetwork) -> None:
+        super().__init__(network, network.num_states, network.units)
+        cells = tf.TensorSpec((None,), tf.int32, "cells")
+        self._add("column_half_step", self._column_half_step, cells, self._states)
+
+    def _column_half_step(self, cells: tf.Tensor, states: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._predict(self._network.read_columns(cells, tf.unstack(states, axis=1)))
+
+
+class _TextSteps(_Steps):
+    """A network that reads whole texts."""
+
+    def __init__(self, network: ComposedNetwork, text_length: int | None) -> None:
+        super().__init__(network, 1, network.units)
+        # Recurrent layers keep their outputs in lists, whose elements have a fixed shape in LiteRT.
+        cells = tf.TensorSpec((1, text_length), tf.int32, "cells")
+        self._add("read_text", self._read_text, cells, tf.TensorSpec((1,), tf.int32, "length"))
+
+    def _read_text(self, cells: tf.Tensor, length: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._predict([self._network.read_padded_texts(cells, length)])
 
 
 def _name(name: str, table: int) -> str:

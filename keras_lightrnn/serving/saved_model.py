@@ -117,13 +117,6 @@ def export_saved_model(
     """
     is_light_rnn = isinstance(model, LightRNNModel)
     softmax = model.softmax if is_light_rnn else find_softmax(model)
-    if not is_light_rnn and keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            "The export of a functional model needs the TensorFlow backend, because it contains "
-            "the layers of the model. Received: backend "
-            f"{keras.backend.backend()!r}. Save the model, then load and export it with "
-            "KERAS_BACKEND=tensorflow."
-        )
     check_row_reader(softmax)
     check_weights(model)
     allocation = softmax.word_table.allocation

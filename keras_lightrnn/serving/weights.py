@@ -10,7 +10,6 @@ import tensorflow as tf
 from keras import ops
 
 from keras_lightrnn.layers import GatedRowReader
-from keras_lightrnn.models import LightRNNModel
 
 # A product of three larger weights could overflow float32.
 _MAX_WEIGHT = 1e12
@@ -29,15 +28,6 @@ def gather(variable: tf.Variable, indices: tf.Tensor) -> tf.Tensor:
     After `tf.gather` of a variable itself, TensorFlow copies the variable whenever it is read.
     """
     return tf.gather(tf.convert_to_tensor(variable), indices)
-
-
-def check_light_rnn_model(model: Any) -> None:
-    """Raise unless the model is a `LightRNNModel`."""
-    if not isinstance(model, LightRNNModel):
-        raise TypeError(
-            f"`model` must be a `LightRNNModel`. Received: model={model!r}. Export other models of "
-            "these layers with `export_saved_model` or, for log-probabilities, `model.export`."
-        )
 
 
 def check_row_reader(softmax: Any) -> None:

@@ -16,7 +16,12 @@ from ai_edge_litert.interpreter import Interpreter
 class Phone:
     def __init__(self, path):
         self.interpreter = Interpreter(str(path))
-        self.read_column = self.interpreter.get_signature_runner("column_half_step")
+        names = self.interpreter.get_signature_list()
+        # The first reads one word, the second a whole text.
+        self.read_column, self.read_text = (
+            self.interpreter.get_signature_runner(name) if name in names else None
+            for name in ("column_half_step", "read_text")
+        )
         self.read_row = self.interpreter.get_signature_runner("row_half_step")
         self.state_shape = self.read_row.get_input_details()["states"]["shape"][1:]
         self.num_columns = self.read_row.get_output_details()["column_log_probs"]["shape"][1]
@@ -36,8 +41,12 @@ class Phone:
             log_probs.append(row_log_probs + read["column_log_probs"][texts, columns[:, t + 1]])
         return np.stack(log_probs, axis=1)
 
-    def next_cells(self, cells, k):
-        """Return the `k` likeliest cells to follow a text and their log-probabilities."""
+    def read(self, cells, text_length=None):
+        """Return the outputs after a text; `text_length` is that of the export, if it is fixed."""
+        if self.read_text is not None:
+            padded = np.zeros((1, text_length or len(cells)), np.int32)
+            padded[0, : len(cells)] = cells
+            return self.read_text(cells=padded, length=np.int32([len(cells)]))
         states = np.zeros((1, *self.state_shape), np.float32)
         for place, cell in enumerate(cells):
             if place:
@@ -45,7 +54,12 @@ class Phone:
                 states = self.read_row(rows=np.int32([row]), states=states)["states"]
             read = self.read_column(cells=np.int32([cell]), states=states)
             states = read["states"]
-        best = []
+        return read
+
+    def next_cells(self, cells, k, text_length=None):
+        """Return the `k` likeliest cells to follow a text and their log-probabilities."""
+        read = self.read(cells, text_length)
+        states, best = read["states"], []
         for row in np.argsort(-read["row_log_probs"][0]):
             log_prob = float(read["row_log_probs"][0, row])
             if len(best) == k and best[-1][0] >= log_prob:
@@ -96,11 +110,9 @@ class TablesPhone(Phone):
             states = read["states"]
         return np.stack(log_probs, axis=1)
 
-    def next_cells(self, cells, k):
-        states = np.zeros((1, *self.state_shape), np.float32)
-        for cell in cells:
-            read = self.read_column(cells=np.int32([cell]), states=states)
-            states = read["states"]
+    def next_cells(self, cells, k, text_length=None):
+        read = self.read(cells, text_length)
+        states = read["states"]
         # Rows of the first table hold all words: as many of them are read as may have one.
         of_others = [np.exp(read[f"row_log_probs{x}"][0]).max() for x in self.suffixes[1:]]
         found = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ import tensorflow as tf
 from exportable import C, R, V, make_cells
 from served import call, decode, needs_c_api, run_c_api
 
-from keras_lightrnn import Allocation, WordTable
+from keras_lightrnn import Allocation, LightRNNModel, WordTable
 from keras_lightrnn.data import Vocabulary
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.recurrence import RecurrentStack
 from keras_lightrnn.serving import ServingLimits, export_litert, export_saved_model
 
 TEXTS = ["w3 w1 nobody", "", "w2 w7 w7 w3 w4 w9", "<pad> w5"]
@@ -32,15 +35,21 @@ class CausalAttention(keras.layers.Layer):
         return x + self.attention(x, x, use_causal_mask=True)
 
 
-def make_composed(kind, mask_zero=False, is_shifted=True):
+def make_composed(kind, mask_zero=False, is_shifted=True, num_tables=1):
     keras.utils.set_random_seed(0)
     table = WordTable(Allocation(make_cells(), R, C))
+    if num_tables > 1:
+        table = [table, *(WordTable(Allocation.random(V, seed=i)) for i in range(1, num_tables))]
     words = keras.Input((None,), dtype="int32", name="words")
     read = words[:, :-1] if is_shifted else words
     x = TwoComponentEmbedding(table, DIM, combine="gate", mask_zero=mask_zero)(read)
     if kind == "gru":
         x = keras.layers.GRU(DIM, return_sequences=True)(x)
         x = keras.layers.Dense(DIM, "tanh")(x)
+    elif kind == "stack":
+        x = RecurrentStack(DIM, num_layers=2)(x)
+    elif kind == "convolution":
+        x = keras.layers.Conv1D(DIM, 3, padding="causal", activation="tanh")(x)
     else:
         x = CausalAttention()(x)
         x = keras.layers.LayerNormalization()(x)
@@ -188,6 +197,77 @@ def test_other_models_are_refused(tmp_path, words):
         export_saved_model(keras.Model(fixed, softmax(states, fixed[:, 1:])), words, tmp_path)
     with pytest.raises(TypeError, match=r"`LightRNNModel`, or a functional .* 0 such layers"):
         export_saved_model(keras.Model(ids, vectors), words, tmp_path)
-    with pytest.raises(TypeError, match="must be a `LightRNNModel`"):
+    with pytest.raises(TypeError, match=r"states \(B, T, H\).*shape \(None, 4\)"):
         export_litert(model, tmp_path / "model.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Phones.
+
+
+def make_phone(path):
+    return pytest.importorskip("phone", reason="pip install ai-edge-litert").make_phone(path)
+
+
+def check_phone(model, path, tolerance=1e-4, text_length=None):
+    """Check the likeliest next words after some texts against the model."""
+    phone = make_phone(path)
+    [softmax] = (x for x in model.layers if isinstance(x, TwoComponentSoftmax))
+    by_cell = softmax.word_table.allocation.words.ravel()
+    for text in ([3], [1, 5, 9, 2], [7, 7, 30]):
+        cells, log_probs = phone.next_cells(
+            softmax.word_table.allocation.cells[text], 5, text_length
+        )
+        expected = predict(model, text)
+        assert log_probs == pytest.approx(np.sort(expected)[: -len(cells) - 1 : -1], abs=tolerance)
+        assert log_probs == pytest.approx(expected[by_cell[cells]], abs=tolerance)
+    return phone
+
+
+@pytest.mark.parametrize("kind", ["stack", "convolution"])
+def test_phones_read_texts_of_any_length(kind, words, tmp_path):
+    model = make_composed(kind, is_shifted=kind != "stack")
+    path = export_litert(model, tmp_path / "model.tflite", vocabulary=words)
+    phone = check_phone(model, path)
+    assert set(phone.interpreter.get_signature_list()) == {"read_text", "row_half_step"}
+    with zipfile.ZipFile(path) as archive:
+        lines = archive.read("words.txt").decode().split("\n")
+    assert lines[make_cells()[3]] == words.words[3]
+
+
+@pytest.mark.parametrize("kind", ["attention", "gru"])
+def test_phones_read_texts_of_a_fixed_length(kind, tmp_path):
+    model = make_composed(kind, mask_zero=kind == "gru")
+    path = export_litert(model, tmp_path / "model.tflite", text_length=6)
+    check_phone(model, path, text_length=6)
+    for num_cells, length in (6, 0), (6, 7), (5, 5):
+        phone = make_phone(path)  # an error leaves an interpreter in an unknown state
+        with pytest.raises(RuntimeError, match=r"index out of bounds|failed to"):
+            phone.read_text(cells=np.full((1, num_cells), 5, np.int32), length=np.int32([length]))
+
+
+def test_phones_read_texts_by_several_tables(tmp_path):
+    model = make_composed("gru", num_tables=2)
+    phone = check_phone(model, export_litert(model, tmp_path / "model.tflite"))
+    names = {"read_text", "row_half_step", "row_half_step_1", "further_cells"}
+    assert set(phone.interpreter.get_signature_list()) == names
+
+
+def test_a_quantized_functional_model(tmp_path):
+    model = make_composed("gru")
+    for weight in model.trainable_weights:  # as large as trained ones
+        weight.assign(0.3 * np.array(weight))
+    path = export_litert(model, tmp_path / "model.tflite", quantize="int8")
+    check_phone(model, path, tolerance=0.1)
+
+
+def test_attention_needs_a_fixed_length(tmp_path):
+    with pytest.raises(RuntimeError, match=r"text_length=None.*Give `text_length`"):
+        export_litert(make_composed("attention"), tmp_path / "model.tflite")
+    model = LightRNNModel(V, 4, 4)
+    model.build((None, None))
+    with pytest.raises(ValueError, match=r"any length.*text_length=3"):
+        export_litert(model, tmp_path / "model.tflite", text_length=3)
+    with pytest.raises(ValueError, match="`text_length`"):
+        export_litert(make_composed("gru"), tmp_path / "model.tflite", text_length=0)
     assert list(tmp_path.iterdir()) == []
