@@ -21,7 +21,7 @@ from keras_lightrnn.serving.composed import ComposedNetwork, find_softmax
 from keras_lightrnn.serving.network import RecurrentNetwork, make_network
 from keras_lightrnn.serving.served_vocabulary import check_vocabulary, iter_words_by_cell
 from keras_lightrnn.serving.versions import check_readable
-from keras_lightrnn.serving.weights import check_row_reader, check_weights, gather
+from keras_lightrnn.serving.weights import check_row_reader, check_weights
 from keras_lightrnn.table.allocation import Allocation
 
 _QUANTIZE = (None, "float16", "int8")
@@ -85,7 +85,8 @@ table `t` |
     over the tables, of the probability of its row times that of its column. A word found in a row
     of one table gets its other shares from its rows in the other tables. The search can stop when
     the sum of the next rows' probabilities, one row for each table, is below that of the last word
-    wanted.
+    wanted. The cells of a further table take 3 bytes a word in every precision (1 or 2 in tables
+    of at most 256 or 65,536 cells).
 
     With a vocabulary, the words are appended to the file as a ZIP archive (the format of associated
     files in TensorFlow Lite metadata; interpreters ignore the archive, and ZIP readers ignore the
@@ -225,6 +226,8 @@ class _Steps(tf.Module):
         super().__init__()
         self._network = network
         self._num_tables = len(network.softmax.tables)
+        if self._num_tables > 1:
+            network.softmax.pack_cells()
         self.functions: dict[str, Any] = {}
         rows = tf.TensorSpec((None,), tf.int32, "rows")
         self._states = tf.TensorSpec((None, num_states, units), tf.float32, "states")
@@ -260,8 +263,8 @@ class _Steps(tf.Module):
         return {"column_log_probs": log_probs, "states": states}
 
     def _further_cells(self, cells: tf.Tensor) -> dict[str, tf.Tensor]:
-        tables = self._network.softmax.cells
-        return {f"cells_{t}": gather(tables[t], cells) for t in range(1, self._num_tables)}
+        find_cells = self._network.softmax.find_cells
+        return {f"cells_{t}": find_cells(t, cells) for t in range(1, self._num_tables)}
 
     def _predict_tables(self, states: list[tf.Tensor]) -> list[tuple[tf.Tensor, list[tf.Tensor]]]:
         if self._num_tables > 1:

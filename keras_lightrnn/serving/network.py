@@ -16,7 +16,7 @@ from keras_lightrnn.serving.softmax import (
     make_reader_softmax,
     pick,
 )
-from keras_lightrnn.serving.weights import gather, make_variable
+from keras_lightrnn.serving.weights import make_variable
 from keras_lightrnn.serving.word_vectors import ServedVectors, make_vectors
 
 Tensors = list[tf.Tensor]
@@ -298,7 +298,7 @@ class WordStepNetwork(RecurrentNetwork):
         first, *further = self._embeddings
         inputs = first(*self.split_cells(cells))
         for table, embedding in enumerate(further, 1):
-            of_table = gather(self.softmax.cells[table], cells)
+            of_table = self.softmax.find_cells(table, cells)
             num_columns = self.softmax.tables[table].num_columns
             inputs += embedding(of_table // num_columns, of_table % num_columns)
         return self._run_layers(self._add_word_vectors(inputs, cells), states)

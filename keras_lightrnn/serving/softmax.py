@@ -257,6 +257,7 @@ class ServedTables(ServedReaderSoftmax):
         allocations = [table.allocation for table in softmax.word_tables]
         words = allocations[0].words.ravel()
         self.cells, self.first_cells = [], []
+        self._packed_cells: list[tf.Variable] | None = None
         for allocation in allocations:
             cells = np.where(words >= 0, allocation.cells[words], 0)
             self.cells.append(make_variable(cells, tf.int32))
@@ -275,6 +276,22 @@ class ServedTables(ServedReaderSoftmax):
     def tables(self) -> list[ServedSoftmax]:
         return [self, *self._further]
 
+    def pack_cells(self) -> None:
+        """Make `find_cells` read as few bytes for a cell as its number needs, for small files."""
+        self._packed_cells = []
+        for table, cells in zip(self.tables, self.cells, strict=True):
+            num_cells = table.num_rows * table.num_columns
+            num_bytes = ((num_cells - 1).bit_length() + 7) // 8
+            parts = cells.numpy().astype("<i4").view(np.uint8).reshape(-1, 4)
+            self._packed_cells.append(make_variable(parts[:, :num_bytes], tf.uint8))
+
+    def find_cells(self, index: int, cells: tf.Tensor) -> tf.Tensor:
+        """Return the cells in a table of the words in cells of the first table, `(n,)`."""
+        if self._packed_cells is None:
+            return gather(self.cells[index], cells)
+        parts = tf.cast(gather(self._packed_cells[index], cells), tf.int32)  # (n, bytes)
+        return tf.reduce_sum(parts * [256**place for place in range(parts.shape[1])], axis=1)
+
     def get_word_table(self, index: int) -> ServedWordTable:
         """Return the word table of a table, with cells of the first table as words."""
         table = self.tables[index]
@@ -291,9 +308,9 @@ class ServedTables(ServedReaderSoftmax):
 
     def score_cells(self, states: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
         log_probs = [
-            table._score_cells(*predicted, gather(table_cells, cells))
-            for table, predicted, table_cells in zip(
-                self.tables, self.predict_tables(states), self.cells, strict=True
+            table._score_cells(*predicted, self.find_cells(index, cells))
+            for index, (table, predicted) in enumerate(
+                zip(self.tables, self.predict_tables(states), strict=True)
             )
         ]
         return _log_sum_exp(tf.stack(log_probs, axis=1))

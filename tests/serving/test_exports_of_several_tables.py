@@ -281,6 +281,19 @@ def test_cells_out_of_range_are_an_error(tmp_path):
             TablesPhone(path).score(np.int32([[cell, 3, 4]]))
 
 
+@pytest.mark.parametrize(("size", "num_bytes"), [(200, 1), (300, 2), (70_000, 3)])
+def test_cells_take_few_bytes(tmp_path, size, num_bytes):
+    tables = [Allocation.by_frequency(size), Allocation.random(size, seed=0)]
+    model = LightRNNModel(tables, 1, 1)
+    model.build((None, None))
+    for quantize in (None, "int8"):
+        path = export_litert(model, tmp_path / "model.tflite", quantize)
+        found = TablesPhone(path).find_cells(cells=tables[0].cells.astype("int32"))
+        assert np.array_equal(found["cells_1"], tables[1].cells)
+        stored = tables[1].cells.astype("<i4").view(np.uint8).reshape(size, 4)[:, :num_bytes]
+        assert path.read_bytes().count(stored.tobytes()) == 1
+
+
 def test_other_row_readers_are_refused(vocabulary, tmp_path):
     model = LightRNNModel(V, 5, 6, row_reading=keras.layers.Identity(name="own"))
     message = r"`GatedRowReader`.*row_reader='own' \(of type Identity"
