@@ -35,6 +35,7 @@ from keras_lightrnn.table.word_table import WordTable, get_word_tables, serializ
 _COMBINE = ("gate", "sum", "concat", "interleave")
 # Of the columns' numbers that rows gate. Gates start at zero and learn faster with larger numbers.
 _GATED_STDDEV = 0.2
+_GATE_POOL = 8
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
@@ -71,7 +72,8 @@ class TwoComponentEmbedding(keras.layers.Layer):
         gate_dim: Integer, how many numbers of a column a row gates, with `combine="gate"`; a
             multiple of `gate_pool`. `None` for about `output_dim`.
         gate_pool: Integer, the number of gated numbers that are summed into one before the
-            projection, whose cost is divided by it (multi-modal factorized bilinear pooling).
+            projection, whose cost is divided by it (multi-modal factorized bilinear pooling), with
+            `combine="gate"`. `None` for 8.
         mask_zero: Boolean, whether word 0 is padding. With `"interleave"`, the half-steps of
             padding are masked, and so is the row half-step of the first word after padding at the
             start, so that padding before or after a text changes nothing.
@@ -92,8 +94,9 @@ class TwoComponentEmbedding(keras.layers.Layer):
         if the backend cannot raise an error (compiled code).
 
     Raises:
-        ValueError: for an unknown `combine`, a size that is not a positive integer, more word
-            vectors than words, or a window of fewer than two words to interleave.
+        ValueError: for an unknown `combine`, a size that is not a positive integer, sizes of the
+            gate without `combine="gate"`, more word vectors than words, or a window of fewer than
+            two words to interleave.
 
     Example:
 
@@ -131,7 +134,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         word_dim: int = 0,
         num_word_vectors: int | None = None,
         gate_dim: int | None = None,
-        gate_pool: int = 8,
+        gate_pool: int | None = None,
         word_vectors: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -146,21 +149,24 @@ class TwoComponentEmbedding(keras.layers.Layer):
                 f'{len(word_tables)} word tables, combine="interleave". Give combine="gate", "sum" '
                 'or "concat".'
             )
-        check_size("gate_pool", gate_pool)
-        if gate_dim is not None:
-            check_size("gate_dim", gate_dim)
+        for name, size in (("gate_dim", gate_dim), ("gate_pool", gate_pool)):
+            if size is None:
+                continue
+            check_size(name, size)
             if combine != "gate":
                 raise ValueError(
-                    f'`gate_dim` needs combine="gate". Received: gate_dim={gate_dim}, '
-                    f"combine={combine!r}. Leave it at None."
-                )
-            if gate_dim % gate_pool:
-                raise ValueError(
-                    f"`gate_dim` must be a multiple of `gate_pool`. Received: gate_dim={gate_dim}, "
-                    f"gate_pool={gate_pool}. Give gate_pool=1 to project each gated number."
+                    f'`{name}` needs combine="gate". Received: {name}={size}, combine={combine!r}. '
+                    "Leave it at None."
                 )
         self.gate_dim = gate_dim
-        self.gate_pool = gate_pool
+        self.gate_pool: Any = gate_pool
+        if combine == "gate" and gate_pool is None:
+            self.gate_pool = _GATE_POOL
+        if gate_dim is not None and gate_dim % self.gate_pool:
+            raise ValueError(
+                f"`gate_dim` must be a multiple of `gate_pool`. Received: gate_dim={gate_dim}, "
+                f"gate_pool={self.gate_pool}. Give gate_pool=1 to project each gated number."
+            )
         self.word_table = word_tables[0]
         self.output_dim = output_dim
         self.combine = combine

@@ -140,6 +140,7 @@ def test_numbers_that_are_gated(rng, arguments, gate_dim, pooled_dim):
     assert not np.allclose(plain, layer(words))
     copy = TwoComponentEmbedding.from_config(layer.get_config())
     assert (copy.gate_dim, copy.gate_pool) == (layer.gate_dim, layer.gate_pool)
+    assert layer.gate_pool == arguments.get("gate_pool", 8)
 
 
 @pytest.mark.parametrize(
@@ -153,12 +154,21 @@ def test_numbers_that_are_gated(rng, arguments, gate_dim, pooled_dim):
         ({"output_dim": 2, "combine": "gate", "gate_pool": 0}, "gate_pool.*positive integer"),
         ({"output_dim": 2, "combine": "gate", "gate_dim": 9}, "multiple of `gate_pool`.*9.*8"),
         ({"output_dim": 2, "combine": "sum", "gate_dim": 1}, "gate_dim.*combine=.gate.*'sum'"),
+        ({"output_dim": 2, "combine": "sum", "gate_pool": 8}, "gate_pool.*combine=.gate.*'sum'"),
         ({"word_table": 0, "output_dim": 2}, "vocabulary_size.*positive integer"),
     ],
 )
 def test_constructor_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         TwoComponentEmbedding(**{"word_table": V, **arguments})
+
+
+@pytest.mark.parametrize("combine", ["sum", "interleave"])
+def test_without_a_gate_it_has_no_sizes(combine):
+    config = make(combine).get_config()
+    assert config["gate_dim"] is None
+    assert config["gate_pool"] is None
+    assert TwoComponentEmbedding.from_config(config).gate_pool is None
 
 
 @pytest.mark.parametrize("shape", [(2, 1), (3,), (2, 3, 4)])
