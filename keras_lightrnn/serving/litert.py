@@ -83,10 +83,11 @@ table `t` |
 
     The probabilities of the rows of all tables add up to 1. The probability of a word is the sum,
     over the tables, of the probability of its row times that of its column. A word found in a row
-    of one table gets its other shares from its rows in the other tables. The search can stop when
-    the sum of the next rows' probabilities, one row for each table, is below that of the last word
-    wanted. The cells of a further table take 3 bytes a word in every precision (1 or 2 in tables
-    of at most 256 or 65,536 cells).
+    of one table gets its other shares from its rows in the other tables. The words in the rows of
+    table `t` are found by inverting `cells_t` of all cells, once, when the file is opened. The
+    search can stop when the sum of the next rows' probabilities, one row for each table, is below
+    that of the last word wanted. The cells of a further table take 3 bytes a word in every
+    precision (1 or 2 in tables of at most 256 or 65,536 cells).
 
     With a vocabulary, the words are appended to the file as a ZIP archive (the format of associated
     files in TensorFlow Lite metadata; interpreters ignore the archive, and ZIP readers ignore the
