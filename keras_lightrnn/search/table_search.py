@@ -97,26 +97,22 @@ class TableSearch:
         expanded = [_ExpandedRows(table, text) for table in self.tables]
         excluded = self._list_excluded(text)
         num_rows = _FIRST_ROWS
-        for rows in expanded:
-            rows.expand_next(num_rows)
         while True:
+            for rows in expanded:
+                rows.expand_next(num_rows)
             words, least, most = self._bound_words(expanded, excluded)
             unseen = sum(rows.next_prob for rows in expanded)
             kth = np.partition(least, -k)[-k] if len(least) >= k else -1.0
-            if kth <= unseen and any(not rows.is_complete for rows in expanded):
-                num_rows *= 2
-                for rows in expanded:
-                    rows.expand_next(num_rows)
-                continue
-            # What is rounded differently must not be left out.
-            is_candidate = most >= kth * (1 - 1e-9)
-            words, least, most = (x[is_candidate] for x in (words, least, most))
-            is_unsure = most > least
-            if not is_unsure.any():
-                with np.errstate(divide="ignore"):  # impossible words
-                    return sort_best(words, np.log(least), k)
-            for rows in expanded:
-                rows.expand_rows_of(words[is_unsure])
+            if kth > unseen or all(rows.is_complete for rows in expanded):
+                break
+            num_rows *= 2
+        # What is rounded differently must not be left out.
+        words = words[most >= kth * (1 - 1e-9)]
+        for rows in expanded:
+            rows.expand_rows_of(words)
+        probs = sum(rows.get_probs(words) for rows in expanded)
+        with np.errstate(divide="ignore"):  # impossible words
+            return sort_best(words, np.log(probs), k)
 
     def _bound_words(
         self, expanded: list[_ExpandedRows], excluded: np.ndarray
@@ -124,18 +120,18 @@ class TableSearch:
         """Return the words found, and the least and the most that each may have."""
         found = []
         for index, rows in enumerate(expanded):
-            words = rows.words.ravel()
-            probs = np.exp(rows.log_probs.ravel())
-            is_word = words >= 0
-            for earlier in expanded[:index]:  # a word is listed once
-                is_word &= ~earlier.is_expanded[earlier.find_rows(words)]
-            words, probs = words[is_word], probs[is_word]
-            least, most = probs, probs
-            for other in expanded:
-                if other is not rows:
-                    known, possible = other.bound(words)
-                    least, most = least + known, most + possible
-            found.append((words, least, most))
+            words, probs = rows.words.ravel(), rows.probs.ravel()
+            is_listed = words >= 0
+            least, most = probs.copy(), probs.copy()
+            for other_index, other in enumerate(expanded):
+                if other_index == index:
+                    continue
+                share, known = other.bound(words)
+                most += share
+                least[known] += share[known]
+                if other_index < index:  # a word is listed once
+                    is_listed[known] = False
+            found.append((words[is_listed], least[is_listed], most[is_listed]))
         words, least, most = (np.concatenate(parts) for parts in zip(*found, strict=True))
         if len(excluded):
             is_allowed = ~np.isin(words, excluded)
@@ -150,7 +146,7 @@ class TableSearch:
             for table in self.tables:
                 rows = _ExpandedRows(table, text)
                 rows.expand_rows_of(words[here])
-                probs[here] += rows.bound(words[here])[0]
+                probs[here] += rows.get_probs(words[here])
         with np.errstate(divide="ignore"):
             return np.log(probs)
 
@@ -164,7 +160,7 @@ class TableSearch:
             for table in self.tables:
                 rows = _ExpandedRows(table, text)
                 rows.expand_all()
-                probs += np.exp(rows.log_probs.ravel()[table.cells])
+                probs += rows.probs.ravel()[table.cells]
             probs[self._list_excluded(text)] = 0.0
             with np.errstate(divide="ignore"):
                 yield np.log(probs)
@@ -192,12 +188,13 @@ class TableSearch:
             index = int(np.searchsorted(starts, place, side="right")) - 1
             rows = _ExpandedRows(self.tables[index], text)
             rows.expand(np.array([place - starts[index]]))
-            words, log_probs = rows.words[0], rows.log_probs[0]
+            words, probs_of_words = rows.words[0], rows.probs[0]
             is_kept = (words >= 0) & ~np.isin(words, excluded)
             # Rows are drawn with their excluded words, so some draws are rejected.
-            share = np.exp(np.logaddexp.reduce(log_probs[is_kept])) / joined[place]
+            share = probs_of_words[is_kept].sum() / joined[place]
             if is_kept.any() and generator.random() < share:
-                return words[is_kept], log_probs[is_kept]
+                with np.errstate(divide="ignore"):  # impossible words
+                    return words[is_kept], np.log(probs_of_words[is_kept])
 
     def nuclei(self, top_p: float) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return, for each text, the fewest words that reach `top_p` of what is allowed."""
@@ -217,13 +214,14 @@ class _ExpandedRows:
         self.table = table
         self.text = text
         self.row_log_probs = table.row_log_probs[text]
+        self.row_probs = np.exp(self.row_log_probs)
         num_rows = len(self.row_log_probs)
         self.order = np.argsort(-self.row_log_probs, kind="stable")
         self.next_place = 0
         self.is_expanded = np.zeros(num_rows, bool)
         self.places = np.zeros(num_rows, int)  # of the rows that are expanded
         self.words = np.empty((0, table.num_columns), np.int32)
-        self.log_probs = np.empty((0, table.num_columns))
+        self.probs = np.empty((0, table.num_columns))
 
     @property
     def is_complete(self) -> bool:
@@ -234,19 +232,31 @@ class _ExpandedRows:
         """The probability of the likeliest row that is not expanded."""
         while not self.is_complete and self.is_expanded[self.order[self.next_place]]:
             self.next_place += 1
-        return 0.0 if self.is_complete else np.exp(self.row_log_probs[self.order[self.next_place]])
-
-    def find_rows(self, words: np.ndarray) -> np.ndarray:
-        return self.table.cells[words] // self.table.num_columns
+        return 0.0 if self.is_complete else self.row_probs[self.order[self.next_place]]
 
     def bound(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the least and the most share that words may have from this table."""
+        """Return the most that words may have from this table, and where it is what they have.
+
+        Args:
+            words: `(n,)`. Any share is returned for the word -1.
+
+        Returns:
+            `(n,)`, and the indices of the words whose rows are expanded.
+        """
         cells = self.table.cells[words]
-        rows, columns = cells // self.table.num_columns, cells % self.table.num_columns
-        is_known = self.is_expanded[rows]
-        most = np.exp(self.row_log_probs[rows])
-        most[is_known] = np.exp(self.log_probs[self.places[rows[is_known]], columns[is_known]])
-        return np.where(is_known, most, 0.0), most
+        rows = cells // self.table.num_columns
+        most = self.row_probs[rows]
+        known = np.flatnonzero(self.is_expanded[rows])
+        most[known] = self._get_probs_of_cells(cells[known], rows[known])
+        return most, known
+
+    def get_probs(self, words: np.ndarray) -> np.ndarray:
+        """Return the shares of words, `(n,)`, whose rows are expanded, from this table."""
+        cells = self.table.cells[words]
+        return self._get_probs_of_cells(cells, cells // self.table.num_columns)
+
+    def _get_probs_of_cells(self, cells: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return self.probs[self.places[rows], cells - rows * self.table.num_columns]
 
     def expand_next(self, size: int) -> None:
         """Expand the likeliest rows that are not expanded."""
@@ -255,7 +265,7 @@ class _ExpandedRows:
 
     def expand_rows_of(self, words: np.ndarray) -> None:
         """Expand the rows of words that are not expanded."""
-        rows = np.unique(self.find_rows(words))
+        rows = np.unique(self.table.cells[words] // self.table.num_columns)
         self.expand(rows[~self.is_expanded[rows]])
 
     def expand_all(self) -> None:
@@ -263,13 +273,13 @@ class _ExpandedRows:
         self.expand(np.arange(len(self.order)))
 
     def expand(self, rows: np.ndarray) -> None:
-        words, log_probs = [self.words], [self.log_probs]
+        words, probs = [self.words], [self.probs]
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
             found = self.table.compute_columns(np.full(len(some), self.text), some)
             of_rows = self.row_log_probs[some]
             words.append(found[0])
-            log_probs.append(of_rows[:, None] + check_columns(of_rows, found[1]))
+            probs.append(np.exp(of_rows[:, None] + check_columns(of_rows, found[1])))
         self.places[rows] = len(self.words) + np.arange(len(rows))
         self.is_expanded[rows] = True
-        self.words, self.log_probs = np.concatenate(words), np.concatenate(log_probs)
+        self.words, self.probs = np.concatenate(words), np.concatenate(probs)
