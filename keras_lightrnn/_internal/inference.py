@@ -88,3 +88,12 @@ def run_without_gradients(function: Callable[..., Any], any_size: bool = True) -
 
         return torch.no_grad()(run)
     return run
+
+
+def view_values(variable: keras.Variable) -> np.ndarray:
+    """Return the values of a variable, to read; where the backend can, without a copy."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return np.asarray(memoryview(tf.convert_to_tensor(variable.value)))
+    return ops.convert_to_numpy(variable)

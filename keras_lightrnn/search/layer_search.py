@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_lightrnn._internal.inference import view_values
 from keras_lightrnn._internal.typing import Tensor
 from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.search.row_search import RowSearch
@@ -136,7 +137,7 @@ def search_states(softmax: Any, states: Tensor) -> RowSearch | TableSearch:
         SearchedTable(
             search.row_log_probs,
             search.compute_columns,
-            ops.convert_to_numpy(search.softmax.word_table.cells),
+            view_values(search.softmax.word_table.cells),
             search.num_columns,
         )
         for search in searches

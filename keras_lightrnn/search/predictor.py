@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lightrnn._internal.inference import view_values
 from keras_lightrnn._internal.typing import Cache, Tensor, WordIds
 from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.recurrence.networks import WordNetwork
@@ -233,7 +234,7 @@ class Search(RowSearch):
 
     @property
     def _cells(self) -> np.ndarray:
-        return ops.convert_to_numpy(self.predictor.softmax.word_table.cells)
+        return view_values(self.predictor.softmax.word_table.cells)
 
 
 class TablesSearch(TableSearch):
@@ -245,7 +246,7 @@ class TablesSearch(TableSearch):
             SearchedTable(
                 ops.convert_to_numpy(log_probs),
                 functools.partial(_expand_rows, self, table=index),
-                ops.convert_to_numpy(softmax.word_table.cells),
+                view_values(softmax.word_table.cells),
                 softmax.word_table.num_columns,
             )
             for index, (log_probs, softmax) in enumerate(
