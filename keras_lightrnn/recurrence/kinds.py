@@ -87,9 +87,10 @@ def _lstm_step(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     _, memory = states
     # All gates at once: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2.
-    scale = ops.convert_to_tensor(np.array([0.5, 0.5, 1, 0.5], "float32")[:, None, None])
-    gates = scale * ops.tanh(scale * (x + r)) + (1 - scale)  # (4, B, H)
-    i, f, c, o = gates[0], gates[1], gates[2], gates[3]
+    scale = np.array([0.5, 0.5, 1, 0.5], "float32")[:, None, None]
+    scale, shift = ops.convert_to_tensor(scale), ops.convert_to_tensor(1 - scale)
+    gates = scale * ops.tanh(scale * (x + r)) + shift  # (4, B, H)
+    i, f, c, o = ops.unstack(gates)
     new_memory = f * memory + i * c
     return gates, [o * ops.tanh(new_memory), new_memory], []
 

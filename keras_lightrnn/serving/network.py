@@ -247,15 +247,15 @@ class HalfStepNetwork(RecurrentNetwork):
         return self._run_layers(self._add_word_vectors(inputs, cells), states)
 
     def predict_rows(self, states: Tensors) -> tuple[tf.Tensor, Tensors]:
-        hidden = self.get_hidden(states)
-        return self.softmax.compute_row_log_probs(hidden[:, None])[:, 0], states
+        queries = tf.expand_dims(self.get_hidden(states), 1)
+        return tf.squeeze(self.softmax.compute_row_log_probs(queries), 1), states
 
     def expand_rows(
         self, texts: tf.Tensor | None, rows: tf.Tensor, context: Tensors
     ) -> tuple[tf.Tensor, Tensors]:
         states = self._read_rows(rows, _pick_texts(context, texts))
-        queries = self.get_hidden(states)[:, None]
-        return self.softmax.compute_column_log_probs(queries, rows)[:, 0], states
+        queries = tf.expand_dims(self.get_hidden(states), 1)
+        return tf.squeeze(self.softmax.compute_column_log_probs(queries, rows), 1), states
 
     def _finish_words(self, cells: tf.Tensor, states: Tensors, row_states: Tensors) -> Tensors:
         """Do what `read_words` does, for words whose rows were read."""
@@ -366,7 +366,8 @@ class _Layer(tf.Module):
 
 def _keep(condition: tf.Tensor, new: Tensors, old: Tensors) -> Tensors:
     """Return the `new` states of the texts for which `condition`, `(n,)`, holds."""
-    return [tf.where(condition[:, None], n, o) for n, o in zip(new, old, strict=True)]
+    condition = tf.expand_dims(condition, 1)
+    return [tf.where(condition, n, o) for n, o in zip(new, old, strict=True)]
 
 
 def _pick_texts(context: Tensors, texts: tf.Tensor | None) -> Tensors:

@@ -173,5 +173,4 @@ def _temper(log_probs: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
 
 
 def _sample(logits: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    samples = tf.random.stateless_categorical(logits, 1, seed, dtype=tf.int32)
-    return samples[:, 0]
+    return tf.squeeze(tf.random.stateless_categorical(logits, 1, seed, dtype=tf.int32), 1)

@@ -216,15 +216,15 @@ class _ServedModel(tf.Module):
     @tf.function(input_signature=[_TEXT], autograph=False)
     def score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         ids = self._encode(text)  # ragged (B, None)
-        end = tf.fill([ids.nrows(), 1], self._vocabulary.end_id)
-        ids = tf.concat([ids, end], axis=1)
-        lengths = tf.cast(ids.row_lengths(), tf.int32)
-        cells = self._get_cells(ids.to_tensor())
-        log_probs = score_cells(self._network, cells, lengths)  # (B, N)
+        num_words = tf.cast(ids.row_lengths(), tf.int32) + 1
+        cells = self._get_cells(self._put_between_ends(ids))
+        log_probs = score_cells(self._network, cells, num_words + 1)  # (B, N)
         total = tf.reduce_sum(log_probs, axis=1)
-        num_words = lengths - 1
+        end = self._vocabulary.get_words(tf.constant(self._vocabulary.end_id))
+        words = ids.with_flat_values(self._vocabulary.get_words(ids.flat_values)).to_tensor(end)
+        words = tf.pad(words, [[0, 0], [0, 1]], constant_values=end)
         return {
-            "words": self._vocabulary.get_words(ids[:, 1:]).to_tensor(),
+            "words": tf.where(tf.sequence_mask(num_words), words, ""),
             "log_probs": log_probs,
             "num_words": num_words,
             "total_log_prob": total,
@@ -278,7 +278,7 @@ class _ServedModel(tf.Module):
         return {"words": words, "text": tf.strings.reduce_join(words, axis=1, separator=" ")}
 
     def _encode(self, text: tf.Tensor) -> tf.RaggedTensor:
-        """Return the end word that precedes each text and the words of the text, ragged ids."""
+        """Return the ids of the words of each text, ragged."""
         text = _check_shape("text", text, [None])
         size = tf.shape(text)[0]
         text = _check(text, size >= 1, "`text` must hold at least one text. Received", size)
@@ -288,10 +288,14 @@ class _ServedModel(tf.Module):
         text = self._check_limit("text", text, "bytes a text", num_bytes, "max_bytes_per_text")
         ids = self._vocabulary.encode(text)
         num_words = tf.cast(tf.reduce_max(ids.row_lengths()), tf.int32)
-        ids = ids.with_flat_values(
+        return ids.with_flat_values(
             self._check_limit("text", ids.flat_values, "words", num_words, "max_words_per_text")
         )
-        return tf.concat([tf.fill([size, 1], self._vocabulary.end_id), ids], axis=1)
+
+    def _put_between_ends(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        """Return texts `(B, N + 2)` with an end word before each, and end words after it."""
+        end_id = self._vocabulary.end_id
+        return tf.pad(ids.to_tensor(end_id), [[0, 0], [1, 1]], constant_values=end_id)
 
     def _check_limit(
         self, name: str, value: tf.Tensor, unit: str, size: tf.Tensor, limit: str
@@ -307,8 +311,9 @@ class _ServedModel(tf.Module):
 
     def _read(self, text: tf.Tensor, room: tf.Tensor | int = 0) -> list[tf.Tensor]:
         ids = self._encode(text)
-        lengths = tf.cast(ids.row_lengths(), tf.int32)
-        return read_prefixes(self._network, self._get_cells(ids.to_tensor()), lengths, room)
+        cells = self._get_cells(self._put_between_ends(ids)[:, :-1])
+        lengths = tf.cast(ids.row_lengths(), tf.int32) + 1
+        return read_prefixes(self._network, cells, lengths, room)
 
     def _is_empty(self, cells: tf.Tensor) -> tf.Tensor:
         """Return whether cells are empty. Numbers outside of the table are clipped."""

@@ -265,7 +265,8 @@ def _map_blocks(
 
     def run(block: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
         start = block * size
-        results = function(*(tensor[start : start + size] for tensor in tensors))
+        begin, end = tf.stack([start]), tf.stack([start + size])
+        results = function(*(tf.strided_slice(tensor, begin, end) for tensor in tensors))
         written = (array.write(block, x) for array, x in zip(arrays, results, strict=True))
         return (block + 1, *written)
 

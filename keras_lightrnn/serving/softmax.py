@@ -96,13 +96,13 @@ class ServedSoftmax(tf.Module):
         """
         logits = _project(queries, self.column_kernel, self.column_bias)
         if self.word_bias is not None:
-            logits += gather(self.word_bias, rows)[:, None]
+            logits += tf.expand_dims(gather(self.word_bias, rows), 1)
         if self.word_dim:
             logits += self._compute_vector_terms(queries, rows)
         if self._impossible_cells is None:
             return tf.nn.log_softmax(logits)
         is_impossible = _unpack(self._impossible_cells, rows, self.num_columns)
-        return _log_softmax(logits, is_impossible[:, None])
+        return _log_softmax(logits, tf.expand_dims(is_impossible, 1))
 
     def compute_all_column_log_probs(self, queries: tf.Tensor) -> tf.Tensor:
         """Return the same of all rows, in order, `(n, R, M, H) -> (n, R, M, C)`."""
@@ -119,7 +119,7 @@ class ServedSoftmax(tf.Module):
         if self._impossible_cells is None:
             return tf.nn.log_softmax(logits)
         is_impossible = _unpack_all(self._impossible_cells, self.num_columns)
-        return _log_softmax(logits, is_impossible[:, None])
+        return _log_softmax(logits, tf.expand_dims(is_impossible, 1))
 
     def _compute_vector_terms(self, queries: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         queries = tf.matmul(tf.reshape(queries, [-1, queries.shape[-1]]), self.word_projection)
@@ -176,7 +176,7 @@ class ServedReaderSoftmax(ServedSoftmax):
             log_weights = self.compute_component_log_probs(states)
         joint = log_probs if log_weights is None else log_weights[:, :, None] + log_probs
         if self.num_components == 1:
-            return joint[:, 0], [queries]
+            return tf.squeeze(joint, 1), [queries]
         row_log_probs = _log_sum_exp(joint)  # (n, R)
         # The shares of an impossible row must not be NaN.
         shares = joint - tf.maximum(row_log_probs, _LEAST)[:, None]
@@ -195,12 +195,12 @@ class ServedReaderSoftmax(ServedSoftmax):
         queries, *shares = context
         if texts is not None:
             queries = tf.gather(queries, texts)  # (m, M, H)
-        queries *= 1 + gather(self.row_gate, rows)[:, None]
+        queries *= 1 + tf.expand_dims(gather(self.row_gate, rows), 1)
         if self.row_shift is not None:
-            queries += gather(self.row_shift, rows)[:, None]
+            queries += tf.expand_dims(gather(self.row_shift, rows), 1)
         log_probs = self.compute_column_log_probs(queries, rows)  # (m, M, C)
         if self.num_components == 1:
-            return log_probs[:, 0]
+            return tf.squeeze(log_probs, 1)
         texts = tf.range(tf.shape(rows)[0]) if texts is None else texts
         of_rows = tf.gather_nd(shares[0], tf.stack([texts, rows], axis=1))  # (m, M)
         return _log_sum_exp(of_rows[:, :, None] + log_probs)
