@@ -138,10 +138,21 @@ def test_one_beam_takes_the_best_word_at_each_step(model):
         assert log_probs[i] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.fixture(
+    scope="module", params=[{"num_beams": 3, "num_return": 2}, {"temperature": 0}], ids=str
+)
+def alone(request, model):
+    """Options, and how each prefix goes on by itself."""
+    options = {"length": 5, **request.param}
+    return options, [
+        model.generate(prefix, source=SOURCE[i : i + 1], **options).tolist()
+        for i, prefix in enumerate(PREFIXES)
+    ]
+
+
 @pytest.mark.parametrize("side", ["left", "right", "list"])
-@pytest.mark.parametrize("options", [{"num_beams": 3, "num_return": 2}, {"temperature": 0}])
-def test_prefixes_of_unequal_lengths_are_each_alone(model, side, options):
-    options = {"length": 5, **options}
+def test_prefixes_of_unequal_lengths_are_each_alone(model, alone, side):
+    options, expected = alone
     if side == "list":
         together = model.generate(PREFIXES, source=SOURCE, **options)
     else:
@@ -150,13 +161,9 @@ def test_prefixes_of_unequal_lengths_are_each_alone(model, side, options):
         for i, prefix in enumerate(PREFIXES):
             here = slice(6 - len(prefix), None) if side == "left" else slice(len(prefix))
             padded[i, here], is_word[i, here] = prefix, True
-        if not model.mask_zero:
-            options["mask"] = is_word
-        together = model.generate(padded, source=SOURCE, **options)
-        options.pop("mask", None)
-    for i, prefix in enumerate(PREFIXES):
-        alone = model.generate(prefix, source=SOURCE[i : i + 1], **options)
-        assert together[i].tolist() == alone.tolist()
+        mask = None if model.mask_zero else is_word
+        together = model.generate(padded, source=SOURCE, mask=mask, **options)
+    assert together.tolist() == expected
 
 
 def test_next_words_of_unequal_lengths(model):
