@@ -81,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--layers", type=parse_size, default=1, help="default: %(default)s")
     model.add_argument("--recurrence", choices=("lstm", "gru", "rnn"), default="lstm")
-    model.add_argument("--dropout", type=float, default=0.0, help="default: %(default)s")
+    model.add_argument("--dropout", type=float, default=0.1, help="default: %(default)s")
     model.add_argument(
         "--row-reading",
         choices=("reader", "recurrence"),
