@@ -243,20 +243,22 @@ class _ExpandedRows:
         Returns:
             `(n,)`, and the indices of the words whose rows are expanded.
         """
-        cells = self.table.cells[words]
-        rows = cells // self.table.num_columns
+        rows, columns = self._locate(words)
         most = self.row_probs[rows]
         known = np.flatnonzero(self.is_expanded[rows])
-        most[known] = self._get_probs_of_cells(cells[known], rows[known])
+        most[known] = self.probs[self.places[rows[known]], columns[known]]
         return most, known
 
     def get_probs(self, words: np.ndarray) -> np.ndarray:
         """Return the shares of words, `(n,)`, whose rows are expanded, from this table."""
-        cells = self.table.cells[words]
-        return self._get_probs_of_cells(cells, cells // self.table.num_columns)
+        rows, columns = self._locate(words)
+        return self.probs[self.places[rows], columns]
 
-    def _get_probs_of_cells(self, cells: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return self.probs[self.places[rows], cells - rows * self.table.num_columns]
+    def _locate(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows and the columns of words."""
+        cells = self.table.cells[words]
+        rows = cells // self.table.num_columns
+        return rows, cells - rows * self.table.num_columns
 
     def expand_next(self, size: int) -> None:
         """Expand the likeliest rows that are not expanded."""
@@ -265,7 +267,7 @@ class _ExpandedRows:
 
     def expand_rows_of(self, words: np.ndarray) -> None:
         """Expand the rows of words that are not expanded."""
-        rows = np.unique(self.table.cells[words] // self.table.num_columns)
+        rows = np.unique(self._locate(words)[0])
         self.expand(rows[~self.is_expanded[rows]])
 
     def expand_all(self) -> None:

@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from keras_lightrnn.layers import TwoComponentSoftmax
 from keras_lightrnn.layers.row_reader import GatedRowReader
+from keras_lightrnn.models import LightRNNModel
 from keras_lightrnn.serving.network import Network, Tensors
 from keras_lightrnn.serving.softmax import make_reader_softmax
-from keras_lightrnn.serving.weights import make_variable
+from keras_lightrnn.serving.weights import check_row_reader, check_weights, make_variable
 
 # Word positions that are computed together. The memory of activations grows with them.
 _WORDS_AT_ONCE = 1 << 14
@@ -109,6 +110,14 @@ class ComposedNetwork(Network):
     def _get_words(self, cells: tf.Tensor) -> tf.Tensor:
         # The padding after a text may be an empty cell.
         return tf.maximum(tf.gather(self._words, cells), 0)
+
+
+def check_model(model: LightRNNModel | keras.Model) -> TwoComponentSoftmax:
+    """Return the softmax of a model, or raise unless the model can be exported."""
+    softmax = model.softmax if isinstance(model, LightRNNModel) else find_softmax(model)
+    check_row_reader(softmax)
+    check_weights(model)
+    return softmax
 
 
 def find_softmax(model: keras.Model) -> TwoComponentSoftmax:

@@ -17,11 +17,10 @@ from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.files import replace_file
 from keras_lightrnn.data import Vocabulary
 from keras_lightrnn.models import LightRNNModel
-from keras_lightrnn.serving.composed import ComposedNetwork, find_softmax
+from keras_lightrnn.serving.composed import ComposedNetwork, check_model
 from keras_lightrnn.serving.network import RecurrentNetwork, make_network
 from keras_lightrnn.serving.served_vocabulary import check_vocabulary, iter_words_by_cell
 from keras_lightrnn.serving.versions import check_readable
-from keras_lightrnn.serving.weights import check_row_reader, check_weights
 from keras_lightrnn.table.allocation import Allocation
 
 _QUANTIZE = (None, "float16", "int8")
@@ -136,10 +135,7 @@ table `t` |
     >>> by_cell[model.word_table.allocation.cells[3]]
     'cat'
     """
-    is_light_rnn = isinstance(model, LightRNNModel)
-    softmax = model.softmax if is_light_rnn else find_softmax(model)
-    check_row_reader(softmax)
-    check_weights(model)
+    softmax, is_light_rnn = check_model(model), isinstance(model, LightRNNModel)
     if quantize not in _QUANTIZE:
         raise ValueError(f"`quantize` must be one of {_QUANTIZE}. Received: quantize={quantize!r}.")
     if text_length is not None:
@@ -217,13 +213,12 @@ class _Steps(tf.Module):
     Args:
         network: `Network`.
         num_states: Integer `S`.
-        units: Integer `H`.
 
     Attributes:
         functions: Dictionary of the signatures by name. (SavedModels reserve `signatures`.)
     """
 
-    def __init__(self, network: Any, num_states: int, units: int) -> None:
+    def __init__(self, network: Any, num_states: int) -> None:
         super().__init__()
         self._network = network
         self._num_tables = len(network.softmax.tables)
@@ -231,7 +226,7 @@ class _Steps(tf.Module):
             network.softmax.pack_cells()
         self.functions: dict[str, Any] = {}
         rows = tf.TensorSpec((None,), tf.int32, "rows")
-        self._states = tf.TensorSpec((None, num_states, units), tf.float32, "states")
+        self._states = tf.TensorSpec((None, num_states, network.units), tf.float32, "states")
         for table in range(self._num_tables):
             read_rows = functools.partial(self._row_half_step, table)
             self._add(_name("row_half_step", table), read_rows, rows, self._states)
@@ -277,7 +272,7 @@ class _HalfSteps(_Steps):
     """A network that reads one word at a time."""
 
     def __init__(self, network: RecurrentNetwork) -> None:
-        super().__init__(network, network.num_states, network.units)
+        super().__init__(network, network.num_states)
         cells = tf.TensorSpec((None,), tf.int32, "cells")
         self._add("column_half_step", self._column_half_step, cells, self._states)
 
@@ -289,7 +284,7 @@ class _TextSteps(_Steps):
     """A network that reads whole texts."""
 
     def __init__(self, network: ComposedNetwork, text_length: int | None) -> None:
-        super().__init__(network, 1, network.units)
+        super().__init__(network, num_states=1)
         # Recurrent layers keep their outputs in lists, whose elements have a fixed shape in LiteRT.
         cells = tf.TensorSpec((1, text_length), tf.int32, "cells")
         self._add("read_text", self._read_text, cells, tf.TensorSpec((1,), tf.int32, "length"))

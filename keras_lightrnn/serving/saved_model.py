@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_lightrnn._internal.files import make_directory
 from keras_lightrnn.data import Vocabulary
 from keras_lightrnn.models import LightRNNModel
-from keras_lightrnn.serving.composed import ComposedNetwork, find_softmax
+from keras_lightrnn.serving.composed import ComposedNetwork, check_model
 from keras_lightrnn.serving.limits import ServingLimits
 from keras_lightrnn.serving.network import Network, make_network
 from keras_lightrnn.serving.search import (
@@ -30,7 +30,7 @@ from keras_lightrnn.serving.served_vocabulary import (
 )
 from keras_lightrnn.serving.versions import check_readable, claim_version
 from keras_lightrnn.serving.warm_up import write_warm_up_requests
-from keras_lightrnn.serving.weights import check_row_reader, check_weights, make_variable
+from keras_lightrnn.serving.weights import make_variable
 from keras_lightrnn.table.allocation import Allocation
 
 
@@ -115,11 +115,7 @@ def export_saved_model(
     >>> version.name, tuple(best["words"].shape)
     ('1', (2, 3))
     """
-    is_light_rnn = isinstance(model, LightRNNModel)
-    softmax = model.softmax if is_light_rnn else find_softmax(model)
-    check_row_reader(softmax)
-    check_weights(model)
-    allocation = softmax.word_table.allocation
+    allocation = check_model(model).word_table.allocation
     check_vocabulary(vocabulary, allocation)
     limits = ServingLimits() if limits is None else limits
     if not isinstance(limits, ServingLimits):
@@ -139,7 +135,7 @@ def export_saved_model(
         else:
             vocabulary.save(words_path)
         served = _ServedModel(
-            make_network(model) if is_light_rnn else ComposedNetwork(model),
+            make_network(model) if isinstance(model, LightRNNModel) else ComposedNetwork(model),
             allocation,
             ServedVocabulary(words_path, unknown_id, end_id),
             reorder_vocabulary,
