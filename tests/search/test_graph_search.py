@@ -306,8 +306,8 @@ def test_few_rows_are_expanded_if_the_bound_allows_it(rng, monkeypatch):
 
 @pytest.mark.parametrize(
     ("scale", "k", "expected"),
-    [(8, 20, (16, 0, 0)), (8, 150, (16, 0, 1)), (0.5, 20, (0, 0, 1))],
-    ids=["sharp", "more than these rows hold", "flat"],
+    [(8, 20, (16, 0, 0)), (8, 150, (16, 0, 1)), (2.2, 20, (64, 0, 0)), (0.5, 20, (0, 0, 1))],
+    ids=["sharp", "more than these rows hold", "less sharp", "flat"],
 )
 def test_few_rows_of_a_small_table_are_tried_if_predictions_are_sharp(rng, scale, k, expected):
     logits = 0.1 * rng.normal(size=(1, 200, 9)) + scale * rng.normal(size=(1, 200, 1))
@@ -317,10 +317,13 @@ def test_few_rows_of_a_small_table_are_tried_if_predictions_are_sharp(rng, scale
 
 
 @pytest.mark.parametrize(
-    ("nats", "expected"), [(4.6, (64, 0, 0)), (0.4, (16, 0, 1))], ids=["few more", "most"]
+    ("nats", "expected"), [(4.6, (80, 0, 0)), (0.4, (16, 0, 1))], ids=["few more", "most"]
 )
 def test_after_a_vain_attempt_more_rows_are_expanded_if_they_are_few(rng, nats, expected):
-    """The best cells lie in 16 rows, but 60 rows, or all, are likelier than each of these cells."""
+    """The best cells lie in 16 rows, but 60 rows, or all, are likelier than each of these cells.
+
+    Then the first 64 rows are expanded, or all.
+    """
     logits = 0.01 * rng.normal(size=(2, 200, 500))
     logits[:, :16] += 9
     logits[:, 16:60] += 4
