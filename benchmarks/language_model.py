@@ -23,12 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--word-dim", type=int, default=0)
     parser.add_argument("--num-word-vectors", type=int)
-    add_tie_argument(parser)
+    add_tie_arguments(parser)
     parser.add_argument("--jit-compile", action="store_true", help="compile whole steps by XLA")
 
 
-def add_tie_argument(parser: argparse.ArgumentParser) -> None:
+def add_tie_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tie-word-vectors", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--tie-embeddings", action="store_true")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +98,7 @@ def make_light_rnn(
         word_dim=word_dim,
         num_word_vectors=args.num_word_vectors if word_dim == args.word_dim else None,
         tie_word_vectors=args.tie_word_vectors,
+        tie_embeddings=args.tie_embeddings,
         row_reading=row_reading,
         num_components=num_components,
     )

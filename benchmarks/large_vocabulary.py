@@ -43,7 +43,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from language_model import (
     StepTimer,
-    add_tie_argument,
+    add_tie_arguments,
     compile_model,
     make_light_rnn,
     make_windows,
@@ -76,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--sequence-length", type=int, default=35, help="default: %(default)s")
     parser.add_argument("--num-word-vectors", type=int, default=50_000)
-    add_tie_argument(parser)
+    add_tie_arguments(parser)
     parser.add_argument("--num-sampled", type=int, default=1_024, help="default: %(default)s")
     parser.add_argument(
         "--cutoffs",

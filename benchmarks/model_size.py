@@ -20,7 +20,8 @@ searches several tables also needs the word in each cell of the further ones. It
 of the file once, at its start.
 
     python benchmarks/model_size.py
-    python benchmarks/model_size.py --layers 1 --row-reading gate --gate-dim 64 --tables 2
+    python benchmarks/model_size.py --layers 1 --row-reading gate --gate-dim 64 --tables 2 \\
+        --tie-embeddings
     python benchmarks/model_size.py --saved-model  # and a SavedModel, with ten million spellings
 """
 
@@ -71,6 +72,7 @@ def make_model(arguments: argparse.Namespace) -> Any:
         arguments.layers,
         row_reading=row_reading,
         gate_dim=arguments.gate_dim,
+        tie_embeddings=arguments.tie_embeddings,
     )
     model.build((None, None))
     shares = 1 / (np.arange(vocabulary_size, dtype=np.float32) + 2.7)
@@ -369,6 +371,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="how a column depends on its row (default: %(default)s)",
     )
     parser.add_argument("--gate-dim", type=int, help="of the input gate (default: the model's)")
+    parser.add_argument("--tie-embeddings", action="store_true")
     parser.add_argument("--tables", type=int, default=1, help="more than 1 need a row reader")
     parser.add_argument("--steepness", type=float, default=1.0, help="power of Zipf's shares")
     parser.add_argument("--saved-model", action="store_true", help="export that as well")

@@ -124,6 +124,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="size of an additional small vector per word, at the input and at the output "
         "(default: none, as published)",
     )
+    model.add_argument(
+        "--tie-embeddings",
+        action="store_true",
+        help="the same vectors of rows and columns at the input and at the output",
+    )
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=parse_size, default=5, help="default: %(default)s")
     training.add_argument("--batch-size", type=parse_size, default=20, help="default: %(default)s")
@@ -258,6 +263,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             stateful=True,
             word_bias=None if args.word_bias == "none" else args.word_bias,
             word_dim=args.word_dim,
+            tie_embeddings=args.tie_embeddings,
             row_reading=args.row_reading,
             num_components=args.components,
         )

@@ -63,7 +63,9 @@ def make_models() -> dict[str, keras.Model]:
         row_reading="recurrence",
     )
     whole.build((None, None))
-    tables = LightRNNModel([allocation, Allocation.random(V, C, R, seed=2)], 5, 6)
+    tables = LightRNNModel(
+        [allocation, Allocation.random(V, C, R, seed=2)], 6, 6, tie_embeddings=True
+    )
     tables.build((None, None))
     return {"functional": functional, "padded": padded, "tables": tables, "whole": whole}
 

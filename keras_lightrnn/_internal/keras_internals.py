@@ -38,6 +38,39 @@ def set_mask(x: Any, mask: Any) -> None:
     set_keras_mask(x, mask)
 
 
+def set_untracked(layer: keras.Layer, name: str, value: Any) -> None:
+    """Set an attribute of a layer to what belongs to another layer.
+
+    Keras neither saves it nor counts it among the weights of this layer.
+
+    Example:
+
+    >>> layer = keras.layers.Identity()
+    >>> set_untracked(layer, "table", keras.Variable([1.0]))
+    >>> layer.variables
+    []
+    """
+    object.__setattr__(layer, name, value)
+
+
+def track_for_checkpoints(layer: keras.Layer, name: str) -> None:
+    """Show `tf.train.Checkpoint` the layers in a list, an attribute of a layer.
+
+    It does not look into Keras's lists. The added names come after that of the list, in which Keras
+    still finds the layers when it saves weights.
+
+    Example:
+
+    >>> layer = keras.layers.Identity()
+    >>> layer.parts = [keras.layers.Dense(1), keras.layers.Dense(2)]
+    >>> track_for_checkpoints(layer, "parts")
+    >>> layer.parts_1 is layer.parts[1]
+    True
+    """
+    for index, part in enumerate(getattr(layer, name)):
+        setattr(layer, f"{name}_{index}", part)
+
+
 def get_shared_objects() -> dict[Any, Any] | None:
     """Return the objects of the file that is being saved or loaded, by identifier.
 

@@ -46,7 +46,8 @@ class ReallocationCallback(keras.callbacks.Callback):
     of the model. Words that move take their vectors along: a shared input vector becomes the mean,
     weighted by counts, of the vectors that its new words had. The same happens to the optimizer's
     slots of that shape (not to the factored ones of Adafactor) and, if the objective says so, to
-    the output vectors. Weights that are not trainable are included.
+    the output vectors. A vector that is both (`tied_embedding`) is treated as an output vector.
+    Weights that are not trainable are included.
 
     With several tables a round moves words in one table, given the others, and the tables take
     turns. The states are those by which the table predicts, and a word counts for the table by the
@@ -540,14 +541,20 @@ class ReallocationCallback(keras.callbacks.Callback):
             counts: `(V,)`, the weights of words in output vectors.
         """
         old, optimizer = softmax.word_table.allocation, self.model.optimizer
-        outputs = []
+        outputs, kept = [], set()
         if self.objective.carries_output:
-            inside = list_layers(softmax)
+            inside = _list_output_layers(softmax)
             further = {id(x) for table in softmax.further_tables for x in list_layers(table)}
             outputs = [layer for layer in inside if id(layer) not in further]
+        elif softmax.tied_embedding is not None:
+            # The objective assumes that the kernels stay, also those that are input vectors.
+            kept = {id(softmax.row_kernel), id(softmax.column_kernel)}
         changes = []
         for layers, weights in ((inputs, occurrences), (outputs, counts)):
-            by_row, by_column = list_indexed_weights(layers, old.shape)
+            by_row, by_column = (
+                [weight for weight in found if id(weight) not in kept]
+                for found in list_indexed_weights(layers, old.shape)
+            )
             changes += compute_changes(by_row, optimizer, old.rows, new.rows, weights)
             changes += compute_changes(by_column, optimizer, old.columns, new.columns, weights)
         for weight, values in changes:
@@ -610,11 +617,18 @@ def _find_softmax(layers: list[keras.layers.Layer]) -> TwoComponentSoftmax:
     return softmaxes[0]
 
 
+def _list_output_layers(softmax: TwoComponentSoftmax) -> list[keras.layers.Layer]:
+    """Return a softmax and the layers in it, without an embedding that its kernels are tied to."""
+    tied = softmax.tied_embedding
+    inputs = set() if tied is None else {id(layer) for layer in list_layers(tied)}
+    return [layer for layer in list_layers(softmax) if id(layer) not in inputs]
+
+
 def _group_inputs(
     layers: list[keras.layers.Layer], softmax: TwoComponentSoftmax
 ) -> list[list[keras.layers.Layer]]:
     """Return the input layers of each table of a softmax, or raise `ValueError`."""
-    inside = {id(layer) for layer in list_layers(softmax)}
+    inside = {id(layer) for layer in _list_output_layers(softmax)}
     inputs = [layer for layer in layers if id(layer) not in inside]
     declared = [x for x in inputs if hasattr(x, "row_weights") or hasattr(x, "column_weights")]
     if not declared:

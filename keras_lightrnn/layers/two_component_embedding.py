@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
-from keras_lightrnn._internal.keras_internals import set_mask
+from keras_lightrnn._internal.keras_internals import set_mask, track_for_checkpoints
+from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared
 from keras_lightrnn._internal.typing import (
     Config,
     Constraint,
@@ -193,6 +194,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
             )
             for index, table in enumerate(word_tables[1:], 1)
         ]
+        track_for_checkpoints(self, "further_tables")
 
     def list_tables(self) -> list[TwoComponentEmbedding]:
         """Return the embedding of each table: this layer, then those of the further tables."""
@@ -522,7 +524,13 @@ class TwoComponentEmbedding(keras.layers.Layer):
             **serialize_word_vectors(self),
             "gate_dim": self.gate_dim,
             "gate_pool": self.gate_pool,
+            "shared_id": get_shared_id(self),
         }
+
+    @classmethod
+    def from_config(cls, config: Config) -> TwoComponentEmbedding:
+        # A softmax holds the embedding that its kernels are tied to, too.
+        return load_shared(config, lambda config: cls(**config))
 
 
 def _mask_half_steps(is_word: Tensor) -> Tensor:

@@ -10,8 +10,13 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_k, check_size
-from keras_lightrnn._internal.keras_internals import get_mask, set_mask
-from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared
+from keras_lightrnn._internal.keras_internals import (
+    get_mask,
+    set_mask,
+    set_untracked,
+    track_for_checkpoints,
+)
+from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared, serialize_shared
 from keras_lightrnn._internal.typing import (
     Config,
     Constraint,
@@ -25,6 +30,7 @@ from keras_lightrnn._internal.typing import (
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.observed_layer import ObservedLayer
 from keras_lightrnn.layers.row_reader import GatedRowReader, get_row_reader, serialize_row_reader
+from keras_lightrnn.layers.two_component_embedding import TwoComponentEmbedding
 from keras_lightrnn.layers.word_bias import WordBias
 from keras_lightrnn.layers.word_vectors import serialize_word_vectors, set_word_vectors
 from keras_lightrnn.ops import (
@@ -80,6 +86,10 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     vectors start at zero. They cost `V * K` numbers, fewer with `num_word_vectors`, and nothing if
     `word_vectors` are those of the embedding.
 
+    With `tied_embedding`, rows and columns have the same vectors at input and output, like tied
+    embeddings of a full vocabulary: `row_kernel` is the embedding's `row_embeddings`, and
+    `column_kernel` its `column_embeddings`.
+
     Args:
         word_table: `WordTable` to share with the embedding, or an `Allocation` or an integer
             vocabulary size to make one. Or a list of these for several tables.
@@ -103,6 +113,9 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             mask of the states, and searches never return word 0.
         word_vectors: `WordVectors` to share with the embedding, instead of `word_dim`. Defaults to
             `None`.
+        tied_embedding: `TwoComponentEmbedding` of the same word tables, whose vectors are the
+            kernels of rows and columns. Its `output_dim` must be `H`. Its initializer, regularizer
+            and constraint hold for these kernels. Defaults to `None` for kernels of the softmax.
         **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
 
     Call arguments:
@@ -124,7 +137,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
     Raises:
         ValueError: for an unknown `word_bias` or `row_reader`, `num_components` below 1, more
-            word vectors than words, or states and targets that disagree.
+            word vectors than words, a `tied_embedding` of other word tables or of another size
+            than the states, or states and targets that disagree.
 
     Example:
 
@@ -149,9 +163,21 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     >>> [round(float(np.exp(x)), 4) for x in np.asarray(layer(half_steps, targets))[0]]
     [0.0451, 0.1053, 0.015]
 
+    With the vectors of an embedding:
+
+    >>> from keras_lightrnn.layers import TwoComponentEmbedding
+    >>> embedding = TwoComponentEmbedding(12, 8)
+    >>> layer = TwoComponentSoftmax(embedding.word_tables, tied_embedding=embedding)
+    >>> tuple(layer(embedding(targets), targets).shape)
+    (1, 3)
+    >>> layer.row_kernel is embedding.row_embeddings
+    True
+
     Reference:
         Half-steps: Li et al., "LightRNN", NIPS 2016,
-        [arXiv:1610.09893](https://arxiv.org/abs/1610.09893). The row reader, the mixture, the
+        [arXiv:1610.09893](https://arxiv.org/abs/1610.09893). Tied embeddings: Press and Wolf,
+        "Using the Output Embedding to Improve Language Models", EACL 2017,
+        [arXiv:1608.05859](https://arxiv.org/abs/1608.05859). The row reader, the mixture, the
         word bias and the word vectors are this package's extensions.
     """
 
@@ -172,6 +198,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         num_components: int = 1,
         mask_zero: bool = False,
         word_vectors: Any = None,
+        tied_embedding: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -202,9 +229,11 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         self.supports_masking = True
         self.autocast = False  # word ids must never be rounded to a float type
         self._init_word_bias(word_bias, self._get_owner())
+        self.tied_embedding = _get_tied_embedding(tied_embedding, word_tables)
         self.further_tables = [
             _FurtherTable(self, table, index) for index, table in enumerate(word_tables[1:], 1)
         ]
+        track_for_checkpoints(self, "further_tables")
 
     def _get_owner(self) -> TwoComponentSoftmax | None:
         """Return the softmax whose word bias and word vectors this one shares, if any."""
@@ -227,10 +256,16 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
                 f"states.shape={tuple(states_shape)}."
             )
         table = self.word_table
-        self.row_kernel, self.row_bias = self._add_softmax("row", 0, table.num_rows, units)
-        self.column_kernel, self.column_bias = self._add_softmax(
-            "column", 1, table.num_columns, units
-        )
+        if self.tied_embedding is None:
+            self.row_kernel = self._add_kernel("row_kernel", 0, (table.num_rows, units))
+        else:
+            self._tie_kernels(self.tied_embedding, units)
+        self.row_bias = self._add_bias("row_bias", 0, table.num_rows) if self.use_bias else None
+        if self.tied_embedding is None:
+            self.column_kernel = self._add_kernel("column_kernel", 1, (table.num_columns, units))
+        self.column_bias = None
+        if self.use_bias:
+            self.column_bias = self._add_bias("column_bias", 1, table.num_columns)
         self._word_kernel = self.word_projection = None
         if self.word_vectors is not None and not self.word_vectors.built:
             self.word_vectors.build()
@@ -275,10 +310,19 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             }
         super().build_from_config({**config, "shapes_dict": shapes} if shapes else config)
 
-    def _add_softmax(self, name: str, number: int, size: int, units: int) -> tuple[Tensor, Tensor]:
-        """Return the kernel, `(size, H)`, and the bias or `None`, of rows or of columns."""
-        kernel = self._add_kernel(f"{name}_kernel", number, (size, units))
-        return kernel, self._add_bias(f"{name}_bias", number, size) if self.use_bias else None
+    def _tie_kernels(self, embedding: TwoComponentEmbedding, units: int) -> None:
+        """Take the vectors of an embedding as kernels."""
+        if embedding.output_dim != units:
+            raise ValueError(
+                "A `tied_embedding` needs states of the size of its vectors. Received: "
+                f"output_dim={embedding.output_dim}, states of size {units}. Give the last layer "
+                f"before the softmax {embedding.output_dim} units, or project its states."
+            )
+        if not embedding.built:
+            embedding.build((None, None))
+        # Keras saves and counts them as weights of the embedding.
+        set_untracked(self, "row_kernel", embedding.row_embeddings)
+        set_untracked(self, "column_kernel", embedding.column_embeddings)
 
     def _add_kernel(self, name: str, number: int, shape: tuple[int, int]) -> keras.Variable:
         return self.add_weight(
@@ -320,13 +364,16 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     @property
     def row_weights(self) -> list[keras.Variable]:
         """Weights with one entry for each row: they follow the words at a reallocation."""
-        weights = [self.row_kernel, self.row_bias, *getattr(self.row_reader, "row_weights", [])]
+        weights = [self.row_bias, *getattr(self.row_reader, "row_weights", [])]
+        if self.tied_embedding is None:  # which has the kernels among its weights otherwise
+            weights.insert(0, self.row_kernel)
         return [weight for weight in weights if weight is not None]
 
     @property
     def column_weights(self) -> list[keras.Variable]:
         """Weights with one entry for each column."""
-        return [x for x in (self.column_kernel, self.column_bias) if x is not None]
+        kernels = [self.column_kernel] if self.tied_embedding is None else []
+        return [x for x in (*kernels, self.column_bias) if x is not None]
 
     def call(
         self,
@@ -775,13 +822,23 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         config |= serialize_word_vectors(self)
         config["row_reader"] = serialize_row_reader(self.row_reader)
         config |= {"num_components": self.num_components, "mask_zero": self.mask_zero}
+        tied = self.tied_embedding
+        config["tied_embedding"] = None if tied is None else serialize_shared(tied)
         return config | {"shared_id": get_shared_id(self)}
 
     @classmethod
     def from_config(cls, config: Config) -> TwoComponentSoftmax:
         config = {"row_reader": None, **config}  # files of version 0.1 have half-steps
+
+        def make(config: Config) -> TwoComponentSoftmax:
+            tied = config.get("tied_embedding")
+            if tied is not None:  # it has the word tables of the softmax
+                tied = keras.saving.deserialize_keras_object(tied)
+                config = {**config, "tied_embedding": tied, "word_table": tied.word_tables}
+            return cls(**config)
+
         # `TopWords` holds a softmax that may be a layer of the same model, too.
-        return load_shared(config, lambda config: cls(**config))
+        return load_shared(config, make)
 
 
 class _FurtherTable(TwoComponentSoftmax):
@@ -818,9 +875,35 @@ class _FurtherTable(TwoComponentSoftmax):
             row_reader=reader,
             num_components=first.num_components,
             mask_zero=first.mask_zero,
+            tied_embedding=first.tied_embedding and first.tied_embedding.list_tables()[index],
             dtype=first.dtype_policy,
             name=f"table_{index}",
         )
+
+
+def _get_tied_embedding(
+    identifier: Any, word_tables: list[WordTable]
+) -> TwoComponentEmbedding | None:
+    """Return the embedding to tie to, or `None`.
+
+    Raises:
+        TypeError: if `identifier` is neither.
+        ValueError: if the embedding has other word tables.
+    """
+    if identifier is None:
+        return None
+    if not isinstance(identifier, TwoComponentEmbedding):
+        raise TypeError(
+            "`tied_embedding` must be a `TwoComponentEmbedding` or None. Received: tied_embedding="
+            f"{identifier!r} (of type {type(identifier).__name__})."
+        )
+    if [id(table) for table in identifier.word_tables] != [id(table) for table in word_tables]:
+        raise ValueError(
+            "`tied_embedding` must have the word tables of the softmax. Received: an embedding of "
+            f"{len(identifier.word_tables)} word table(s) and a softmax of {len(word_tables)}, "
+            "which are not the same objects. Give the softmax `embedding.word_tables`."
+        )
+    return identifier
 
 
 def _check_states_are_values(states: Tensor, layer: str) -> None:

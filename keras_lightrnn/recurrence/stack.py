@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn._internal.keras_internals import track_for_checkpoints
 from keras_lightrnn._internal.typing import Config, Shape, Tensor
 from keras_lightrnn.recurrence.fused import (
     ProductSums,
@@ -110,6 +111,8 @@ class RecurrentStack(keras.layers.Layer):
             keras.layers.Dropout(dropout, dtype=self.dtype_policy, name=f"dropout_{index}")
             for index in range(num_layers + 1)
         ]
+        for name in ("recurrent_layers", "dropout_layers"):
+            track_for_checkpoints(self, name)
 
     @property
     def state_sizes(self) -> list[list[int]]:

@@ -26,8 +26,8 @@ FEW_CELLS = 1 << 17
 _FIRST_ROWS = (16, 64)
 _LEAST_RATIO = 3
 # A prediction is sharp if the likeliest row is likelier by so many nats than the row behind those
-# that are expanded. With the network that `examples/recommend_next_item.py` trains for 60,416 items,
-# 16 rows are enough for the best 20 in 86 of 100 such predictions, and 64 rows in 99.
+# that are expanded. With the network that `examples/recommend_next_item.py` trains for 60,416
+# items, 16 rows are enough for the best 20 in 86 of 100 such predictions, and 64 rows in 99.
 _SHARP = 4.0
 # Cells of each text that are expanded together in order: their word vectors fit into a cache.
 _CELLS_AT_ONCE = 1 << 14

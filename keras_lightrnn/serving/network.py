@@ -16,7 +16,7 @@ from keras_lightrnn.serving.softmax import (
     make_reader_softmax,
     pick,
 )
-from keras_lightrnn.serving.weights import make_variable
+from keras_lightrnn.serving.weights import gather, make_variable
 from keras_lightrnn.serving.word_vectors import ServedVectors, make_vectors
 
 Tensors = list[tf.Tensor]
@@ -234,8 +234,9 @@ class HalfStepNetwork(RecurrentNetwork):
 
     def __init__(self, model: LightRNNModel) -> None:
         super().__init__(model, ServedSoftmax(model.softmax))
-        self.row_embeddings = make_variable(model.embedding.row_embeddings)
-        self.column_embeddings = make_variable(model.embedding.column_embeddings)
+        self.row_embeddings, self.column_embeddings = _make_components(
+            model.embedding, self.softmax, model.tie_embeddings
+        )
 
     def read_words(self, cells: tf.Tensor, states: Tensors) -> Tensors:
         rows, _ = self.split_cells(cells)
@@ -243,7 +244,7 @@ class HalfStepNetwork(RecurrentNetwork):
 
     def read_columns(self, cells: tf.Tensor, states: Tensors) -> Tensors:
         _, columns = self.split_cells(cells)
-        inputs = tf.gather(self.column_embeddings, columns)
+        inputs = gather(self.column_embeddings, columns)
         return self._run_layers(self._add_word_vectors(inputs, cells), states)
 
     def predict_rows(self, states: Tensors) -> tuple[tf.Tensor, Tensors]:
@@ -277,7 +278,7 @@ class HalfStepNetwork(RecurrentNetwork):
         return [pick(row_log_probs, rows) + pick(column_log_probs, columns), states, row_states]
 
     def _read_rows(self, rows: tf.Tensor, states: Tensors) -> Tensors:
-        return self._run_layers(tf.gather(self.row_embeddings, rows), states)
+        return self._run_layers(gather(self.row_embeddings, rows), states)
 
 
 class WordStepNetwork(RecurrentNetwork):
@@ -289,7 +290,8 @@ class WordStepNetwork(RecurrentNetwork):
 
     def __init__(self, model: LightRNNModel) -> None:
         super().__init__(model, make_reader_softmax(model.softmax))
-        self._embeddings = [_GatedEmbedding(table) for table in model.embedding.list_tables()]
+        tables = zip(model.embedding.list_tables(), self.softmax.tables, strict=True)
+        self._embeddings = [_GatedEmbedding(*table, model.tie_embeddings) for table in tables]
 
     def read_words(self, cells: tf.Tensor, states: Tensors) -> Tensors:
         return self._keep_read(cells, self.read_columns(cells, states), states)
@@ -322,10 +324,11 @@ class WordStepNetwork(RecurrentNetwork):
 class _GatedEmbedding(tf.Module):
     """The input vectors of one table."""
 
-    def __init__(self, embedding: TwoComponentEmbedding) -> None:
+    def __init__(
+        self, embedding: TwoComponentEmbedding, softmax: ServedSoftmax, is_tied: bool
+    ) -> None:
         super().__init__()
-        self.row_embeddings = make_variable(embedding.row_embeddings)
-        self.column_embeddings = make_variable(embedding.column_embeddings)
+        self.row_embeddings, self.column_embeddings = _make_components(embedding, softmax, is_tied)
         self.input_gate = make_variable(embedding.input_gate)
         self.gated_embeddings = make_variable(embedding.gated_embeddings)
         self.gate_projection = make_variable(embedding.gate_projection)
@@ -335,8 +338,17 @@ class _GatedEmbedding(tf.Module):
         gated = tf.gather(self.gated_embeddings, columns) * tf.gather(self.input_gate, rows)
         pooled = tf.add_n(tf.split(gated, self.gate_pool, axis=-1))
         vectors = tf.matmul(pooled, self.gate_projection)
-        vectors += tf.gather(self.column_embeddings, columns)
-        return vectors + tf.gather(self.row_embeddings, rows)
+        vectors += gather(self.column_embeddings, columns)
+        return vectors + gather(self.row_embeddings, rows)
+
+
+def _make_components(
+    embedding: TwoComponentEmbedding, softmax: ServedSoftmax, is_tied: bool
+) -> tuple[tf.Variable, tf.Variable]:
+    """Return the vectors of the rows and the columns of a table: the kernels if these are tied."""
+    if is_tied:
+        return softmax.row_kernel, softmax.column_kernel
+    return make_variable(embedding.row_embeddings), make_variable(embedding.column_embeddings)
 
 
 def make_network(model: LightRNNModel) -> RecurrentNetwork:

@@ -79,6 +79,11 @@ class Case:
         return instance
 
 
+def make_tied_softmax(**kwargs: Any) -> TwoComponentSoftmax:
+    embedding = TwoComponentEmbedding(make_tables(), H, embeddings_regularizer="l2", **kwargs)
+    return TwoComponentSoftmax(embedding.word_tables, tied_embedding=embedding, **kwargs)
+
+
 def compute_metric(metric: keras.Metric, values: np.ndarray, weights: np.ndarray) -> Any:
     metric.reset_state()
     metric.update_state(values, values, weights)
@@ -136,6 +141,11 @@ CASES: dict[str, Case] = {
         lambda **kw: TwoComponentSoftmax(
             make_tables(), row_reader="gated", word_vectors=WordVectors(V, 2), **kw
         ),
+        make_inputs=lambda: (make_half_steps()[:, ::2], make_windows()[:, 1:]),
+    ),
+    "softmax with the vectors of an embedding": Case(
+        TwoComponentSoftmax,
+        lambda **kw: make_tied_softmax(**kw),
         make_inputs=lambda: (make_half_steps()[:, ::2], make_windows()[:, 1:]),
     ),
     "row reader": Case(
@@ -264,6 +274,10 @@ CASES: dict[str, Case] = {
         )
         for tables in ([make_table], [make_table, make_second_table])
     },
+    "model with tied embeddings": Case(
+        LightRNNModel,
+        lambda **kw: LightRNNModel(make_tables(), H, H, tie_embeddings=True, **kw),
+    ),
     "model stateful": Case(
         LightRNNModel,
         lambda **kw: LightRNNModel(make_table(), D, H, recurrence="rnn", stateful=True, **kw),

@@ -20,12 +20,11 @@ def make_model(recurrence="lstm", word_bias="counts", num_layers=2, cells=None, 
     keras.utils.set_random_seed(0)
     model = LightRNNModel(
         Allocation(make_cells() if cells is None else cells, R, C),
-        5,
-        6,
-        num_layers,
-        recurrence,
+        units=6,
+        num_layers=num_layers,
+        recurrence=recurrence,
         word_bias=word_bias,
-        **{"row_reading": "recurrence", **kwargs},
+        **{"embedding_dim": 5, "row_reading": "recurrence", **kwargs},
     )
     model.build((2, 5))
     # Random biases too, and weights that make words differ.

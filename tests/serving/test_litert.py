@@ -80,6 +80,8 @@ def test_runs_without_tensorflow_and_equals_the_model(model, vocabulary, tmp_pat
         ("lstm", {**READER, "word_dim": 2}),
         ("gru", {**MIXTURE, "word_dim": 3, "num_word_vectors": V - 9}),
         ("rnn", {**MIXTURE, "cells": np.arange(R * C), "dtype": "mixed_bfloat16"}),
+        ("rnn", {"embedding_dim": 6, "tie_embeddings": True}),
+        ("rnn", {**READER, "embedding_dim": 6, "tie_embeddings": True}),
     ],
 )
 def test_other_models(tmp_path, recurrence, options, rng):
