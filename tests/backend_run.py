@@ -190,6 +190,9 @@ def compute_search_results() -> dict[str, np.ndarray]:
         ranks = softmax.compute_ranks(states, words[:, 3], excluded)
         results[f"{name}/ranks"] = keras.ops.convert_to_numpy(ranks)
         assert results[f"{name}/ranks"].tolist() == [4, 4, 4]
+    all_alike = TwoComponentSoftmax(Allocation.random(R * C, R, C), kernel_initializer="zeros")
+    words, _ = TopWords(all_alike, k=R * C)(states)
+    assert keras.ops.convert_to_numpy(words).tolist() == [list(range(R * C))] * len(states)
     return results
 
 

@@ -57,7 +57,8 @@ def track_for_checkpoints(layer: keras.Layer, name: str) -> None:
     """Show `tf.train.Checkpoint` the layers in a list, an attribute of a layer.
 
     It does not look into Keras's lists. The added names come after that of the list, in which Keras
-    still finds the layers when it saves weights.
+    still finds the layers when it saves weights. On other backends nothing is added, because
+    PyTorch would list the weights once more.
 
     Example:
 
@@ -67,8 +68,9 @@ def track_for_checkpoints(layer: keras.Layer, name: str) -> None:
     >>> layer.parts_1 is layer.parts[1]
     True
     """
-    for index, part in enumerate(getattr(layer, name)):
-        setattr(layer, f"{name}_{index}", part)
+    if keras.backend.backend() == "tensorflow":
+        for index, part in enumerate(getattr(layer, name)):
+            setattr(layer, f"{name}_{index}", part)
 
 
 def get_shared_objects() -> dict[Any, Any] | None:

@@ -32,6 +32,17 @@ def get_shared_id(instance: Any) -> str:
     return f"{instance.name}/{number}"
 
 
+def serialize_shared_id(instance: Any) -> dict[str, str]:
+    """Return the entry `shared_id` for a config in a file, and nothing for any other config.
+
+    Example:
+
+    >>> serialize_shared_id(keras.layers.Dense(3, name="dense"))
+    {}
+    """
+    return {} if get_shared_objects() is None else {"shared_id": get_shared_id(instance)}
+
+
 def load_shared(config: dict[str, Any], make: Callable[[dict[str, Any]], Any]) -> Any:
     """Return the object of a config with a `shared_id`: the same one for all configs of a file.
 

@@ -46,8 +46,8 @@ class ReallocationCallback(keras.callbacks.Callback):
     of the model. Words that move take their vectors along: a shared input vector becomes the mean,
     weighted by counts, of the vectors that its new words had. The same happens to the optimizer's
     slots of that shape (not to the factored ones of Adafactor) and, if the objective says so, to
-    the output vectors. A vector that is both (`tied_embedding`) is treated as an output vector.
-    Weights that are not trainable are included.
+    the output vectors. A vector that is both (`tied_embedding`) follows its words only if the
+    objective says so for output vectors. Weights that are not trainable are included.
 
     With several tables a round moves words in one table, given the others, and the tables take
     turns. The states are those by which the table predicts, and a word counts for the table by the

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.keras_internals import set_mask, track_for_checkpoints
-from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared
+from keras_lightrnn._internal.shared_objects import load_shared, serialize_shared_id
 from keras_lightrnn._internal.typing import (
     Config,
     Constraint,
@@ -524,7 +524,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
             **serialize_word_vectors(self),
             "gate_dim": self.gate_dim,
             "gate_pool": self.gate_pool,
-            "shared_id": get_shared_id(self),
+            **serialize_shared_id(self),
         }
 
     @classmethod

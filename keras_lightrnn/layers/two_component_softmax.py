@@ -16,7 +16,11 @@ from keras_lightrnn._internal.keras_internals import (
     set_untracked,
     track_for_checkpoints,
 )
-from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared, serialize_shared
+from keras_lightrnn._internal.shared_objects import (
+    load_shared,
+    serialize_shared,
+    serialize_shared_id,
+)
 from keras_lightrnn._internal.typing import (
     Config,
     Constraint,
@@ -97,7 +101,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         word_bias: `None` (as published), `"counts"` (fixed, see `assign_word_counts`) or
             `"trainable"` (the same values at first, then trained). Until counts are assigned the
             bias is zero, which gives the uniform distribution.
-        kernel_initializer, bias_initializer: Initializers of the kernels and of the biases.
+        kernel_initializer, bias_initializer: Initializers of the kernels and of the biases. With a
+            `tied_embedding`, those of rows and columns are made by the embedding.
         kernel_regularizer, bias_regularizer: Regularizers, likewise.
         kernel_constraint, bias_constraint: Constraints, likewise.
         word_dim: Integer `K`, the size of the small vector of each word; 0 for none, as
@@ -115,7 +120,9 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             `None`.
         tied_embedding: `TwoComponentEmbedding` of the same word tables, whose vectors are the
             kernels of rows and columns. Its `output_dim` must be `H`. Its initializer, regularizer
-            and constraint hold for these kernels. Defaults to `None` for kernels of the softmax.
+            and constraint hold for these kernels; those of the softmax hold for its other weights.
+            The embedding is a part of the softmax: to set `trainable` of the softmax sets that of
+            the embedding. Defaults to `None` for kernels of the softmax.
         **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
 
     Call arguments:
@@ -166,7 +173,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     With the vectors of an embedding:
 
     >>> from keras_lightrnn.layers import TwoComponentEmbedding
-    >>> embedding = TwoComponentEmbedding(12, 8)
+    >>> embedding = TwoComponentEmbedding(12, 8, embeddings_initializer="glorot_uniform")
     >>> layer = TwoComponentSoftmax(embedding.word_tables, tied_embedding=embedding)
     >>> tuple(layer(embedding(targets), targets).shape)
     (1, 3)
@@ -824,7 +831,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         config |= {"num_components": self.num_components, "mask_zero": self.mask_zero}
         tied = self.tied_embedding
         config["tied_embedding"] = None if tied is None else serialize_shared(tied)
-        return config | {"shared_id": get_shared_id(self)}
+        return config | serialize_shared_id(self)
 
     @classmethod
     def from_config(cls, config: Config) -> TwoComponentSoftmax:
@@ -899,9 +906,9 @@ def _get_tied_embedding(
         )
     if [id(table) for table in identifier.word_tables] != [id(table) for table in word_tables]:
         raise ValueError(
-            "`tied_embedding` must have the word tables of the softmax. Received: an embedding of "
-            f"{len(identifier.word_tables)} word table(s) and a softmax of {len(word_tables)}, "
-            "which are not the same objects. Give the softmax `embedding.word_tables`."
+            "`tied_embedding` must have the word tables of the softmax. Received: "
+            f"{len(word_tables)} word table(s) of the softmax and {len(identifier.word_tables)} of "
+            "the embedding, which are other objects. Give the softmax `embedding.word_tables`."
         )
     return identifier
 

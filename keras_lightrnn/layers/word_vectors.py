@@ -7,7 +7,11 @@ from typing import Any
 import keras
 
 from keras_lightrnn._internal.checks import check_size, is_size
-from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared, serialize_shared
+from keras_lightrnn._internal.shared_objects import (
+    load_shared,
+    serialize_shared,
+    serialize_shared_id,
+)
 from keras_lightrnn._internal.typing import (
     Config,
     Constraint,
@@ -102,7 +106,7 @@ class WordVectors(keras.layers.Layer):
             "initializer": keras.initializers.serialize(self.initializer),
             "regularizer": keras.regularizers.serialize(self.regularizer),
             "constraint": keras.constraints.serialize(self.constraint),
-            "shared_id": get_shared_id(self),
+            **serialize_shared_id(self),
         }
 
     @classmethod

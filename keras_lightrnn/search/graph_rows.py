@@ -22,7 +22,8 @@ _COST_OF_ORDER = 2
 # Of a table with at most so many cells, all are computed at once, unless the prediction is sharp.
 FEW_CELLS = 1 << 17
 # Rows of each text that a search of such a table expands first, and again with more rows if these
-# were not enough; and how many times as many rows the table must have.
+# were not enough; and how many times as many rows a table must have. Compiled by XLA, 64 of 246
+# rows take 0.6 of the time of all.
 _FIRST_ROWS = (16, 64)
 _LEAST_RATIO = 3
 # A prediction is sharp if the likeliest row is likelier by so many nats than the row behind those
@@ -194,7 +195,7 @@ def _go_through_small_table(
 
         last = [expanded, needed, *state]
         is_sharp = ops.all(falling[:, 0] - falling[:, size] > _SHARP)
-        # An attempt shows how many rows are enough; after it, there is no second vain one.
+        # After an attempt it is known how many rows are enough: a second one is never in vain.
         is_promising = ops.where(expanded > 0, needed <= size, is_sharp)
         is_tried = ops.logical_and(expanded < needed, is_promising)
         expanded, needed, *state = ops.cond(is_tried, expand, lambda last=last: last)
@@ -611,8 +612,8 @@ def sort_best(
     """
     order = ops.argsort(cells if get_words is None else get_words(cells))
     cells, log_probs = (ops.take_along_axis(x, order, axis=1) for x in (cells, log_probs))
-    log_probs, order = ops.top_k(log_probs, ops.shape(log_probs)[1])
-    return ops.take_along_axis(cells, ops.cast(order, "int32"), axis=1), log_probs
+    order = ops.argsort(-log_probs)  # keeps equal ones in order, unlike `top_k` of PyTorch
+    return ops.take_along_axis(cells, order, axis=1), ops.take_along_axis(log_probs, order, axis=1)
 
 
 def mark_best(

@@ -121,7 +121,7 @@ def test_saved_and_loaded_as_one(way, tmp_path, rng):
 def test_errors():
     tables = make_tables()
     embedding = TwoComponentEmbedding(tables, H)
-    with pytest.raises(ValueError, match=r"word tables of the softmax. Received: an embedding of"):
+    with pytest.raises(ValueError, match=r"Received: 1 word table\(s\) of the softmax and 2 of"):
         TwoComponentSoftmax(tables[:1], tied_embedding=embedding)
     with pytest.raises(ValueError, match=r"Give the softmax `embedding.word_tables`"):
         TwoComponentSoftmax(make_tables(), tied_embedding=embedding)
