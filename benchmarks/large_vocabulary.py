@@ -260,6 +260,9 @@ class AdaptiveContestant:
         from torch import nn
 
         torch.manual_seed(args.seed)
+        # Moments of rare words decay to denormal numbers, which take many times as long. TensorFlow
+        # sets them to zero by itself.
+        torch.set_flush_denormal(True)
         self.torch, self.args, self.clock = torch, args, choose_clock(args)
         self.is_known = np.bincount(splits[0], minlength=size) > 0
         cutoffs = [cutoff for cutoff in args.cutoffs if cutoff < size]
