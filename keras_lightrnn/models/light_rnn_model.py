@@ -90,7 +90,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             `layers.WordVectors`, which gives the lower perplexity. With `False` a word has two.
             Defaults to `True`.
         tie_embeddings: Boolean, whether rows and columns have the same vectors at input and output.
-            The model has fewer parameters, and about 1 % less test perplexity in `docs/results.md`.
+            The model has fewer parameters at about the same perplexity, see `docs/results.md`.
             Needs `embedding_dim=units`. Defaults to `False`, as published.
         **kwargs: `name` and `dtype` (a dtype policy that reaches every layer).
 

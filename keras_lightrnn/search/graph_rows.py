@@ -24,7 +24,7 @@ FEW_CELLS = 1 << 17
 # Rows of each text that a search of such a table expands first, and again with more rows if these
 # were not enough; and how many times as many rows a table must have. Compiled by XLA, 64 of 246
 # rows take 0.6 of the time of all.
-_FIRST_ROWS = (16, 64)
+_FIRST_ROWS = (16, 32, 64)
 _LEAST_RATIO = 3
 # A prediction is sharp if the likeliest row is likelier by so many nats than the row behind those
 # that are expanded. With the network that `examples/recommend_next_item.py` trains for 60,416
@@ -185,7 +185,7 @@ def _go_through_small_table(
     if not sizes:
         return steps.add_all(start)
     ops = steps.ops
-    falling = steps.sort_rows()
+    falling = steps.sort_rows(sizes[-1] + 1)
     expanded, needed, state = ops.zeros((), "int32"), steps.count_needed(list_bounds(start)), start
     for size in sizes:
 
@@ -209,7 +209,7 @@ def _go_through_large_table(
 ) -> tuple[Any, ...]:
     """Expand the likeliest rows, some at a time, or all rows in order where that costs less."""
     ops, order, num_rows = steps.ops, steps.table.order, steps.num_rows
-    steps.sort_rows()
+    steps.sort_rows(num_rows)
     at_once = min(ROWS_AT_ONCE, num_rows)
     least = int(_LEAST_SHARE * num_rows)
 
@@ -267,27 +267,30 @@ class _Steps:
         self._order: Tensor = None
         self._rows: Tensor = None  # of excluded cells, `(B, E)`
         self._columns: Tensor = None  # -1 for none
-        self._places: Tensor = None  # of these rows among the sorted ones
+        self._places: Tensor = None  # of these rows among the sorted ones, `R` for others
         if excluded is not None:
             self._columns = ops.where(excluded < 0, -1, excluded % table.num_columns)
             self._rows = ops.maximum(excluded, 0) // table.num_columns
 
-    def sort_rows(self) -> Tensor:
-        """Return the log-probabilities of rows, best first, `(B, R)`.
+    def sort_rows(self, size: int) -> Tensor:
+        """Return the log-probabilities of the `size` likeliest rows, best first, `(B, size)`.
 
-        Functions that need the order are called after this one.
+        `add_likeliest` adds these rows.
         """
         ops = self.ops
-        self._falling, order = ops.top_k(self.table.row_log_probs, self.num_rows)
+        self._falling, order = ops.top_k(self.table.row_log_probs, size)
         self._order = ops.cast(order, "int32")
         if self._rows is not None:
-            self._places = ops.take_along_axis(ops.argsort(self._order), self._rows, axis=1)
+            nowhere = ops.zeros_like(self.table.row_log_probs, "int32") + self.num_rows
+            places = ops.zeros_like(self._order) + ops.arange(size, dtype="int32")
+            places = scatter(ops, nowhere, self._order, places)  # (B, R)
+            self._places = ops.take_along_axis(places, self._rows, axis=1)
         return self._falling
 
     def count_needed(self, bounds: Tensor) -> Tensor:
         """Return how many of the likeliest rows a text needs, given the bounds `(B,)` of all."""
         ops = self.ops
-        is_needed = self._falling >= ops.expand_dims(bounds, 1) - ROUNDING
+        is_needed = self.table.row_log_probs >= ops.expand_dims(bounds, 1) - ROUNDING
         return ops.max(ops.sum(ops.cast(is_needed, "int32"), axis=1))
 
     def add_likeliest(self, state: Any, first: Tensor, size: int) -> Any:
