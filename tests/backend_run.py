@@ -173,6 +173,7 @@ def compute_weighted_sums(model: keras.Model) -> dict[str, np.ndarray]:
 
 def compute_search_results() -> dict[str, np.ndarray]:
     """Return what `TopWords` and ranks are with one table and two, small and large."""
+    largest_share = graph_tables._LARGEST_SHARE
     graph_tables._LARGEST_SHARE = 1 / 4  # lets a bound be tried with tables of 100 rows
     rng, results = np.random.default_rng(3), {}
     states = rng.normal(size=(3, 5)).astype("float32")
@@ -190,6 +191,7 @@ def compute_search_results() -> dict[str, np.ndarray]:
         ranks = softmax.compute_ranks(states, words[:, 3], excluded)
         results[f"{name}/ranks"] = keras.ops.convert_to_numpy(ranks)
         assert results[f"{name}/ranks"].tolist() == [4, 4, 4]
+    graph_tables._LARGEST_SHARE = largest_share
     all_alike = TwoComponentSoftmax(Allocation.random(R * C, R, C), kernel_initializer="zeros")
     words, _ = TopWords(all_alike, k=R * C)(states)
     assert keras.ops.convert_to_numpy(words).tolist() == [list(range(R * C))] * len(states)

@@ -62,7 +62,7 @@ def track_for_checkpoints(layer: keras.Layer, name: str) -> None:
 
     Example:
 
-    >>> layer = keras.layers.Identity()
+    >>> layer = keras.layers.Layer()
     >>> layer.parts = [keras.layers.Dense(1), keras.layers.Dense(2)]
     >>> track_for_checkpoints(layer, "parts")
     >>> layer.parts_1 is layer.parts[1]

@@ -39,7 +39,9 @@ def test_every_precision_is_measured(monkeypatch, capsys):
 def test_best_words_are_those_of_the_model(rng, tmp_path, tables, size, row_reading):
     script = load_script("benchmarks/model_size.py")
     sizes = {"vocabulary_size": size, "units": 8, "layers": 1, "gate_dim": None, "tables": tables}
-    model = script.make_model(Namespace(row_reading=row_reading, steepness=1.0, **sizes))
+    model = script.make_model(
+        Namespace(row_reading=row_reading, steepness=1.0, tie_embeddings=tables == 2, **sizes)
+    )
     for weight in model.trainable_weights:  # so that each text has a distribution of its own
         weight.assign(np.array(weight) + rng.normal(scale=0.5, size=weight.shape))
     phone = script.Phone(str(export_litert(model, tmp_path / "model.tflite")), size)
