@@ -263,16 +263,9 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
                 f"states.shape={tuple(states_shape)}."
             )
         table = self.word_table
-        if self.tied_embedding is None:
-            self.row_kernel = self._add_kernel("row_kernel", 0, (table.num_rows, units))
-        else:
-            self._tie_kernels(self.tied_embedding, units)
-        self.row_bias = self._add_bias("row_bias", 0, table.num_rows) if self.use_bias else None
-        if self.tied_embedding is None:
-            self.column_kernel = self._add_kernel("column_kernel", 1, (table.num_columns, units))
-        self.column_bias = None
-        if self.use_bias:
-            self.column_bias = self._add_bias("column_bias", 1, table.num_columns)
+        self._build_tied_embedding(units)
+        self._add_softmax("row", 0, table.num_rows, units)
+        self._add_softmax("column", 1, table.num_columns, units)
         self._word_kernel = self.word_projection = None
         if self.word_vectors is not None and not self.word_vectors.built:
             self.word_vectors.build()
@@ -317,8 +310,11 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             }
         super().build_from_config({**config, "shapes_dict": shapes} if shapes else config)
 
-    def _tie_kernels(self, embedding: TwoComponentEmbedding, units: int) -> None:
-        """Take the vectors of an embedding as kernels."""
+    def _build_tied_embedding(self, units: int) -> None:
+        """Build the embedding whose vectors are the kernels, if there is one."""
+        embedding = self.tied_embedding
+        if embedding is None:
+            return
         if embedding.output_dim != units:
             raise ValueError(
                 "A `tied_embedding` needs states of the size of its vectors. Received: "
@@ -327,9 +323,15 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             )
         if not embedding.built:
             embedding.build((None, None))
-        # Keras saves and counts them as weights of the embedding.
-        set_untracked(self, "row_kernel", embedding.row_embeddings)
-        set_untracked(self, "column_kernel", embedding.column_embeddings)
+
+    def _add_softmax(self, name: str, number: int, size: int, units: int) -> None:
+        """Set the kernel, `(size, H)`, and the bias or `None`, of rows or of columns."""
+        kernel, bias = f"{name}_kernel", f"{name}_bias"
+        if self.tied_embedding is None:
+            setattr(self, kernel, self._add_kernel(kernel, number, (size, units)))
+        else:  # Keras saves and counts it as a weight of the embedding
+            set_untracked(self, kernel, getattr(self.tied_embedding, f"{name}_embeddings"))
+        setattr(self, bias, self._add_bias(bias, number, size) if self.use_bias else None)
 
     def _add_kernel(self, name: str, number: int, shape: tuple[int, int]) -> keras.Variable:
         return self.add_weight(
@@ -371,16 +373,19 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     @property
     def row_weights(self) -> list[keras.Variable]:
         """Weights with one entry for each row: they follow the words at a reallocation."""
-        weights = [self.row_bias, *getattr(self.row_reader, "row_weights", [])]
-        if self.tied_embedding is None:  # which has the kernels among its weights otherwise
-            weights.insert(0, self.row_kernel)
+        of_reader = getattr(self.row_reader, "row_weights", [])
+        weights = [*self._list_own(self.row_kernel), self.row_bias, *of_reader]
         return [weight for weight in weights if weight is not None]
 
     @property
     def column_weights(self) -> list[keras.Variable]:
         """Weights with one entry for each column."""
-        kernels = [self.column_kernel] if self.tied_embedding is None else []
-        return [x for x in (*kernels, self.column_bias) if x is not None]
+        weights = [*self._list_own(self.column_kernel), self.column_bias]
+        return [weight for weight in weights if weight is not None]
+
+    def _list_own(self, kernel: keras.Variable) -> list[keras.Variable]:
+        """Return a kernel in a list, or none if it is listed by the tied embedding."""
+        return [kernel] if self.tied_embedding is None else []
 
     def call(
         self,

@@ -215,8 +215,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             dtype=policy,
             name="recurrent_stack",
         )
-        # The layers are attributes of the model too: weights files name them by these paths, and
-        # `tf.train.Checkpoint` does not look into Keras's lists.
+        # The layers are attributes of the model too: weights files and checkpoints name them by
+        # these paths.
         self.recurrent_layers = stack.recurrent_layers
         for layer in stack.recurrent_layers:
             setattr(self, layer.name, layer)

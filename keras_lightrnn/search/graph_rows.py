@@ -170,19 +170,16 @@ def _go_through_rows(
         The last state.
     """
     steps = _Steps(ops, table, add, excluded)
-    if table.expand is None:
-        return steps.add_all(start)
-    if not _is_small(table):
-        return _go_through_large_table(steps, list_bounds, start)
-    sizes = [size for size in _FIRST_ROWS if size * _LEAST_RATIO <= steps.num_rows]
-    return _go_through_small_table(steps, list_bounds, start, sizes)
+    go_through = _go_through_small_table if _is_small(table) else _go_through_large_table
+    return go_through(steps, list_bounds, start)
 
 
 def _go_through_small_table(
-    steps: _Steps, list_bounds: Callable[[Any], Any], start: tuple[Any, ...], sizes: Sequence[int]
+    steps: _Steps, list_bounds: Callable[[Any], Any], start: tuple[Any, ...]
 ) -> tuple[Any, ...]:
     """Expand some of the likeliest rows if these promise to be enough, and all rows otherwise."""
-    if not sizes:
+    sizes = [size for size in _FIRST_ROWS if size * _LEAST_RATIO <= steps.num_rows]
+    if steps.table.expand is None or not sizes:
         return steps.add_all(start)
     ops = steps.ops
     falling = steps.sort_rows(sizes[-1] + 1)

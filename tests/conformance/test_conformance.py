@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from cases import CASES, B, D, H, T, V, make_table, make_windows
 from filling import fill_sequentially
+from weights_ways import WAYS, bring_weights
 
 import keras_lightrnn
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
@@ -314,7 +315,7 @@ def test_keras_file_goes_on_training(tmp_path):
 
 
 @every_model
-@pytest.mark.parametrize("way", ["weights", "callback", "checkpoint"])
+@pytest.mark.parametrize("way", ["callback", *WAYS])
 def test_weights_files(make, way, tmp_path):
     model, other, windows = make(), make(), make_windows()
     fill_sequentially(model, get_tables(model)[0])
@@ -325,12 +326,8 @@ def test_weights_files(make, way, tmp_path):
         callback = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
         model.fit(windows, windows[:, 1:], epochs=1, verbose=0, callbacks=[callback])
         other.load_weights(tmp_path / "epoch-1.weights.h5")
-    elif way == "weights":
-        model.save_weights(tmp_path / "a.weights.h5")
-        other.load_weights(tmp_path / "a.weights.h5")
     else:
-        path = tf.train.Checkpoint(model=model).save(tmp_path / "checkpoint")
-        tf.train.Checkpoint(model=other).restore(path).assert_existing_objects_matched()
+        bring_weights(way, model, other, tmp_path)
     assert get_tables(other)[0].allocation == get_tables(model)[0].allocation
     assert_same(other(windows), np.asarray(model(windows)))
     check_one_table(other, windows)

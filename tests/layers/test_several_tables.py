@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from oracle import MixtureSoftmax, to_numpy
+from weights_ways import WAYS, bring_weights
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
@@ -158,7 +158,7 @@ def test_few_rows_are_expanded(monkeypatch):
     assert 2 <= len(rows) <= 6
 
 
-@pytest.mark.parametrize("way", ["keras", "weights", "checkpoint"])
+@pytest.mark.parametrize("way", ["keras", *WAYS])
 def test_saved_and_loaded_with_both_tables(tmp_path, rng, model, way):
     windows = rng.integers(V, size=(3, 6))
     if way == "keras":
@@ -168,12 +168,7 @@ def test_saved_and_loaded_with_both_tables(tmp_path, rng, model, way):
         loaded = make_model(num_components=2, word_bias="trainable")
         for table in loaded.word_tables:
             table.assign(Allocation.random(V, *table.table_shape, seed=9))
-        if way == "weights":
-            model.save_weights(tmp_path / "model.weights.h5")
-            loaded.load_weights(tmp_path / "model.weights.h5")
-        else:
-            path = tf.train.Checkpoint(model=model).save(tmp_path / "checkpoint")
-            tf.train.Checkpoint(model=loaded).restore(path).assert_consumed()
+        bring_weights(way, model, loaded, tmp_path)
     assert np.array_equal(loaded.score(windows), model.score(windows))
     for table, other in zip(loaded.word_tables, model.word_tables, strict=True):
         assert np.array_equal(table.allocation.cells, other.allocation.cells)
