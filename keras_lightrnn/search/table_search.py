@@ -17,6 +17,8 @@ from keras_lightrnn.search.row_search import (
 
 # Rows of each table that a search expands first.
 _FIRST_ROWS = 16
+# In place of minus infinity, which has no difference with itself.
+_LEAST = np.finfo(np.float64).min
 
 
 class SearchedTable(NamedTuple):
@@ -101,34 +103,32 @@ class TableSearch:
             for rows in expanded:
                 rows.expand_next(num_rows)
             words, least, most = self._bound_words(expanded, excluded)
-            unseen = sum(rows.next_prob for rows in expanded)
-            kth = np.partition(least, -k)[-k] if len(least) >= k else -1.0
+            unseen = np.logaddexp.reduce([rows.next_log_prob for rows in expanded])
+            kth = np.partition(least, -k)[-k] if len(least) >= k else -np.inf
             if kth > unseen or all(rows.is_complete for rows in expanded):
                 break
             num_rows *= 2
         # What is rounded differently must not be left out.
-        words = words[most >= kth * (1 - 1e-9)]
+        words = words[most >= kth - 1e-9]
         for rows in expanded:
             rows.expand_rows_of(words)
-        probs = sum(rows.get_probs(words) for rows in expanded)
-        with np.errstate(divide="ignore"):  # impossible words
-            return sort_best(words, np.log(probs), k)
+        return sort_best(words, _add(*(rows.get_log_probs(words) for rows in expanded)), k)
 
     def _bound_words(
         self, expanded: list[_ExpandedRows], excluded: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the words found, and the least and the most that each may have."""
+        """Return the words found, and the least and the most log-probability that each may have."""
         found = []
         for index, rows in enumerate(expanded):
-            words, probs = rows.words.ravel(), rows.probs.ravel()
+            words, least = rows.words.ravel(), rows.log_probs.ravel().copy()
             is_listed = words >= 0
-            least, most = probs.copy(), probs.copy()
+            most = least
             for other_index, other in enumerate(expanded):
                 if other_index == index:
                     continue
                 share, known = other.bound(words)
-                most += share
-                least[known] += share[known]
+                most = _add(most, share)
+                least[known] = _add(least[known], share[known])
                 if other_index < index:  # a word is listed once
                     is_listed[known] = False
             found.append((words[is_listed], least[is_listed], most[is_listed]))
@@ -140,15 +140,14 @@ class TableSearch:
 
     def compute_word_log_probs(self, texts: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Return the log-probability of words after texts, `(n,)`, excluded words included."""
-        probs = np.zeros(len(words))
+        log_probs = np.empty(len(words))
         for text in np.unique(texts):
             here = texts == text
-            for table in self.tables:
-                rows = _ExpandedRows(table, text)
+            expanded = [_ExpandedRows(table, text) for table in self.tables]
+            for rows in expanded:
                 rows.expand_rows_of(words[here])
-                probs[here] += rows.get_probs(words[here])
-        with np.errstate(divide="ignore"):
-            return np.log(probs)
+            log_probs[here] = _add(*(rows.get_log_probs(words[here]) for rows in expanded))
+        return log_probs
 
     def all_words(self) -> Iterator[np.ndarray]:
         """Yield the log-probabilities of all words, `(V,)`, of one text after the other.
@@ -156,14 +155,12 @@ class TableSearch:
         Excluded words have a log-probability of minus infinity.
         """
         for text in range(self.num_texts):
-            probs = np.zeros(len(self.tables[0].cells))
-            for table in self.tables:
-                rows = _ExpandedRows(table, text)
+            expanded = [_ExpandedRows(table, text) for table in self.tables]
+            for rows in expanded:
                 rows.expand_all()
-                probs += rows.probs.ravel()[table.cells]
-            probs[self._list_excluded(text)] = 0.0
-            with np.errstate(divide="ignore"):
-                yield np.log(probs)
+            log_probs = _add(*(rows.log_probs.ravel()[rows.table.cells] for rows in expanded))
+            log_probs[self._list_excluded(text)] = -np.inf
+            yield log_probs
 
     def sample_rows(
         self, generator: np.random.Generator, temperature: float
@@ -180,28 +177,28 @@ class TableSearch:
 
     def _draw_row(self, generator: np.random.Generator, text: int) -> tuple[np.ndarray, np.ndarray]:
         excluded = self._list_excluded(text)
-        probs = [np.exp(table.row_log_probs[text]) for table in self.tables]
-        starts = np.cumsum([0, *(len(x) for x in probs)])
-        joined = np.concatenate(probs)
+        starts = np.cumsum([0, *(table.row_log_probs.shape[1] for table in self.tables)])
+        # The allowed words of a row are together at most as likely as the row.
+        bounds = np.concatenate([table.row_log_probs[text] for table in self.tables])
         while True:
-            place = sample(generator, joined)
+            place = sample(generator, np.exp(bounds - bounds.max()))
             index = int(np.searchsorted(starts, place, side="right")) - 1
             rows = _ExpandedRows(self.tables[index], text)
             rows.expand(np.array([place - starts[index]]))
-            words, probs_of_words = rows.words[0], rows.probs[0]
+            words, log_probs = rows.words[0], rows.log_probs[0]
             is_kept = (words >= 0) & ~np.isin(words, excluded)
-            # Rows are drawn with their excluded words, so some draws are rejected.
-            share = probs_of_words[is_kept].sum() / joined[place]
-            if is_kept.any() and generator.random() < share:
-                with np.errstate(divide="ignore"):  # impossible words
-                    return words[is_kept], np.log(probs_of_words[is_kept])
+            words, log_probs = words[is_kept], log_probs[is_kept]
+            weight = np.logaddexp.reduce(log_probs)
+            if len(words) and generator.random() < np.exp(weight - bounds[place]):
+                return words, log_probs
+            bounds[place] = weight  # which is known now, so that few draws are rejected
 
     def nuclei(self, top_p: float) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return, for each text, the fewest words that reach `top_p` of what is allowed."""
         nuclei = []
         for log_probs in self.all_words():
             words, falling = sort_best(np.arange(len(log_probs)), log_probs, len(log_probs))
-            reached = np.cumsum(np.exp(falling))
+            reached = np.cumsum(np.exp(falling - falling[0]))
             num_kept = int(np.searchsorted(reached, top_p * reached[-1])) + 1
             nuclei.append((words[:num_kept], falling[:num_kept]))
         return nuclei
@@ -214,45 +211,46 @@ class _ExpandedRows:
         self.table = table
         self.text = text
         self.row_log_probs = table.row_log_probs[text]
-        self.row_probs = np.exp(self.row_log_probs)
         num_rows = len(self.row_log_probs)
         self.order = np.argsort(-self.row_log_probs, kind="stable")
         self.next_place = 0
         self.is_expanded = np.zeros(num_rows, bool)
         self.places = np.zeros(num_rows, int)  # of the rows that are expanded
         self.words = np.empty((0, table.num_columns), np.int32)
-        self.probs = np.empty((0, table.num_columns))
+        self.log_probs = np.empty((0, table.num_columns))
 
     @property
     def is_complete(self) -> bool:
         return self.next_place >= len(self.order)
 
     @property
-    def next_prob(self) -> float:
-        """The probability of the likeliest row that is not expanded."""
+    def next_log_prob(self) -> float:
+        """The log-probability of the likeliest row that is not expanded."""
         while not self.is_complete and self.is_expanded[self.order[self.next_place]]:
             self.next_place += 1
-        return 0.0 if self.is_complete else self.row_probs[self.order[self.next_place]]
+        if self.is_complete:
+            return -np.inf
+        return self.row_log_probs[self.order[self.next_place]]
 
     def bound(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the most that words may have from this table, and where it is what they have.
+        """Return the log of the most that words may have from this table, and where they have it.
 
         Args:
-            words: `(n,)`. Any share is returned for the word -1.
+            words: `(n,)`. Anything is returned for the word -1.
 
         Returns:
             `(n,)`, and the indices of the words whose rows are expanded.
         """
         rows, columns = self._locate(words)
-        most = self.row_probs[rows]
+        most = self.row_log_probs[rows]
         known = np.flatnonzero(self.is_expanded[rows])
-        most[known] = self.probs[self.places[rows[known]], columns[known]]
+        most[known] = self.log_probs[self.places[rows[known]], columns[known]]
         return most, known
 
-    def get_probs(self, words: np.ndarray) -> np.ndarray:
-        """Return the shares of words, `(n,)`, whose rows are expanded, from this table."""
+    def get_log_probs(self, words: np.ndarray) -> np.ndarray:
+        """Return the log of what words, `(n,)`, whose rows are expanded, have from this table."""
         rows, columns = self._locate(words)
-        return self.probs[self.places[rows], columns]
+        return self.log_probs[self.places[rows], columns]
 
     def _locate(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows and the columns of words."""
@@ -275,13 +273,26 @@ class _ExpandedRows:
         self.expand(np.arange(len(self.order)))
 
     def expand(self, rows: np.ndarray) -> None:
-        words, probs = [self.words], [self.probs]
+        words, log_probs = [self.words], [self.log_probs]
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
             found = self.table.compute_columns(np.full(len(some), self.text), some)
             of_rows = self.row_log_probs[some]
             words.append(found[0])
-            probs.append(np.exp(of_rows[:, None] + check_columns(of_rows, found[1])))
+            log_probs.append(of_rows[:, None] + check_columns(of_rows, found[1]))
         self.places[rows] = len(self.words) + np.arange(len(rows))
         self.is_expanded[rows] = True
-        self.words, self.probs = np.concatenate(words), np.concatenate(probs)
+        self.words, self.log_probs = np.concatenate(words), np.concatenate(log_probs)
+
+
+def _add(*log_probs: np.ndarray) -> np.ndarray:
+    """Return the log of the sum of probabilities, of which some may be too small for a float.
+
+    It takes a third of the time of `np.logaddexp`.
+    """
+    total, *others = log_probs
+    for other in others:
+        most = np.maximum(total, other)
+        rest = np.minimum(total, other) - np.maximum(most, _LEAST)
+        total = most + np.log(1 + np.exp(rest))
+    return total

@@ -11,6 +11,7 @@ from weights_ways import WAYS, bring_weights
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.search import table_search
+from keras_lightrnn.search.layer_search import search_states
 
 V, H = 29, 5
 
@@ -156,6 +157,44 @@ def test_few_rows_are_expanded(monkeypatch):
     )
     model.next_words(PREFIX, 2)
     assert 2 <= len(rows) <= 6
+
+
+def test_words_too_unlikely_for_a_float_are_found_in_order():
+    layer = make_softmax()
+    for weight in layer.trainable_weights:
+        weight.assign(100 * to_numpy(weight))
+    states = np.ones((1, H), "float32")
+    expected = np.asarray(layer(np.tile(states, (V, 1)), np.arange(V), fused=False), float)
+    assert expected.min() < np.log(np.finfo(float).tiny)
+    words, log_probs = layer.next_words(states, k=V)
+    assert words[0].tolist() == np.argsort(-expected, kind="stable").tolist()
+    assert log_probs[0] == pytest.approx(expected[words[0]], rel=1e-5)
+    [of_all] = search_states(layer, states).all_words()
+    assert of_all == pytest.approx(expected, rel=1e-5, abs=1e-4)
+
+
+def test_draws_without_the_words_that_have_nearly_all_probability(monkeypatch):
+    layer = make_softmax(word_bias="counts")
+    for weight in layer.trainable_weights:
+        weight.assign(np.zeros(weight.shape))
+    counts = np.arange(1.0, V + 1)
+    layer.assign_word_counts(np.where(np.arange(V) == 3, 1e12, counts))
+    search = search_states(layer, np.ones((1, H), "float32"))
+    search.exclude(np.array([[3]]))
+    expand, num_rows = table_search._ExpandedRows.expand, []
+
+    def expand_few(self, rows):
+        num_rows.append(len(rows))
+        assert sum(num_rows) < 5_000
+        expand(self, rows)
+
+    monkeypatch.setattr(table_search._ExpandedRows, "expand", expand_few)
+    generator, found = np.random.default_rng(0), np.zeros(V)
+    for _ in range(500):
+        [(words, log_probs)] = search.sample_rows(generator, 1.0)
+        found[words] += np.exp(log_probs - np.logaddexp.reduce(log_probs)) / 500
+    expected = np.where(np.arange(V) == 3, 0, counts)
+    assert found == pytest.approx(expected / expected.sum(), abs=0.02)
 
 
 @pytest.mark.parametrize("way", ["keras", *WAYS])
