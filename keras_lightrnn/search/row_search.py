@@ -14,6 +14,8 @@ ROWS_AT_ONCE = 256
 # Rows of each text that a search expands first. For one text the number of calls counts, so it
 # starts with more rows; for several texts the rows that are expanded in vain count.
 _FIRST_ROWS, _FIRST_ROWS_OF_SEVERAL = 16, 4
+# Above this probability of excluded words, that of the others is summed: one minus it is inexact.
+_MOST_EXCLUDED = 0.99
 # Larger than any word id, so that `text * _MOST_WORDS + word` identifies a word of a text.
 _MOST_WORDS = 2**31
 
@@ -96,6 +98,16 @@ class RowSearch(abc.ABC):
             texts, words = np.unique(np.array(pairs), axis=0).T
             np.add.at(mass, texts, np.exp(self.compute_word_log_probs(texts, words)))
         return mass
+
+    def _compute_allowed_log_mass(self) -> np.ndarray:
+        """Return the log-probability of the words of each text that are not excluded, `(B,)`."""
+        excluded = self._compute_excluded_mass()
+        allowed = np.log1p(-np.minimum(excluded, _MOST_EXCLUDED))
+        rows = np.arange(self.row_log_probs.shape[1])
+        for text in np.flatnonzero(excluded > _MOST_EXCLUDED):
+            words, log_probs = self.expand(np.full(len(rows), text), rows)
+            allowed[text] = np.logaddexp.reduce(log_probs[words >= 0])
+        return allowed
 
     def compute_word_log_probs(self, texts: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Return the log-probability of words after texts, `(n,)`, excluded words included."""
@@ -237,7 +249,7 @@ class RowSearch(abc.ABC):
         """
         num_texts, num_rows = self.row_log_probs.shape
         order, falling = self._sort_rows()
-        least = top_p * (1 - self._compute_excluded_mass())
+        allowed = self._compute_allowed_log_mass()
         found = [(np.empty(0, np.int32), np.empty(0))] * num_texts
         is_found = np.zeros(num_texts, bool)
         for here in self._grow():
@@ -254,9 +266,10 @@ class RowSearch(abc.ABC):
                 for text, *of_text in zip(texts, *more, strict=True):
                     words, log_probs = found[text] = _merge(found[text], of_text)
                     # Words above the bound of the remaining rows are in their final order.
-                    reached = np.cumsum(np.exp(log_probs[log_probs > bounds[text]]))
-                    if len(reached) and reached[-1] >= least[text]:
-                        num_kept = int(np.searchsorted(reached, least[text])) + 1
+                    final = log_probs[log_probs > bounds[text]]
+                    reached = np.cumsum(np.exp(final - allowed[text]))
+                    if len(reached) and reached[-1] >= top_p:
+                        num_kept = int(np.searchsorted(reached, top_p)) + 1
                         found[text] = words[:num_kept], log_probs[:num_kept]
                         is_found[text] = True
             if is_found.all():

@@ -38,3 +38,21 @@ def test_excluded_words_take_no_place(rng, num_tables):
     for _ in range(20):
         for text, (found, _) in enumerate(search.sample_rows(generator, 1.0)):
             assert not np.isin(found, [0, *excluded[text]]).any()
+
+
+@pytest.mark.parametrize("num_tables", [1, 2])
+def test_nuclei_without_the_words_that_have_nearly_all_probability(num_tables):
+    layer = TwoComponentSoftmax(TABLES[:num_tables], word_bias="counts")
+    layer.build((None, H))
+    for weight in layer.trainable_weights:
+        weight.assign(np.zeros(weight.shape))
+    counts = np.where(np.arange(V) == 3, 1e12, np.arange(1.0, V + 1))
+    layer.assign_word_counts(counts)
+    search = search_states(layer, np.ones((1, H), "float32"))
+    search.exclude(np.array([[3]]))
+    probs = np.where(np.arange(V) == 3, 0, counts / np.sum(counts[counts < 1e12]))
+    order = np.argsort(-probs, kind="stable")
+    for top_p in (0.3, 0.9):
+        size = int(np.searchsorted(np.cumsum(probs[order]), top_p)) + 1
+        [(words, _)] = search.nuclei(top_p)
+        assert words.tolist() == order[:size].tolist()
