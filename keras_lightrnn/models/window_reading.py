@@ -87,12 +87,7 @@ class WindowReading:
                 "`model.assign_word_counts(counts)` before `fit`."
             )
         end_broken_runs(self)  # type: ignore[arg-type]
-        if class_weight is not None:
-            raise ValueError(
-                "Words of a window cannot be weighted by class, because Keras takes each window "
-                "for an example of one class. Received: class_weight. Give `sample_weight`, one "
-                "for each word (N, T)."
-            )
+        _refuse_class_weight(class_weight)
         has_arrays = is_array(x)
         if has_arrays and self.stateful and shuffle:
             raise ValueError(
@@ -123,6 +118,24 @@ class WindowReading:
             validation_steps=validation_steps,
             validation_batch_size=validation_batch_size,
             validation_freq=validation_freq,
+        )
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Train on one batch of windows, as `keras.Model.train_on_batch`.
+
+        Raises:
+            ValueError: for `class_weight`.
+        """
+        _refuse_class_weight(class_weight)
+        return super().train_on_batch(  # type: ignore[misc]
+            x, y=y, sample_weight=sample_weight, return_dict=return_dict
         )
 
     def evaluate(
@@ -256,3 +269,12 @@ class WindowReading:
         state = self.carried_state
         if state is not None and batch_size != state.batch_size:
             raise state.make_size_error(f"batch_size={batch_size}")
+
+
+def _refuse_class_weight(class_weight: Any) -> None:
+    if class_weight is not None:
+        raise ValueError(
+            "Words of a window cannot be weighted by class, because Keras takes each window "
+            "for an example of one class. Received: class_weight. Give `sample_weight`, one "
+            "for each word (N, T)."
+        )

@@ -492,8 +492,11 @@ def test_arrays_of_every_kind_are_checked_and_weighed(rng, convert):
 def test_words_are_not_weighed_by_class(rng):
     model = make()
     model.compile()
+    windows = rng.integers(11, size=(2, 3))
     with pytest.raises(ValueError, match="Give `sample_weight`"):
-        model.fit(rng.integers(11, size=(2, 3)), class_weight={0: 1.0}, verbose=0)
+        model.fit(windows, class_weight={0: 1.0}, verbose=0)
+    with pytest.raises(ValueError, match="Give `sample_weight`"):
+        model.train_on_batch(windows, windows[:, 1:], class_weight={0: 1.0})
 
 
 def test_float64(rng):
