@@ -122,7 +122,9 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             kernels of rows and columns. Its `output_dim` must be `H`. Its initializer, regularizer
             and constraint hold for these kernels; those of the softmax hold for its other weights.
             The embedding is a part of the softmax: to set `trainable` of the softmax sets that of
-            the embedding. Defaults to `None` for kernels of the softmax.
+            the embedding. `copy.deepcopy` of a model keeps the tie; `keras.models.clone_model` and
+            `from_config`, which copy layer by layer, do not. Defaults to `None` for kernels of the
+            softmax.
         **kwargs: `name`, `dtype`, `trainable` as in every Keras layer.
 
     Call arguments:
@@ -774,6 +776,12 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     def _check_shapes(self, states_shape: Shape, targets_shape: Shape) -> None:
         states_shape, targets_shape = tuple(states_shape), tuple(targets_shape)
         received = f"Received: states.shape={states_shape}, targets.shape={targets_shape}, "
+        if self.built and states_shape[-1:] not in ((None,), self.row_kernel.shape[1:]):
+            raise ValueError(
+                "The states must have the size of those that the layer was built with, "
+                f"{self.row_kernel.shape[1]}. {received}layer {self.name!r}. Make another layer "
+                "for states of another size."
+            )
         if self.row_reader is not None:
             if _agree(states_shape[:-1], targets_shape):
                 return

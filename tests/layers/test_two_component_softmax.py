@@ -266,6 +266,16 @@ def test_constructor_and_call_errors(rng):
         TwoComponentSoftmax(12, row_reader=None).build((None, None, None), (None, None))
 
 
+@pytest.mark.parametrize("row_reader", ["gated", None])
+def test_states_of_another_size_than_the_first(row_reader):
+    layer = TwoComponentSoftmax(12, row_reader=row_reader)
+    layer.build((None, None, H), (None, None))
+    length = 4 if row_reader is None else 2
+    for make_tensor in (keras.KerasTensor, np.zeros):
+        with pytest.raises(ValueError, match=rf"size of those that .* built with, {H}\. Received"):
+            layer(make_tensor((3, length, 2 * H)), np.zeros((3, 2), "int32"))
+
+
 @pytest.mark.parametrize("shapes", [((2, 8, H), (2, 3)), ((2, 7, H), (2, 4)), ((2, 8, H), (2,))])
 def test_half_steps_and_targets_must_agree(shapes):
     layer = make(TABLES["full"])
