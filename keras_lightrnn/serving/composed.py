@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_lightrnn.layers import TwoComponentSoftmax
@@ -16,8 +17,12 @@ from keras_lightrnn.serving.weights import check_row_reader, check_weights, make
 
 # Word positions that are computed together. The memory of activations grows with them.
 _WORDS_AT_ONCE = 1 << 14
-# Words in the call that finds the number of states of a model.
-_SAMPLE_LENGTH = 4
+# Words in the call that finds the number of states of a model, and how many of them it may not read
+# ahead to. At most one is not read at all.
+_SAMPLE_LENGTH = 6
+_NUM_LATER = 3
+# Of the largest number in a state: what rounding may change.
+_LEAST_CHANGE = 1e-4
 
 
 class ComposedNetwork(Network):
@@ -28,6 +33,9 @@ class ComposedNetwork(Network):
 
     Args:
         model: `keras.Model`, functional, on the TensorFlow backend.
+
+    Raises:
+        ValueError: if a state depends on words after its own.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -39,7 +47,8 @@ class ComposedNetwork(Network):
         # TensorFlow variables, because servers use sessions, which do not restore Keras variables.
         self._variables = [variable.value for variable in encoder.variables]
         self._run_encoder = functools.partial(encoder, training=False)
-        sample = self._run_encoder(tf.zeros([1, _SAMPLE_LENGTH], tf.int32))
+        sample = self._run_encoder(_make_sample(softmax.word_table.vocabulary_size))
+        _check_causal(sample.numpy(), model)
         self.units = sample.shape[-1]
         # A model of windows (B, T + 1) does not read the last word, which it only predicts.
         self._num_unread = _SAMPLE_LENGTH - sample.shape[1]
@@ -110,6 +119,25 @@ class ComposedNetwork(Network):
     def _get_words(self, cells: tf.Tensor) -> tf.Tensor:
         # The padding after a text may be an empty cell.
         return tf.maximum(tf.gather(self._words, cells), 0)
+
+
+def _make_sample(vocabulary_size: int) -> np.ndarray:
+    """Return two texts of words other than 0, of which the last words differ."""
+    first = np.arange(_SAMPLE_LENGTH)
+    second = np.where(first < _SAMPLE_LENGTH - _NUM_LATER, first, first + 1)
+    return (1 + np.stack([first, second]) % max(1, vocabulary_size - 1)).astype(np.int32)
+
+
+def _check_causal(states: np.ndarray, model: keras.Model) -> None:
+    """Raise unless the states after the first words of the sample are the same, `(2, N, H)`."""
+    first, second = states[:, : _SAMPLE_LENGTH - _NUM_LATER].astype(np.float64)
+    if np.abs(first - second).max() > _LEAST_CHANGE * np.abs(states).max():
+        raise ValueError(
+            "An exported model must compute the state after a word from that word and those before "
+            f"it. Received: {model.name!r}, whose states change with later words. Use layers that "
+            "do not read ahead, such as recurrent layers in one direction and attention with "
+            "`use_causal_mask=True`; `keras_lightrnn.models.check_causal` names the layer."
+        )
 
 
 def check_model(model: LightRNNModel | keras.Model) -> TwoComponentSoftmax:

@@ -117,10 +117,11 @@ table `t` |
             `Vocabulary`.
         RuntimeError: for a functional model on another backend than TensorFlow, or with layers that
             LiteRT cannot run.
-        ValueError: if the model is not built, its weights are not finite or above 1e12, the
-            vocabulary is not that of the model, `quantize` is unknown, `text_length` is not
-            positive or is given for a `LightRNNModel`, or the path of the directory for temporary
-            files contains one of the characters `*?[\\`, which TensorFlow reads as patterns.
+        ValueError: if the model is not built, its weights are not finite or above 1e12, its states
+            depend on later words, the vocabulary is not that of the model, `quantize` is unknown,
+            `text_length` is not positive or is given for a `LightRNNModel`, or the path of the
+            directory for temporary files contains one of the characters `*?[\\`, which TensorFlow
+            reads as patterns.
 
     Example:
 

@@ -97,9 +97,10 @@ def export_saved_model(
         TypeError: if the model or its row reader is of another kind, or the limits are not
             `ServingLimits`.
         RuntimeError: for a functional model on another backend than TensorFlow.
-        ValueError: if the model is not built, its weights are not finite or above 1e12, the
-            vocabulary is not that of the model, the version is negative, or the absolute path
-            contains one of the characters `*?[\\`, which TensorFlow reads as patterns.
+        ValueError: if the model is not built, its weights are not finite or above 1e12, its states
+            depend on later words, the vocabulary is not that of the model, the version is
+            negative, or the absolute path contains one of the characters `*?[\\`, which TensorFlow
+            reads as patterns.
         FileExistsError: if the version exists, or another export is writing it.
 
     Example:
@@ -121,6 +122,7 @@ def export_saved_model(
     if not isinstance(limits, ServingLimits):
         raise TypeError(f"`limits` must be `ServingLimits`. Received: limits={limits!r}.")
     check_readable(path)
+    network = make_network(model) if isinstance(model, LightRNNModel) else ComposedNetwork(model)
     # A server that watches the directory ignores names that are not numbers.
     with (
         claim_version(Path(path), version) as target,
@@ -135,7 +137,7 @@ def export_saved_model(
         else:
             vocabulary.save(words_path)
         served = _ServedModel(
-            make_network(model) if isinstance(model, LightRNNModel) else ComposedNetwork(model),
+            network,
             allocation,
             ServedVocabulary(words_path, unknown_id, end_id),
             reorder_vocabulary,

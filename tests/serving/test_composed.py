@@ -50,6 +50,8 @@ def make_composed(kind, mask_zero=False, is_shifted=True, num_tables=1):
         x = RecurrentStack(DIM, num_layers=2)(x)
     elif kind == "convolution":
         x = keras.layers.Conv1D(DIM, 3, padding="causal", activation="tanh")(x)
+    elif kind == "bidirectional":
+        x = keras.layers.Bidirectional(keras.layers.GRU(DIM // 2, return_sequences=True))(x)
     else:
         x = CausalAttention()(x)
         x = keras.layers.LayerNormalization()(x)
@@ -173,6 +175,16 @@ def test_a_loaded_model_is_exported(gru):
     ids = np.array([[3, 1, 4, 1, 5]])
     answer = call(served, "score_ids", words=ids)["log_probs"][0]
     assert answer == pytest.approx(score(model, ids)[0], abs=1e-4)
+
+
+def test_models_that_read_ahead_are_refused(words, tmp_path):
+    model = make_composed("bidirectional")
+    message = r"before it.*change with later words.*check_causal"
+    with pytest.raises(ValueError, match=message):
+        export_saved_model(model, words, tmp_path / "served")
+    with pytest.raises(ValueError, match=message):
+        export_litert(model, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_models_are_refused(tmp_path, words):
