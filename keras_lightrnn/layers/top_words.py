@@ -15,6 +15,7 @@ from keras_lightrnn.layers.softmax_search import SoftmaxSearch
 from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
 from keras_lightrnn.ops import cast_word_ids
 from keras_lightrnn.search.graph_search import find_best_words
+from keras_lightrnn.search.layer_search import check_state_size
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
@@ -104,6 +105,7 @@ class TopWords(SoftmaxSearch):
             raise ValueError(
                 f"`states` must be (B, H) or (B, T, H). {received}k.shape={shapes[2]}."
             )
+        check_state_size(self.softmax, tuple(states.shape), received)
         if excluded is not None and len(excluded.shape) != 2:
             raise ValueError(
                 f"`excluded` must be (B, E). {received}k.shape={shapes[2]}. Fill up with -1."

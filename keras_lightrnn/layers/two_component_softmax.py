@@ -50,7 +50,12 @@ from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.ops.products import project
 from keras_lightrnn.search.excluded import check_excluded
 from keras_lightrnn.search.graph_search import find_word_ranks
-from keras_lightrnn.search.layer_search import HalfStepSearch, check_built, search_states
+from keras_lightrnn.search.layer_search import (
+    HalfStepSearch,
+    check_built,
+    check_state_size,
+    search_states,
+)
 from keras_lightrnn.table.word_table import WordTable, get_word_tables, serialize_word_tables
 
 
@@ -776,12 +781,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     def _check_shapes(self, states_shape: Shape, targets_shape: Shape) -> None:
         states_shape, targets_shape = tuple(states_shape), tuple(targets_shape)
         received = f"Received: states.shape={states_shape}, targets.shape={targets_shape}, "
-        if self.built and states_shape[-1:] not in ((None,), self.row_kernel.shape[1:]):
-            raise ValueError(
-                "The states must have the size of those that the layer was built with, "
-                f"{self.row_kernel.shape[1]}. {received}layer {self.name!r}. Make another layer "
-                "for states of another size."
-            )
+        check_state_size(self, states_shape, received)
         if self.row_reader is not None:
             if _agree(states_shape[:-1], targets_shape):
                 return

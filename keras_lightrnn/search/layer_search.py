@@ -202,6 +202,22 @@ def check_built(softmax: Any) -> None:
         )
 
 
+def check_state_size(softmax: Any, shape: tuple[int | None, ...], received: str) -> None:
+    """Raise `ValueError` if states have another size than those that the layer was built with.
+
+    Args:
+        softmax: `TwoComponentSoftmax`, built or not.
+        shape: `(..., H)`, the shape of the states.
+        received: What the message says of the arguments, with a comma and a space at the end.
+    """
+    if softmax.built and shape[-1:] not in ((None,), softmax.row_kernel.shape[1:]):
+        raise ValueError(
+            "The states must have the size of those that the layer was built with, "
+            f"{softmax.row_kernel.shape[1]}. {received}layer {softmax.name!r}. Make another layer "
+            "for states of another size."
+        )
+
+
 def check_states(softmax: Any, name: str, states: Tensor, size: int | None = None) -> Tensor:
     """Return states as a tensor `(B, H)`, with `B` as given, or raise `ValueError`."""
     check_built(softmax)

@@ -146,6 +146,9 @@ def test_errors(layers):
         TopWords(keras.layers.Dense(9))
     with pytest.raises(ValueError, match=r"`states` must be \(B, H\).*\(3,\)"):
         top(np.zeros(3, "float32"))
+    for make_tensor in (keras.KerasTensor, np.zeros):
+        with pytest.raises(ValueError, match=rf"built with, {H}\. Received: states.shape=\(2, 3\)"):
+            top(make_tensor((2, 3)))
     with pytest.raises(ValueError, match=r"`excluded` must be \(B, E\).*\(2,\)"):
         top(np.zeros((2, H), "float32"), excluded=np.array([1, 2]))
 
