@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import numbers
 from typing import Any
 
 import keras
@@ -50,6 +51,7 @@ class WordTable(keras.layers.Layer):
         Cells `(...)`, int32: `row * num_columns + column`.
 
     Raises:
+        TypeError: for what is neither an `Allocation` nor an integer.
         InvalidArgumentError, IndexError: for an id outside `[0, V)`, as the gather of the backend
             raises it. Compiled code (XLA, JAX) cannot raise; the layers of the package return NaN
             for such ids there.
@@ -94,6 +96,12 @@ class WordTable(keras.layers.Layer):
         if isinstance(allocation, dict):
             allocation = _read_allocation(allocation)
         elif not isinstance(allocation, Allocation):
+            if not isinstance(allocation, numbers.Integral):
+                raise TypeError(
+                    "A word table is made of an `Allocation` or an integer vocabulary size. "
+                    f"Received: {allocation!r} (of type {type(allocation).__name__}). Wrap cells "
+                    "as `Allocation(cells, R, C)`."
+                )
             allocation = Allocation.by_frequency(allocation)
         self.autocast = False
         self.supports_masking = True

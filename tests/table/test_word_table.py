@@ -66,6 +66,9 @@ def test_what_makes_a_table():
     assert WordTable(sizes).table_shape == (6, 2)
     with pytest.raises(ValueError, match="vocabulary_size"):
         WordTable(0)
+    for source in (np.arange(11), [11, 11], 11.0, "11"):
+        with pytest.raises(TypeError, match=r"`Allocation` or an integer .* Wrap cells as"):
+            WordTable(source)
 
 
 @pytest.mark.parametrize("word", [-1, 11])
