@@ -110,9 +110,7 @@ class TableSearch:
             num_rows *= 2
         # What is rounded differently must not be left out.
         words = words[most >= kth - 1e-9]
-        for rows in expanded:
-            rows.expand_rows_of(words)
-        return sort_best(words, _add(*(rows.get_log_probs(words) for rows in expanded)), k)
+        return sort_best(words, _compute_log_probs(expanded, words), k)
 
     def _bound_words(
         self, expanded: list[_ExpandedRows], excluded: np.ndarray
@@ -144,9 +142,7 @@ class TableSearch:
         for text in np.unique(texts):
             here = texts == text
             expanded = [_ExpandedRows(table, text) for table in self.tables]
-            for rows in expanded:
-                rows.expand_rows_of(words[here])
-            log_probs[here] = _add(*(rows.get_log_probs(words[here]) for rows in expanded))
+            log_probs[here] = _compute_log_probs(expanded, words[here])
         return log_probs
 
     def all_words(self) -> Iterator[np.ndarray]:
@@ -283,6 +279,13 @@ class _ExpandedRows:
         self.places[rows] = len(self.words) + np.arange(len(rows))
         self.is_expanded[rows] = True
         self.words, self.log_probs = np.concatenate(words), np.concatenate(log_probs)
+
+
+def _compute_log_probs(expanded: list[_ExpandedRows], words: np.ndarray) -> np.ndarray:
+    """Return the log-probabilities of words of a text, `(n,)`, and expand their rows."""
+    for rows in expanded:
+        rows.expand_rows_of(words)
+    return _add(*(rows.get_log_probs(words) for rows in expanded))
 
 
 def _add(*log_probs: np.ndarray) -> np.ndarray:

@@ -17,8 +17,8 @@ from keras_lightrnn.serving.weights import check_row_reader, check_weights, make
 
 # Word positions that are computed together. The memory of activations grows with them.
 _WORDS_AT_ONCE = 1 << 14
-# Words in the call that finds the number of states of a model, and how many of them it may not read
-# ahead to. At most one is not read at all.
+# Words of two texts that show the number of states of a model and whether it reads ahead, and how
+# many of the last ones differ. A model may leave one word unread.
 _SAMPLE_LENGTH = 6
 _NUM_LATER = 3
 # Of the largest number in a state: what rounding may change.

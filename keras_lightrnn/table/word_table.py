@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import numbers
 from typing import Any
 
 import keras
@@ -96,7 +95,7 @@ class WordTable(keras.layers.Layer):
         if isinstance(allocation, dict):
             allocation = _read_allocation(allocation)
         elif not isinstance(allocation, Allocation):
-            if not isinstance(allocation, numbers.Integral):
+            if not isinstance(allocation, (int, np.integer)):
                 raise TypeError(
                     "A word table is made of an `Allocation` or an integer vocabulary size. "
                     f"Received: {allocation!r} (of type {type(allocation).__name__}). Wrap cells "
