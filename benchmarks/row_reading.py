@@ -12,6 +12,8 @@ test perplexity after the last epoch. The name of a model is a way to read rows,
 and the number of components, and `x` and the number of tables: `reader-2x4` is a mixture over four
 tables with two components each. With `--seconds`, each model trains for that time, and the schedule
 has as many steps as fit. With `--cache`, each text is also read as one stream with a `NeuralCache`.
+With `--log-probs`, the log-probabilities of these streams are written to files, which
+`average_models.py` reads.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seconds", type=float, help="train each model for so long")
     parser.add_argument("--cache", action="store_true", help="perplexity with a neural cache, too")
+    parser.add_argument("--log-probs", type=Path, help="write a file for each model here")
     parser.add_argument("--json", type=Path, help="write the results to this file too")
     return parser
 
@@ -89,10 +92,15 @@ def time_steps(model: LightRNNModel, windows: Any, args: argparse.Namespace) -> 
     return timer.median_milliseconds / 1e3
 
 
-def compute_cached_perplexity(model: LightRNNModel, words: np.ndarray, train: np.ndarray) -> float:
-    """Return the perplexity of the words of a text that the training text has, with a cache."""
-    log_probs = model.score(words, cache=NeuralCache())
-    return float(np.exp(-log_probs[np.isin(words[1:], train)].mean()))
+def score_streams(
+    model: LightRNNModel, splits: list[np.ndarray], cache: NeuralCache | None
+) -> dict[str, np.ndarray]:
+    """Return the log-probabilities of the words of each text that the training text has."""
+    train, *texts = splits
+    return {
+        kind: model.score(words, cache=cache)[np.isin(words[1:], train)]
+        for kind, words in zip(_KINDS, texts, strict=True)
+    }
 
 
 def run(
@@ -100,8 +108,9 @@ def run(
     allocations: list[Allocation],
     splits: list[np.ndarray],
     seed: int,
-    args: Any,
+    args: argparse.Namespace,
     with_cache: bool = False,
+    log_probs_to: Path | None = None,
 ) -> dict[str, float]:
     size = allocations[0].vocabulary_size
     train, valid, test = make_windows(splits, size, args)
@@ -126,11 +135,15 @@ def run(
         kind: model.evaluate(windows, verbose=0, return_dict=True)["perplexity"]
         for kind, windows in zip(_KINDS, (valid, test), strict=True)
     }
+    streams = score_streams(model, splits, None) if log_probs_to else {}
     if with_cache:
-        results |= {
-            f"{kind}_with_cache": compute_cached_perplexity(model, words, splits[0])
-            for kind, words in zip(_KINDS, splits[1:], strict=True)
-        }
+        cached = score_streams(model, splits, NeuralCache())
+        cached = {f"{kind}_with_cache": log_probs for kind, log_probs in cached.items()}
+        results |= {kind: float(np.exp(-x.mean())) for kind, x in cached.items()}
+        streams |= cached
+    if log_probs_to:
+        log_probs_to.mkdir(parents=True, exist_ok=True)
+        np.savez(log_probs_to / f"{name}-seed{seed}.npz", **streams)
     words = args.batch_size * args.sequence_length
     results |= {
         "parameters": sum(int(np.prod(w.shape)) for w in model.trainable_weights),
@@ -152,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
             splits[0], size, seed=seed, num_tables=num_tables
         )
         for name in args.models:
-            found = run(name, allocations, splits, seed, args, args.cache)
+            found = run(name, allocations, splits, seed, args, args.cache, args.log_probs)
             results[name].append(found)
             print(
                 f"{name}, seed {seed}: {found['parameters']:,} parameters, "
