@@ -25,6 +25,7 @@ from keras_lightrnn._internal.distribution import (
 from keras_lightrnn._internal.files import remove_temporaries
 from keras_lightrnn._internal.keras_internals import (
     build_from_batch,
+    find_callback_list,
     list_layers,
     set_initial_epoch,
 )
@@ -67,6 +68,11 @@ class TrainingBackup(keras.callbacks.Callback):
     `ReduceLROnPlateau`) start over, and the `logs` of an epoch that was resumed within the epoch
     cover only its remaining steps.
 
+    Place it in `callbacks` before `LearningRateScheduler` and before other callbacks that change
+    the learning rate. A resumed run calls them again for the epoch and its skipped steps, from the
+    learning rate that the epoch started with. Place it after `SwapEMAWeights(swap_on_epoch=True)`,
+    which puts the trained weights back at the start of an epoch.
+
     With several workers, all must be able to read the file. The chief writes it.
 
     Args:
@@ -85,7 +91,8 @@ class TrainingBackup(keras.callbacks.Callback):
     Raises:
         ValueError: in `fit`, if the model is not built or not compiled; or if the file is damaged,
             was not written by this callback, belongs to another model or run, or was made at or
-            after the end of the `epochs` of this `fit`. The model is unchanged.
+            after the end of the `epochs` of this `fit`; or if the order of callbacks is wrong. The
+            model is unchanged.
         RuntimeError: in `fit`, if another run uses the file.
         OSError: if the file cannot be written. An existing file is unchanged.
 
@@ -119,6 +126,7 @@ class TrainingBackup(keras.callbacks.Callback):
         self._epoch = 0
         self._steps = 0  # of this epoch
         self._first_step = 0  # of the current execution
+        self._learning_rates: dict[int, np.ndarray] = {}  # at the start of this epoch, by id
         self._is_skipping = False
         self._is_in_step = False
         self._has_warned = False
@@ -142,6 +150,7 @@ class TrainingBackup(keras.callbacks.Callback):
                 "(`steps_per_epoch`) if they are long."
             )
         check_ready(self.model, "A training backup")
+        self._check_order(find_callback_list(self))
         self._resume = None
         self._is_skipping = False
         self._has_warned = False
@@ -154,6 +163,25 @@ class TrainingBackup(keras.callbacks.Callback):
                     self._lock.release()
                 raise
 
+    def _check_order(self, callbacks: list[keras.callbacks.Callback]) -> None:
+        """Raise `ValueError` if an epoch would not resume with the values it started with."""
+        index = callbacks.index(self)
+        fault = None
+        for callback in callbacks[:index]:
+            if isinstance(callback, keras.callbacks.LearningRateScheduler):
+                fault = "`LearningRateScheduler` before the backup. Give the backup before"
+        for callback in callbacks[index:]:
+            if isinstance(callback, keras.callbacks.SwapEMAWeights) and callback.swap_on_epoch:
+                fault = (
+                    "`SwapEMAWeights(swap_on_epoch=True)` after the backup. Give the backup after"
+                )
+        if fault is not None:
+            raise ValueError(
+                "A training backup must hold the trained weights and the learning rate that was "
+                f"not yet scheduled for the epoch. Received: `callbacks` with {fault} that "
+                "callback."
+            )
+
     def _lock_path(self) -> dict[str, Any]:
         self._lock = PathLock(self.path)
         # Nothing else releases it after a `fit` that raised.
@@ -165,6 +193,12 @@ class TrainingBackup(keras.callbacks.Callback):
         set_initial_epoch(self.model, None)  # Keras would read it again in the next `fit`
         self._epoch = epoch
         self._steps = 0
+        # Callbacks that change them run again in a resumed epoch, for the skipped steps too.
+        self._learning_rates = {
+            id(weight): ops.convert_to_numpy(weight)
+            for weight in getattr(self.model.optimizer, "variables", ())
+            if weight.name == "learning_rate"
+        }
         if self._resume is not None:
             self._is_skipping = True
             self._skip(*self._resume)
@@ -220,7 +254,8 @@ class TrainingBackup(keras.callbacks.Callback):
         self, weights: list[keras.Variable], is_within_epoch: bool
     ) -> Iterator[tuple[str, np.ndarray]]:
         for index, weight in enumerate(weights):
-            yield f"weight_{index}", ops.convert_to_numpy(weight)
+            value = self._learning_rates.get(id(weight), weight)
+            yield f"weight_{index}", ops.convert_to_numpy(value)
         for index, layer in enumerate(find_run_states(self.model)):
             if is_within_epoch or not layer.is_within_epoch:
                 for name, values in layer.read_run_state().items():

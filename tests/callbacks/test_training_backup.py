@@ -181,6 +181,48 @@ def test_a_backup_before_the_reallocation_in_the_list(tmp_path, policy):
         np.testing.assert_array_equal(received, expected)
 
 
+class Decay(keras.callbacks.Callback):
+    """Lowers the learning rate in each step."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        rate = self.model.optimizer.learning_rate
+        rate.assign(0.75 * rate)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_learning_rates_that_follow_from_the_last_one(tmp_path, policy):
+    """The callbacks that change it run again for the epoch and for the steps that are skipped."""
+
+    def run(name, *others):
+        model = make_model(dtype=policy)
+        backup = TrainingBackup(tmp_path / name, every_steps=1)
+        scheduler = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+        fit(model, backup, scheduler, Decay(), *others)
+        weights = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
+        return [float(model.optimizer.learning_rate), *weights]
+
+    with pytest.raises(Crashed):
+        run("a.npz", backup_run.Crash("step", 3, raise_crashed))
+    expected = run("b.npz")
+    assert expected[0] == pytest.approx(0.01 * 0.5**2 * 0.75**4)
+    for received, value in zip(run("a.npz"), expected, strict=True):
+        np.testing.assert_array_equal(received, value)
+
+
+def test_orders_of_callbacks_that_are_refused(tmp_path):
+    """The learning rate would be scheduled twice, and means of weights taken for weights."""
+    backup = TrainingBackup(tmp_path / "a.npz")
+    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    with pytest.raises(ValueError, match=r"`LearningRateScheduler` before.* before that"):
+        fit(make_model(), scheduler, backup)
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    with pytest.raises(ValueError, match=r"`SwapEMAWeights.*` after.* after that"):
+        fit(make_model(), backup, swap)
+    model = make_model()
+    model.compile(keras.optimizers.SGD(0.01, use_ema=True), run_eagerly=True)
+    assert fit(model, swap, backup, scheduler).epoch == [0, 1]
+
+
 def test_keras_backup_before_the_round_is_refused(tmp_path):
     """It saves an epoch whose round has not been made."""
     backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
