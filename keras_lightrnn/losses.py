@@ -78,12 +78,14 @@ class NegativeLogLikelihood(keras.losses.Loss):
         if y_true is not None:
             _check_targets(y_true, y_pred)
         check_weights(self, sample_weight)
+        mask = get_mask(y_pred)
         if sample_weight is not None:
             # Keras would take one weight for each window for one for each place in a window.
             sample_weight = compute_word_weights(y_pred, sample_weight)
+        if sample_weight is not None or mask is not None:
             # Where the weight is 0 the log-probability may have any value, -inf and NaN included.
-            mask = get_mask(y_pred)
-            y_pred = ops.where(ops.cast(sample_weight, "bool"), y_pred, 0.0)
+            weights = compute_word_weights(y_pred, sample_weight, mask)
+            y_pred = ops.where(ops.cast(weights, "bool"), y_pred, 0.0)
             if mask is not None:
                 set_mask(y_pred, mask)
         # Keras would cast word ids to floats.
@@ -92,7 +94,6 @@ class NegativeLogLikelihood(keras.losses.Loss):
             return loss
         # The loss of replica i of N is S_i / (N W_i), from its sums S_i of nats and W_i of weights.
         # Keras adds the gradients of the replicas: each must be S_i over the sum of all W.
-        mask = get_mask(y_pred)
         weight = ops.sum(compute_word_weights(y_pred, sample_weight, mask, dtype=loss.dtype))
         size = ops.cast(ops.shape(y_pred)[0], loss.dtype)
         total, batch_size = all_reduce_sum(weight), all_reduce_sum(size)
@@ -112,8 +113,10 @@ def _check_targets(y_true: Tensor, y_pred: Tensor) -> None:
         None in sizes or sizes[0] == sizes[1] for sizes in zip(*shapes, strict=True)
     )
     if not is_same:
+        remedy = "Give the targets of the softmax, such as `windows[:, 1:]` for `windows`"
+        if len(shapes[0]) == len(shapes[1]) + 1 and shapes[0][-1] == 1:
+            remedy = "Remove the last axis, with `y[..., 0]`"
         raise ValueError(
             "`y` must have one word for each log-probability. Received: y of shape "
-            f"{shapes[0]} for log-probabilities of shape {shapes[1]}. Give `windows[:, 1:]` for "
-            "`windows`, or leave `y` out."
+            f"{shapes[0]} for log-probabilities of shape {shapes[1]}. {remedy}, or leave `y` out."
         )

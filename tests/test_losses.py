@@ -46,6 +46,11 @@ def test_what_weighs_nothing_may_be_anything(value):
     log_probs = np.float32([[-2.0, value]])
     loss = NegativeLogLikelihood()(np.int32([[3, 4]]), log_probs, np.float32([[1.0, 0.0]]))
     assert float(loss) == pytest.approx(2.0)
+    masked = keras.ops.convert_to_tensor(log_probs)
+    masked._keras_mask = keras.ops.convert_to_tensor([[True, False]])
+    assert float(NegativeLogLikelihood()(None, masked)) == pytest.approx(2.0)
+    weights = np.float32([[0.5, 3.0]])
+    assert float(NegativeLogLikelihood()(None, masked, weights)) == pytest.approx(2.0)
 
 
 def test_reductions():
@@ -79,6 +84,11 @@ def test_refuses_targets_of_another_shape(rng, make):
     windows = rng.integers(20, size=(8, 6)).astype("int32")
     with pytest.raises(ValueError, match=r"one word for each log-probability.*leave `y` out"):
         make_model().evaluate(windows, make(windows), verbose=0)
+
+
+def test_targets_with_a_last_axis_of_one(rng):
+    with pytest.raises(ValueError, match=r"y of shape \(3, 1\).*with `y\[..., 0\]`, or leave"):
+        NegativeLogLikelihood()(rng.integers(9, size=(3, 1)), np.zeros(3, "float32"))
 
 
 def test_refuses_targets_that_are_not_numbers():

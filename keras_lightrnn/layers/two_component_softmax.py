@@ -789,6 +789,12 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             length = _double(targets_shape) if len(targets_shape) == 2 else None
             if len(targets_shape) == 1 and len(states_shape) == 3:
                 hint = "For one target a text give the last state of each, `states[:, -1]`."
+            elif len(targets_shape) == len(states_shape):
+                hint = (
+                    "Remove the last axis of the targets, with `targets[..., 0]`."
+                    if targets_shape[-1] == 1
+                    else "Recurrent layers give a state for each word with `return_sequences=True`."
+                )
             # Words that were not cut into windows make two half-steps less.
             elif length and states_shape[1:-1] in ((length,), (length - 2,)):
                 hint = (

@@ -60,7 +60,7 @@ class Perplexity(keras.metrics.Metric):
         log_probs = ops.cast(y_pred, self.dtype)
         weights = compute_word_weights(log_probs, sample_weight, mask, dtype=self.dtype)
         # Where the weight is 0 the log-probability may have any value, -inf and NaN included.
-        nats = ops.sum(ops.where(weights > 0, -log_probs * weights, 0.0))
+        nats = ops.sum(ops.where(weights != 0, -log_probs * weights, 0.0))
         add_compensated(self.nats, self.nats_rest, nats)
         add_compensated(self.words, self.words_rest, ops.sum(weights))
 

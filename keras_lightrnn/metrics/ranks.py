@@ -47,7 +47,7 @@ class RankMetric(keras.metrics.Metric):
         if self.k is not None:
             gains = ops.where(ranks <= self.k, gains, 0.0)
         gains += ops.sqrt(ops.minimum(ranks, 0.0))  # NaN for the rank -1
-        gains = ops.sum(ops.where(weights > 0, gains * weights, 0.0))
+        gains = ops.sum(ops.where(weights != 0, gains * weights, 0.0))
         add_compensated(self.gain, self.gain_rest, gains)
         add_compensated(self.targets, self.targets_rest, ops.sum(weights))
 

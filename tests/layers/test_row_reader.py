@@ -224,8 +224,11 @@ def test_states_and_targets_that_disagree(rng):
     for half_steps in (as_half_steps, as_half_steps[:, :-2]):  # of T + 1 words, or of T
         with pytest.raises(ValueError, match=r'long as half-steps.*combine="gate"'):
             layer(half_steps, targets)
-    with pytest.raises(ValueError, match=r"need states \(B, H\)"):
+    with pytest.raises(ValueError, match=r"need states \(B, H\).*`return_sequences=True`"):
         layer(states[:, 0], targets)
+    for unlike in (states, states[:, 0]):  # as `keras.Input((1,))` gives them
+        with pytest.raises(ValueError, match=r"need states \(B, H\).*`targets\[..., 0\]`"):
+            layer(unlike, np.zeros((*unlike.shape[:-1], 1), int))
     half_steps = make(TABLES["full"], row_reader=None)
     with pytest.raises(ValueError, match=r'give row_reader="gated"'):
         half_steps(states, targets)

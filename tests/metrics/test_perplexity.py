@@ -48,6 +48,12 @@ def test_weights_and_masks(rng):
         assert float(metric.result()) == pytest.approx(expected, rel=1e-6)
 
 
+def test_negative_weights_count_in_both_totals():
+    metric = Perplexity()
+    metric.update_state(None, np.float32([-2.0, -1.0]), np.float32([3.0, -1.0]))
+    assert float(metric.result()) == pytest.approx(np.exp((3 * 2 - 1) / 2), rel=1e-6)
+
+
 @pytest.mark.parametrize("value", [-np.inf, np.nan])
 def test_what_weighs_nothing_may_be_anything(value):
     metric = Perplexity()

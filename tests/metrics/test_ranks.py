@@ -28,6 +28,12 @@ def test_means_over_all_batches(rng, kind):
         assert float(metric.result()) == pytest.approx(KINDS[kind](ranks).mean(), rel=1e-6)
 
 
+def test_negative_weights_count_in_both_totals():
+    metric = MeanReciprocalRank()
+    metric.update_state(None, [1, 2], [3.0, -1.0])
+    assert float(metric.result()) == pytest.approx((3 - 0.5) / 2)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_masks_and_wrong_ranks(kind):
     metric = kind(k=2)
