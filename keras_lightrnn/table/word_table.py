@@ -25,13 +25,14 @@ class WordTable(keras.layers.Layer):
     Give one `WordTable` to every layer of a model. An allocation assigned to it takes effect
     in every compiled function at the next call.
 
-    The table is saved as a weight. Layers that share a table when a model is saved share one
-    table in the model that `keras.saving.load_model` or `copy.deepcopy` returns. This holds for
-    every layer whose config contains the table as `keras.saving.serialize_keras_object` returns
-    it, and for a table that is itself a layer of a functional model.
+    The table is saved as a weight. Layers that share a table when a model is saved as a `.keras`
+    file share one table in the model that `keras.saving.load_model` returns, as they do after
+    `copy.deepcopy`. This holds for every layer whose config contains the table as
+    `keras.saving.serialize_keras_object` returns it, and for a table that is itself a layer of a
+    functional model.
 
-    `keras.models.clone_model` and `from_config` make one table for each layer of a functional
-    model, all with the same allocation, because Keras clones layer by layer.
+    `keras.models.clone_model`, `from_config` and legacy `.h5` files make one table for each layer
+    of a functional model, all with the same allocation, because Keras makes layer by layer.
 
     Args:
         allocation: `Allocation`; or integer vocabulary size `V` for
