@@ -606,7 +606,8 @@ def _find_softmax(layers: list[keras.layers.Layer]) -> TwoComponentSoftmax:
             "Reallocation needs a model with one `TwoComponentSoftmax`, and no `WordTable` but its "
             f"own: all layers must share them. Received: a model with {len(softmaxes)} of the "
             f"first and {len(tables)} of the second. Give every layer the same `WordTable`; "
-            "`keras.models.clone_model` gives each copied layer another table."
+            "`keras.models.clone_model` gives each copied layer another table. Embed words of "
+            "another vocabulary, as of an encoder, with `keras.layers.Embedding`."
         )
     if len(tables) < len(own):
         raise ValueError(

@@ -625,6 +625,32 @@ def test_refuses_layers_with_tables_of_their_own():
         model.fit(windows, windows[:, 1:], callbacks=[ReallocationCallback()], verbose=0)
 
 
+def make_encoder_decoder(source_embedding):
+    source, words = (keras.Input((None,), dtype="int32") for _ in range(2))
+    embedding = TwoComponentEmbedding(Allocation.random(VOCABULARY_SIZE, seed=0), 6)
+    context = keras.layers.GRU(6)(source_embedding(source))
+    states = keras.layers.GRU(6, return_sequences=True)(
+        embedding(words[:, :-1]), initial_state=context
+    )
+    log_probs = TwoComponentSoftmax(embedding.word_table)(states, words[:, 1:])
+    model = keras.Model([source, words], log_probs)
+    model.compile("sgd", loss=NegativeLogLikelihood(), run_eagerly=True)
+    return model
+
+
+def test_an_encoder_of_another_vocabulary():
+    inputs = [make_windows(16) % 7, make_windows(16)]
+    callback = ReallocationCallback(LikelihoodObjective("exact"), verbose=0)
+    with pytest.raises(ValueError, match=r"2 of the second.*with `keras.layers.Embedding`"):
+        make_encoder_decoder(TwoComponentEmbedding(7, 6)).fit(
+            inputs, callbacks=[callback], verbose=0
+        )
+    make_encoder_decoder(keras.layers.Embedding(7, 6)).fit(
+        inputs, epochs=2, callbacks=[callback], verbose=0
+    )
+    assert callback.history[0]["moved"] > 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{"every": 0}, {"every": "week"}, {"every": []}, {"max_rounds": 0}, {"minimum_gain": np.nan}],
