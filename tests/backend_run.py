@@ -147,7 +147,24 @@ def compute_results(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         results[f"rounds of tables/{name}"] = np.array([x[name] for x in callback.history])
     for index, table in enumerate(models["tables"].word_tables):
         results[f"rounds of tables/cells {index}"] = keras.ops.convert_to_numpy(table.cells)
-    return results | compute_search_results()
+    return results | compute_ignored_targets() | compute_search_results()
+
+
+def compute_ignored_targets() -> dict[str, np.ndarray]:
+    """Return losses where a target has the weight 0. JAX, which raises no error, gets no word."""
+    keras.utils.set_random_seed(0)
+    states, targets = keras.Input((5, 4)), keras.Input((5,), dtype="int32")
+    softmax = TwoComponentSoftmax(WordTable(V), kernel_initializer=keras.initializers.Ones())
+    model = keras.Model([states, targets], softmax(states, targets))
+    model.compile(keras.optimizers.SGD(0.5), loss=NegativeLogLikelihood())
+    values = np.linspace(-1, 1, 4 * 5 * 4, dtype="float32").reshape(4, 5, 4)
+    words = WINDOWS[:, 1:].copy()
+    words[0, 2], words[3, 4] = (-1, V) if keras.backend.backend() == "jax" else (0, 0)
+    weights = np.ones((4, 5), "float32")
+    weights[0, 2] = weights[3, 4] = 0
+    arguments = {"batch_size": 4, "epochs": 3, "shuffle": False, "verbose": 0}
+    history = model.fit([values, words], words, sample_weight=weights, **arguments).history
+    return {"ignored/loss": np.array(history["loss"])}
 
 
 def compute_weighted_sums(model: keras.Model) -> dict[str, np.ndarray]:

@@ -404,7 +404,11 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         targets = cast_word_ids(targets)
         self._check_shapes(states.shape, targets.shape)
         fused = training if fused is None else fused
-        parts = [table.predict(states, targets, bool(fused)) for table in self.list_tables()]
+        known = targets
+        if keras.backend.backend() == "jax":
+            # An id outside `[0, V)` would make all gradients NaN, even where its weight is 0.
+            known = ops.clip(targets, 0, self.word_table.vocabulary_size - 1)
+        parts = [table.predict(states, known, bool(fused)) for table in self.list_tables()]
         log_probs = [part[0] for part in parts]  # (B, T, M) each
         joint = log_probs[0] if len(parts) == 1 else ops.concatenate(log_probs, axis=-1)
         if self.component_kernel is None:
