@@ -24,7 +24,7 @@ from keras_lightrnn.visualization import export_table_page
 PICTURES = Path(__file__).parent / "pictures"
 BLUE, ORANGE, GRAY, DARK = "#3f51b5", "#f57c00", "#9e9e9e", "#263238"
 PALE_BLUE, PALE_ORANGE = "#e8eaf6", "#fff3e0"
-NAMES = ("words_in_table", "two_softmaxes", "results", "reallocation", "table")
+NAMES = ("words_in_table", "two_softmaxes", "results", "parameters", "reallocation", "table")
 
 mpl.rcParams.update(
     {
@@ -180,6 +180,39 @@ def draw_results(folder: Path) -> None:
     save(figure, folder, "results")
 
 
+def draw_parameters(folder: Path) -> None:
+    """Draw test perplexity over parameters, of the models on Penn Treebank in `docs/results.md`."""
+    kinds = [  # million parameters and test perplexity of each model
+        ("one layer, 5 epochs", BLUE, "o", [(0.526, 131.1), (0.732, 119.9), (1.143, 116.3)]),
+        (
+            "the same, word vectors of 16",
+            BLUE,
+            "s",
+            [(0.693, 111.0), (0.902, 108.8), (1.319, 107.6)],
+        ),
+        (
+            "two layers, 13 to 24 epochs, and an average",
+            BLUE,
+            "D",
+            [(1.222, 97.5), (1.619, 94.3), (1.954, 95.0), (3.237, 87.4)],
+        ),
+        (
+            "the same with a neural cache",
+            ORANGE,
+            "D",
+            [(1.619, 81.7), (1.954, 82.5), (3.237, 76.8)],
+        ),
+        ("published half-steps, one layer", DARK, "o", [(0.401, 152.0)]),
+        ("full softmax, one layer and two", GRAY, "o", [(4.331, 119.2), (4.652, 133.5)]),
+    ]
+    figure, axes = plt.subplots(figsize=(7.5, 3.6))
+    for label, color, marker, points in kinds:
+        axes.plot(*zip(*points, strict=True), color=color, marker=marker, label=label, lw=0.8)
+    axes.set(xlabel="million parameters", ylabel="test perplexity", xlim=(0, 5), ylim=(70, 160))
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
+    save(figure, folder, "parameters")
+
+
 def draw_reallocation(folder: Path) -> None:
     """Draw the first table of "Reallocation" in `docs/results.md`."""
     first = ["random", "from_cooccurrence"]
@@ -216,6 +249,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw_two_softmaxes(args.output)
     if "results" in args.names:
         draw_results(args.output)
+    if "parameters" in args.names:
+        draw_parameters(args.output)
     if "reallocation" in args.names:
         draw_reallocation(args.output)
     if "words_in_table" in args.names:
