@@ -32,6 +32,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from average_models import compute_perplexity
 from language_model import (
     StepTimer,
     add_arguments,
@@ -139,7 +140,7 @@ def run(
     if with_cache:
         cached = score_streams(model, splits, NeuralCache())
         cached = {f"{kind}_with_cache": log_probs for kind, log_probs in cached.items()}
-        results |= {kind: float(np.exp(-x.mean())) for kind, x in cached.items()}
+        results |= {kind: compute_perplexity(log_probs) for kind, log_probs in cached.items()}
         streams |= cached
     if log_probs_to:
         log_probs_to.mkdir(parents=True, exist_ok=True)

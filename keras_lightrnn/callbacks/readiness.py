@@ -1,8 +1,15 @@
-"""Checks of a model before its training begins."""
+"""Checks of a model and its callbacks before training begins."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
+
+from keras_lightrnn._internal.keras_internals import find_callback_list
+
+# A kind of callback, and the attribute that is true where the order matters, or `None` for always.
+_Kinds = Sequence[tuple[type[keras.callbacks.Callback], str | None]]
 
 
 def check_ready(model: keras.Model, what: str, *layers: keras.Layer) -> None:
@@ -33,3 +40,31 @@ batch, or call `model.build`, before `fit`.
             "Received: a model that is not compiled. Call `model.compile` with the optimizer, in a "
             "custom training loop too."
         )
+
+
+def check_order(
+    callback: keras.callbacks.Callback, requirement: str, earlier: _Kinds, later: _Kinds
+) -> None:
+    """Raise `ValueError` if the `callbacks` of a `fit` are in a wrong order.
+
+    Args:
+        callback: The callback that checks, in its `on_train_begin`.
+        requirement: String, the first sentence of the message.
+        earlier: Kinds of callbacks that must stand before it.
+        later: Kinds of callbacks that must stand after it.
+    """
+    callbacks = find_callback_list(callback)
+    index = callbacks.index(callback)
+    for place, others, kinds in (
+        ("before", callbacks[:index], later),
+        ("after", callbacks[index + 1 :], earlier),
+    ):
+        for other in others:
+            for kind, option in kinds:
+                if isinstance(other, kind) and (option is None or getattr(other, option)):
+                    name = kind.__name__ if option is None else f"{kind.__name__}({option}=True)"
+                    raise ValueError(
+                        f"{requirement} Received: `callbacks` in which "
+                        f"`{type(callback).__name__}` has `{name}` {place} it. Give it {place} "
+                        "that callback."
+                    )

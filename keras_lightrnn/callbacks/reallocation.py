@@ -17,7 +17,6 @@ from keras_lightrnn._internal.checks import check_not_negative
 from keras_lightrnn._internal.distribution import is_chief, run_on_chief, strategy_scope
 from keras_lightrnn._internal.keras_internals import (
     call_takes_training,
-    find_callback_list,
     list_layers,
     peek_model,
 )
@@ -27,7 +26,7 @@ from keras_lightrnn._internal.typing import Logs
 from keras_lightrnn.callbacks.carried_vectors import compute_changes, list_indexed_weights
 from keras_lightrnn.callbacks.executions import count_steps
 from keras_lightrnn.callbacks.half_step_statistics import HalfStepStatistics
-from keras_lightrnn.callbacks.readiness import check_ready
+from keras_lightrnn.callbacks.readiness import check_order, check_ready
 from keras_lightrnn.callbacks.round_schedule import RoundSchedule
 from keras_lightrnn.callbacks.round_state import RoundState
 from keras_lightrnn.callbacks.rounds import Rounds
@@ -257,7 +256,19 @@ class ReallocationCallback(keras.callbacks.Callback):
                 "`data`."
             )
         _warn_of_unknown_weights(self.model)
-        self._check_order(find_callback_list(self))
+        check_order(
+            self,
+            "A callback that saves or restores weights must run when the weights match its metric "
+            "and epoch.",
+            # Rounds after steps precede the validation whose metric these callbacks read.
+            earlier=[]
+            if self.schedule.counts_steps
+            else [
+                (keras.callbacks.EarlyStopping, "restore_best_weights"),
+                (keras.callbacks.ModelCheckpoint, "save_best_only"),
+            ],
+            later=[(keras.callbacks.BackupAndRestore, None)],
+        )
         vocabulary_size = softmax.word_table.vocabulary_size
         self.objective.check(vocabulary_size)
         units = softmax.row_kernel.shape[-1]
@@ -303,27 +314,6 @@ class ReallocationCallback(keras.callbacks.Callback):
         if state is not None and state.summed_table != table:
             _ = self.model  # on JAX, reading the property copies the state back from the device
             state.sum_table(table)
-
-    def _check_order(self, callbacks: list[keras.callbacks.Callback]) -> None:
-        """Raise `ValueError` if a callback would pair a metric with the weights after a round."""
-        index = callbacks.index(self)
-        fault = None
-        for callback in callbacks[:index]:
-            if isinstance(callback, keras.callbacks.BackupAndRestore):
-                fault = "`BackupAndRestore` before it. Give `ReallocationCallback` before"
-        # Rounds after steps precede the validation whose metric the other callbacks read.
-        for callback in [] if self.schedule.counts_steps else callbacks[index:]:
-            for kind, option in (
-                (keras.callbacks.EarlyStopping, "restore_best_weights"),
-                (keras.callbacks.ModelCheckpoint, "save_best_only"),
-            ):
-                if isinstance(callback, kind) and getattr(callback, option):
-                    fault = f"`{kind.__name__}({option}=True)` after it. Give it after"
-        if fault is not None:
-            raise ValueError(
-                "A callback that saves or restores weights must run when the weights match its "
-                f"metric and epoch. Received: `callbacks` with {fault} that callback."
-            )
 
     def _renew_functions(self) -> None:
         """Compile the functions that contain the observer, or should contain it, again."""

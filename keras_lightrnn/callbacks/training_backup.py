@@ -25,7 +25,6 @@ from keras_lightrnn._internal.distribution import (
 from keras_lightrnn._internal.files import remove_temporaries
 from keras_lightrnn._internal.keras_internals import (
     build_from_batch,
-    find_callback_list,
     list_layers,
     set_initial_epoch,
 )
@@ -34,7 +33,7 @@ from keras_lightrnn._internal.run_state import find_run_states
 from keras_lightrnn._internal.typing import Logs
 from keras_lightrnn.callbacks.backup_file import BackupFile, write_backup
 from keras_lightrnn.callbacks.executions import count_steps
-from keras_lightrnn.callbacks.readiness import check_ready
+from keras_lightrnn.callbacks.readiness import check_order, check_ready
 from keras_lightrnn.table.allocation import Allocation
 from keras_lightrnn.table.linked_variable import DerivedVariable
 from keras_lightrnn.table.word_table import WordTable
@@ -150,7 +149,13 @@ class TrainingBackup(keras.callbacks.Callback):
                 "(`steps_per_epoch`) if they are long."
             )
         check_ready(self.model, "A training backup")
-        self._check_order(find_callback_list(self))
+        check_order(
+            self,
+            "A training backup must hold the trained weights and the learning rate that was not "
+            "yet scheduled for the epoch.",
+            earlier=[(keras.callbacks.SwapEMAWeights, "swap_on_epoch")],
+            later=[(keras.callbacks.LearningRateScheduler, None)],
+        )
         self._resume = None
         self._is_skipping = False
         self._has_warned = False
@@ -162,25 +167,6 @@ class TrainingBackup(keras.callbacks.Callback):
                 if self._lock is not None:
                     self._lock.release()
                 raise
-
-    def _check_order(self, callbacks: list[keras.callbacks.Callback]) -> None:
-        """Raise `ValueError` if an epoch would not resume with the values it started with."""
-        index = callbacks.index(self)
-        fault = None
-        for callback in callbacks[:index]:
-            if isinstance(callback, keras.callbacks.LearningRateScheduler):
-                fault = "`LearningRateScheduler` before the backup. Give the backup before"
-        for callback in callbacks[index:]:
-            if isinstance(callback, keras.callbacks.SwapEMAWeights) and callback.swap_on_epoch:
-                fault = (
-                    "`SwapEMAWeights(swap_on_epoch=True)` after the backup. Give the backup after"
-                )
-        if fault is not None:
-            raise ValueError(
-                "A training backup must hold the trained weights and the learning rate that was "
-                f"not yet scheduled for the epoch. Received: `callbacks` with {fault} that "
-                "callback."
-            )
 
     def _lock_path(self) -> dict[str, Any]:
         self._lock = PathLock(self.path)
