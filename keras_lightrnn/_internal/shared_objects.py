@@ -65,6 +65,31 @@ def load_shared(config: dict[str, Any], make: Callable[[dict[str, Any]], Any]) -
     return loaded[key]
 
 
+def check_is_stored(layer: keras.layers.Layer, store: Any) -> None:
+    """Raise `ValueError` if a file of weights holds none for a layer that is built.
+
+    This is so in a file of a model whose layers share one where this model has two.
+
+    Args:
+        layer: A layer that other layers may share.
+        store: As in `load_own_variables`.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(3)
+    >>> layer.build((None, 2))
+    >>> check_is_stored(layer, {"0": 1.0, "1": 2.0})
+    """
+    if layer.built and not store.keys():
+        raise ValueError(
+            f"Weights of a `{type(layer).__name__}` must be loaded from a file of a model with the "
+            f"same shared layers. Received: a file without weights of {layer.name!r}. Its model "
+            f"shares one `{type(layer).__name__}` between layers, but this model, made by "
+            "`from_config`, `model_from_json` or `clone_model`, has one for each layer. Save and "
+            "load the whole model as a `.keras` file, or copy it with `copy.deepcopy`."
+        )
+
+
 def serialize_shared(instance: Any) -> dict[str, Any]:
     """Serialise an object with a `shared_id` in its config, for the config of another.
 

@@ -10,7 +10,11 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.keras_internals import set_mask, track_for_checkpoints
-from keras_lightrnn._internal.shared_objects import load_shared, serialize_shared_id
+from keras_lightrnn._internal.shared_objects import (
+    check_is_stored,
+    load_shared,
+    serialize_shared_id,
+)
 from keras_lightrnn._internal.typing import (
     Config,
     Constraint,
@@ -531,6 +535,10 @@ class TwoComponentEmbedding(keras.layers.Layer):
     def from_config(cls, config: Config) -> TwoComponentEmbedding:
         # A softmax holds the embedding that its kernels are tied to, too.
         return load_shared(config, lambda config: cls(**config))
+
+    def load_own_variables(self, store: Any) -> None:
+        check_is_stored(self, store)
+        super().load_own_variables(store)
 
 
 def _mask_half_steps(is_word: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import keras
 
 from keras_lightrnn._internal.checks import check_size, is_size
 from keras_lightrnn._internal.shared_objects import (
+    check_is_stored,
     load_shared,
     serialize_shared,
     serialize_shared_id,
@@ -112,6 +113,10 @@ class WordVectors(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: Config) -> WordVectors:
         return load_shared(config, lambda config: cls(**config))
+
+    def load_own_variables(self, store: Any) -> None:
+        check_is_stored(self, store)
+        super().load_own_variables(store)
 
 
 def _get_word_vectors(

@@ -10,7 +10,12 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.keras_internals import get_shared_objects
-from keras_lightrnn._internal.shared_objects import get_shared_id, load_shared, serialize_shared
+from keras_lightrnn._internal.shared_objects import (
+    check_is_stored,
+    get_shared_id,
+    load_shared,
+    serialize_shared,
+)
 from keras_lightrnn._internal.typing import Config, Shape, Tensor, WordIds
 from keras_lightrnn.ops import cast_word_ids, invert_cells
 from keras_lightrnn.ops.look_up import look_up
@@ -25,7 +30,8 @@ class WordTable(keras.layers.Layer):
     Give one `WordTable` to every layer of a model. An allocation assigned to it takes effect
     in every compiled function at the next call.
 
-    The table is saved as a weight. Layers that share a table when a model is saved as a `.keras`
+    The table is saved as a weight. What `set_weights` gives it must be an allocation, too: a cell
+    for each word, and for no other. Layers that share a table when a model is saved as a `.keras`
     file share one table in the model that `keras.saving.load_model` returns, as they do after
     `copy.deepcopy`. This holds for every layer whose config contains the table as
     `keras.saving.serialize_keras_object` returns it, and for a table that is itself a layer of a
@@ -109,12 +115,7 @@ class WordTable(keras.layers.Layer):
         self.num_rows = allocation.num_rows
         self.num_columns = allocation.num_columns
         with keras.name_scope(self.name):
-            self.cells = LinkedVariable(
-                lambda shape, dtype: ops.convert_to_tensor(allocation.cells, dtype),
-                (self.vocabulary_size,),
-                "int32",
-                "cells",
-            )
+            self.cells = _Cells(allocation)
             self.words = DerivedVariable(
                 lambda: invert_cells(self.cells, *self.table_shape),
                 [self.cells],
@@ -164,7 +165,7 @@ class WordTable(keras.layers.Layer):
                 f"{self.vocabulary_size}, num_rows={self.num_rows}, num_columns={self.num_columns}."
                 f" Received: {allocation!r}. Make a new model for another vocabulary or shape."
             )
-        self.cells.assign(allocation.cells)
+        self.cells.assign(ops.convert_to_tensor(allocation.cells, "int32"))
 
     def call(self, words: WordIds) -> Tensor:
         words = cast_word_ids(words)
@@ -206,17 +207,10 @@ class WordTable(keras.layers.Layer):
         return load_shared(config, lambda config: cls(**config))
 
     def load_own_variables(self, store: Any) -> None:
-        if "0" not in store.keys():  # noqa: SIM118, not a dictionary
-            if self._refusal is not None:
-                # Keras tries again for each layer that shares a table and shows the last error.
-                raise self._refusal
-            raise ValueError(
-                "Weights of a table must be loaded from a file with one table for each table of "
-                f"the model. Received: a file without cells for {self.name!r}. Its model shares "
-                "one table between layers, but this model, made by `from_config`, "
-                "`model_from_json` or `clone_model`, has one table for each layer. Save and load "
-                "the whole model as a `.keras` file, or copy it with `copy.deepcopy`."
-            )
+        if not store.keys() and self._refusal is not None:
+            # Keras tries again for each layer that shares a table and shows the last error.
+            raise self._refusal
+        check_is_stored(self, store)
         try:
             # Checked before it is assigned, so that a damaged file leaves the table as it was.
             self.assign(Allocation(np.asarray(store["0"]), self.num_rows, self.num_columns))
@@ -224,6 +218,27 @@ class WordTable(keras.layers.Layer):
             self._refusal = error
             raise
         self._refusal = None
+
+
+class _Cells(LinkedVariable):
+    """The cells of a table. Those of a NumPy array, as in `set_weights`, are checked."""
+
+    def __init__(self, allocation: Allocation) -> None:
+        self._table_shape = allocation.shape
+        super().__init__(
+            lambda shape, dtype: ops.convert_to_tensor(allocation.cells, dtype),
+            allocation.cells.shape,
+            "int32",
+            "cells",
+        )
+
+    def assign(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            # A mean of the weights of several models is a mean of equal cells, in floats.
+            if value.dtype.kind == "f" and np.array_equal(value, np.rint(value)):
+                value = value.astype(np.int64)
+            value = ops.convert_to_tensor(Allocation(value, *self._table_shape).cells, "int32")
+        return super().assign(value)
 
 
 def get_word_table(word_table: Any) -> WordTable:

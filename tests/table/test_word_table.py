@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
-from keras_lightrnn.layers import TwoComponentEmbedding
+from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax, WordVectors
 from keras_lightrnn.table.word_table import get_word_table
 
 
@@ -44,7 +44,25 @@ def test_a_model_that_has_two_tables_for_one_says_so(tmp_path):
     model = keras.Model(words, keras.layers.Add()(vectors))
     model.save_weights(tmp_path / "a.weights.h5")
     other = keras.models.model_from_json(model.to_json())
-    with pytest.raises(ValueError, match="one table for each layer"):
+    with pytest.raises(ValueError, match="`WordTable` between layers"):
+        other.load_weights(tmp_path / "a.weights.h5")
+
+
+@pytest.mark.parametrize("shared", ["embedding", "vectors"])
+def test_a_model_that_has_two_layers_for_one_says_so(tmp_path, shared):
+    words, targets = (keras.Input((None,), dtype="int32") for _ in range(2))
+    vectors = WordVectors(11, 2) if shared == "vectors" else None
+    embedding = TwoComponentEmbedding(11, 4, word_vectors=vectors)
+    softmax = TwoComponentSoftmax(
+        embedding.word_table,
+        word_vectors=vectors,
+        tied_embedding=embedding if shared == "embedding" else None,
+    )
+    states = keras.layers.LSTM(4, return_sequences=True)(embedding(words))
+    model = keras.Model([words, targets], softmax(states, targets))
+    model.save_weights(tmp_path / "a.weights.h5")
+    other = keras.models.model_from_json(model.to_json())
+    with pytest.raises(ValueError, match=r"shared layers.*for each layer.*\.keras"):
         other.load_weights(tmp_path / "a.weights.h5")
 
 
@@ -115,6 +133,23 @@ def test_assign_refuses_another_vocabulary_or_shape(other):
     with pytest.raises(TypeError, match="must be an `Allocation`"):
         table.assign(other.cells)
     assert table.allocation == before
+
+
+def test_cells_that_are_set_as_weights_are_checked():
+    allocation = Allocation.random(11, 3, 4, seed=0)
+    table = WordTable(allocation)
+    for cells, match in [
+        (np.full(11, 3), "share a cell"),
+        (allocation.cells + 2, "Received"),
+        (allocation.cells + 0.5, "must hold integers"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=match):
+            table.set_weights([cells])
+        assert table.allocation == allocation
+    other = Allocation.random(11, 3, 4, seed=1)
+    mean = np.mean([other.cells, other.cells], axis=0)  # of two models with one allocation
+    table.set_weights([mean])
+    assert table.allocation == other
 
 
 def test_the_config_in_a_file_holds_no_cells(tmp_path):
