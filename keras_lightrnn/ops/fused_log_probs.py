@@ -1,4 +1,4 @@
-"""Log-probabilities of words from queries, without keeping the logits of the other words."""
+"""Log-probabilities of words from queries, and their gradient, in a bounded memory."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from keras_lightrnn.ops.sums import add_rows
 
 # Logits, and terms of them, that live at a time: 8 MB of float32.
 _MAX_LOGITS = 2**21
+# Probabilities that are kept for the backward pass, which would compute them again: 16 MB.
+_MAX_KEPT = 2**22
 # Inputs before those of the terms.
 _NUM_INPUTS = 9
 
@@ -35,9 +37,11 @@ def compute_fused_log_probs(
     """Return `log P(row) + log P(column | row)` of words, for each component of a mixture.
 
     Equal to `compute_word_log_probs` of the logits `row_queries · row_kernel^T + row_bias` and
-    `column_queries · column_kernel^T + column_bias + terms`. Logits live in chunks, in the
-    forward and again in the backward pass; only their normalisers are kept between the two. On
-    TensorFlow, XLA compiles the op wherever it is called from. TensorFlow and JAX only.
+    `column_queries · column_kernel^T + column_bias + terms`. Logits live in chunks. Between the
+    forward and the backward pass, the probabilities of all rows or columns are kept if they take
+    16 MB at most and the size of the batch is known. Otherwise only their normalisers are kept,
+    and the backward pass computes them again. On TensorFlow, XLA compiles the op wherever it is
+    called from. TensorFlow and JAX only.
 
     Args:
         row_queries: `(..., M, H)`, one for each component: they predict rows.
@@ -108,27 +112,26 @@ class _Weights(NamedTuple):
 
 
 def _forward(inputs: list[Tensor], kinds: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return log-probabilities; and, of each side, the two parts of the log-normaliser."""
-    sides = [_forward_side(*side) for side in _get_sides(inputs, kinds)]
-    log_probs, *normalisers = zip(*sides, strict=True)  # (N, M) each
-    return [ops.reshape(sum(log_probs), ops.shape(inputs[0])[:-1])], normalisers
+    """Return log-probabilities; and what each side keeps for `_backward_side`."""
+    (row_log_probs, *row_kept), (log_probs, *kept) = (
+        _forward_side(*side) for side in _get_sides(inputs, kinds)
+    )
+    log_probs = ops.reshape(row_log_probs + log_probs, ops.shape(inputs[0])[:-1])
+    return [log_probs], [row_kept, kept]
 
 
 def _backward(
     inputs: list[Tensor],
-    normalisers: list[Tensor],
+    kept: list[list[Tensor]],
     upstream: list[Tensor],
     kinds: tuple[Any, ...],
 ) -> list[Tensor]:
     """Return the gradients of the inputs."""
     row_side, column_side = _get_sides(inputs, kinds)
-    row_normaliser, column_normaliser = zip(*normalisers, strict=True)
     upstream = ops.reshape(upstream[0], (-1, inputs[0].shape[-2]))  # (N, M)
-    d_row_queries, _, d_row_kernel, d_row_bias, _ = _backward_side(
-        *row_side, row_normaliser, upstream
-    )
+    d_row_queries, _, d_row_kernel, d_row_bias, _ = _backward_side(*row_side, kept[0], upstream)
     d_queries, d_term_queries, d_kernel, d_bias, d_tables = _backward_side(
-        *column_side, column_normaliser, upstream
+        *column_side, kept[1], upstream
     )
     gradients = [d_row_queries, d_queries, None]
     gradients += [d_row_kernel, d_row_bias, d_kernel, d_bias, None, None]
@@ -216,43 +219,66 @@ def _get_sides(inputs: list[Tensor], kinds: tuple[Any, ...]) -> list[tuple[_Word
     ]
 
 
+def _keeps_probabilities(words: _Words, weights: _Weights) -> bool:
+    """Return whether the probabilities are few enough to keep them for the backward pass."""
+    size, num_components, _ = words.queries.shape
+    return size is not None and size * num_components * weights.kernel.shape[0] <= _MAX_KEPT
+
+
 def _forward_side(words: _Words, weights: _Weights) -> list[Tensor]:
-    """Return log-probabilities, largest logits, and logs of normalisers above those, `(N, M)`."""
+    """Return log-probabilities, `(N, M)`, and what the backward pass needs.
+
+    That is the probabilities, `(N, M, C)`, or, if these are many, the largest logits and the logs
+    of the normalisers above those, `(N, M)` each.
+    """
+    keeps_probabilities = _keeps_probabilities(words, weights)
 
     def step(carry: list[Tensor], present: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        logits, is_class = _compute_logits(_unpack(words, present), weights)
+        here = _unpack(words, present)
+        logits = _compute_logits(here, weights)
         largest = ops.max(logits, axis=-1)
-        log_total = ops.log(ops.sum(ops.exp(logits - largest[..., None]), axis=-1))
-        picked = ops.sum(ops.where(is_class, logits, 0.0), axis=-1)
-        return carry, [(picked - largest) - log_total, largest, log_total]
+        shares = ops.exp(logits - largest[..., None])
+        total = ops.sum(shares, axis=-1)
+        log_total = ops.log(total)
+        picked = ops.sum(ops.where(_is_class(here, weights), logits, 0.0), axis=-1)
+        kept = [shares / total[..., None]] if keeps_probabilities else [largest, log_total]
+        return carry, [(picked - largest) - log_total, *kept]
 
     num_components = words.queries.shape[1]
-    _, outputs = scan(step, [], _split(_pack(words), words, weights), [(None, num_components)] * 3)
+    each = (None, num_components)
+    kept = [(*each, weights.kernel.shape[0])] if keeps_probabilities else [each, each]
+    _, outputs = scan(step, [], _split(_pack(words), words, weights), [each, *kept])
     size = ops.shape(words.classes)[0]
-    return [ops.reshape(y, (-1, num_components))[:size] for y in outputs]
+    return [ops.reshape(y, (-1, *y.shape[2:]))[:size] for y in outputs]
 
 
 def _backward_side(
-    words: _Words, weights: _Weights, normaliser: Tensor, upstream: Tensor
+    words: _Words, weights: _Weights, kept: list[Tensor], upstream: Tensor
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor, list[Tensor]]:
     """Return the gradients of queries, of the terms' queries, of kernel, bias and tables.
 
     Args:
         words: The words.
         weights: The weights.
-        normaliser: The last two results of `_forward_side`.
+        kept: What `_forward_side` returns after the log-probabilities.
         upstream: `(N, M)`.
     """
     kernel = weights.kernel
     units, num_components = kernel.shape[1], words.queries.shape[1]
 
     def step(totals: list[Tensor], present: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        upstream, largest, log_total, *present = present
+        upstream, *present = present
+        kept_here, present = present[: len(kept)], present[len(kept) :]
         here = _unpack(words, present)
-        logits, is_class = _compute_logits(here, weights)
-        # Two differences: the sum of both would cost large logits their last digits.
-        probabilities = ops.exp((logits - largest[..., None]) - log_total[..., None])
-        d_logits = upstream[..., None] * (ops.cast(is_class, "float32") - probabilities)
+        if _keeps_probabilities(words, weights):
+            [probabilities] = kept_here
+        else:
+            largest, log_total = kept_here
+            logits = _compute_logits(here, weights)
+            # Two differences: the sum of both would cost large logits their last digits.
+            probabilities = ops.exp((logits - largest[..., None]) - log_total[..., None])
+        is_class = ops.cast(_is_class(here, weights), "float32")
+        d_logits = upstream[..., None] * (is_class - probabilities)
         factor = ops.cast(ops.reshape(d_logits, (-1, kernel.shape[0])), kernel.dtype)  # (n M, C)
         d_kernel, d_bias, *d_tables = totals
         queries = ops.cast(ops.reshape(here.queries, (-1, units)), kernel.dtype)
@@ -277,7 +303,7 @@ def _backward_side(
     trained = [kernel, weights.bias, *(table for table, is_trained in pairs if is_trained)]
     totals = [ops.zeros(ops.shape(weight), "float32") for weight in trained]
     sizes = [units] + [q.shape[-1] for q in words.term_queries if q is not None]
-    chunks = _split([upstream, *normaliser, *_pack(words)], words, weights)
+    chunks = _split([upstream, *kept, *_pack(words)], words, weights)
     totals, outputs = scan(step, totals, chunks, [(None, num_components, size) for size in sizes])
     size = ops.shape(words.classes)[0]
     outputs = [ops.reshape(y, (-1, *y.shape[-2:]))[:size] for y in outputs]
@@ -292,8 +318,8 @@ def _backward_side(
     )
 
 
-def _compute_logits(words: _Words, weights: _Weights) -> tuple[Tensor, Tensor]:
-    """Return logits `(n, M, C)`, and which of them are those of the classes, `(n, 1, C)`."""
+def _compute_logits(words: _Words, weights: _Weights) -> Tensor:
+    """Return logits, `(n, M, C)`."""
     num_classes, units = weights.kernel.shape
     queries = ops.reshape(words.queries, (-1, units))  # one product of two matrices
     logits = multiply(queries, ops.transpose(weights.kernel))
@@ -303,7 +329,13 @@ def _compute_logits(words: _Words, weights: _Weights) -> tuple[Tensor, Tensor]:
         weights.kinds, weights.tables, words.term_queries, strict=True
     ):
         logits = logits + kind.compute(ops.take(table, words.places, axis=0), term_queries)
-    return logits, ops.arange(num_classes, dtype="int32") == words.classes[:, None, None]
+    return logits
+
+
+def _is_class(words: _Words, weights: _Weights) -> Tensor:
+    """Return which of the classes are those of the words, `(n, 1, C)`."""
+    classes = ops.arange(weights.kernel.shape[0], dtype="int32")
+    return classes == words.classes[:, None, None]
 
 
 def _pack(words: _Words) -> list[Tensor]:

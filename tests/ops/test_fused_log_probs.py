@@ -28,14 +28,18 @@ WORDS = np.asarray(invert_cells(CELLS, R, C))
 
 
 @functools.cache
-def make_op(max_logits):
-    """Return an op of its own for each limit, which compiled programs are not told apart by."""
+def make_op(limits):
+    """Return an op of its own for these limits, which compiled programs are not told apart by."""
     return fused_log_probs.compile_op(fused_log_probs._forward, fused_log_probs._backward)
 
 
-@pytest.fixture(params=[2**21, 40], ids=["one chunk", "padded chunks"])
+@pytest.fixture(
+    params=[(2**21, 2**22), (40, 2**22), (40, 0)],
+    ids=["one chunk", "padded chunks", "padded chunks twice"],
+)
 def max_logits(request, monkeypatch):
-    monkeypatch.setattr(fused_log_probs, "_MAX_LOGITS", request.param)
+    monkeypatch.setattr(fused_log_probs, "_MAX_LOGITS", request.param[0])
+    monkeypatch.setattr(fused_log_probs, "_MAX_KEPT", request.param[1])
     monkeypatch.setattr(fused_log_probs, "_run", make_op(request.param))
 
 
@@ -288,12 +292,21 @@ def test_the_number_of_chunks_does_not_overflow():
     assert size <= num_chunks * chunk < size + num_chunks
 
 
-def test_no_logits_live_between_the_passes(rng):
+def test_few_probabilities_and_no_logits_live_between_the_passes(rng, monkeypatch):
     cells, _, floats = make_inputs(rng, with_bias=False)
     half_steps, *weights = floats
     queries = [x[:, :, None] for x in split_half_steps(half_steps)]
-    _, residuals = fused_log_probs._forward([*queries, cells, *weights, None, None], ())
-    assert {tuple(x.shape) for x in tf.nest.flatten(residuals)} == {(B * T, 1)}
+    inputs = [*queries, cells, *weights, None, None]
+    sides = [(B * T, 1, R)], [(B * T, 1, C)]
+    normalisers = [(B * T, 1)] * 2
+    for limit, shapes in [
+        (B * T * R, sides),
+        (B * T * C, (normalisers, sides[1])),
+        (0, (normalisers, normalisers)),
+    ]:
+        monkeypatch.setattr(fused_log_probs, "_MAX_KEPT", limit)
+        _, residuals = fused_log_probs._forward(inputs, ())
+        assert [[tuple(x.shape) for x in side] for side in residuals] == list(shapes)
 
 
 @pytest.mark.usefixtures("max_logits")
