@@ -270,7 +270,7 @@ def _backward_side(
         upstream, *present = present
         kept_here, present = present[: len(kept)], present[len(kept) :]
         here = _unpack(words, present)
-        if _keeps_probabilities(words, weights):
+        if len(kept) == 1:  # not asked again: a gradient may know sizes that its function did not
             [probabilities] = kept_here
         else:
             largest, log_total = kept_here

@@ -274,6 +274,32 @@ def test_the_size_of_a_batch_may_be_unknown(rng):
         assert np.asarray(log_probs) == pytest.approx(expected[:size], rel=1e-5, abs=1e-5)
 
 
+def test_the_gradient_may_know_the_size_of_a_batch_where_the_function_does_not(rng):
+    cells, upstream, (half_steps, *weights) = make_inputs(rng, with_bias=False)
+    queries = [tf.reshape(x, (B * T, 1, H)) for x in split_half_steps(half_steps)]
+    each = [*queries, tf.reshape(cells, (-1,))]
+    upstream = tf.constant(upstream.reshape(B * T, 1))
+
+    def hide_size(x):
+        return tf.raw_ops.PlaceholderWithDefault(input=x, shape=(None, *x.shape[1:]))
+
+    @tf.function(autograph=False)
+    def differentiate(is_known, is_known_to_gradient):
+        known, unknown = (
+            [*tensors, *weights, None, None] for tensors in (each, [hide_size(x) for x in each])
+        )
+        _, kept = fused_log_probs._forward(known if is_known else unknown, ())
+        inputs = known if is_known_to_gradient else unknown
+        gradients = fused_log_probs._backward(inputs, kept, [upstream], ())
+        return [x for x in gradients if x is not None]
+
+    expected = differentiate(True, True)
+    for is_known, is_known_to_gradient in [(False, True), (True, False), (False, False)]:
+        gradients = differentiate(is_known, is_known_to_gradient)
+        for gradient, value in zip(gradients, expected, strict=True):
+            assert np.asarray(gradient) == pytest.approx(np.asarray(value), rel=1e-4, abs=1e-5)
+
+
 def test_the_number_of_chunks_does_not_overflow():
     size, num_columns, num_vectors = 40_000, 1_000, 128  # of the one int32 can hold, over 2**32
     vectors = np.zeros((1, 1, num_vectors))
