@@ -165,6 +165,7 @@ class WordTable(keras.layers.Layer):
                 f"{self.vocabulary_size}, num_rows={self.num_rows}, num_columns={self.num_columns}."
                 f" Received: {allocation!r}. Make a new model for another vocabulary or shape."
             )
+        # As a tensor, for an array would be checked once more.
         self.cells.assign(ops.convert_to_tensor(allocation.cells, "int32"))
 
     def call(self, words: WordIds) -> Tensor:
@@ -237,7 +238,7 @@ class _Cells(LinkedVariable):
             # A mean of the weights of several models is a mean of equal cells, in floats.
             if value.dtype.kind == "f" and np.array_equal(value, np.rint(value)):
                 value = value.astype(np.int64)
-            value = ops.convert_to_tensor(Allocation(value, *self._table_shape).cells, "int32")
+            value = Allocation(value, *self._table_shape).cells
         return super().assign(value)
 
 

@@ -34,10 +34,11 @@ def make_op(limits):
 
 
 @pytest.fixture(
-    params=[(2**21, 2**22), (40, 2**22), (40, 0)],
-    ids=["one chunk", "padded chunks", "padded chunks twice"],
+    params=[(2**21, 2**22), (2**21, 0), (40, 2**22), (40, 0)],
+    ids=["one chunk", "one chunk, again", "padded chunks", "padded chunks, again"],
 )
-def max_logits(request, monkeypatch):
+def limits(request, monkeypatch):
+    """Set the size of chunks, and how many probabilities are kept and not computed again."""
     monkeypatch.setattr(fused_log_probs, "_MAX_LOGITS", request.param[0])
     monkeypatch.setattr(fused_log_probs, "_MAX_KEPT", request.param[1])
     monkeypatch.setattr(fused_log_probs, "_run", make_op(request.param))
@@ -134,7 +135,7 @@ def compute_plainly(half_steps, cells, row_kernel, row_bias, column_kernel, colu
 lengths = pytest.mark.parametrize("length", [1, T])
 
 
-@pytest.mark.usefixtures("max_logits")
+@pytest.mark.usefixtures("limits")
 @lengths
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_equals_two_softmaxes_word_by_word(rng, with_bias, length):
@@ -198,7 +199,7 @@ def make_word_vectors(with_bias, num_vectors, length):
     return cells, upstream, floats, exact
 
 
-@pytest.mark.usefixtures("max_logits")
+@pytest.mark.usefixtures("limits")
 @lengths
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("num_vectors", [V, 10])
@@ -217,7 +218,7 @@ def test_word_vectors_equal_logits_word_by_word(with_bias, num_vectors, length):
         assert value == pytest.approx(other, rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.usefixtures("max_logits")
+@pytest.mark.usefixtures("limits")
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_errs_no_more_than_the_plain_way(rng, scale):
     ours, plain = [], []
@@ -335,7 +336,7 @@ def test_few_probabilities_and_no_logits_live_between_the_passes(rng, monkeypatc
         assert [[tuple(x.shape) for x in side] for side in residuals] == list(shapes)
 
 
-@pytest.mark.usefixtures("max_logits")
+@pytest.mark.usefixtures("limits")
 def test_components_equal_calls_with_one_component(rng):
     cells, _, floats = make_inputs(rng)
     _, *weights, bias = floats
