@@ -87,8 +87,11 @@ class ObservedTraining:
 def expect_no_weights(losses: tuple[Any, ...]) -> None:
     """Note that a model without `ObservedTraining` has summed words in its forward pass.
 
+    A training loop may compute another loss, so that the note lasts until the next forward pass.
+
     Args:
-        losses: The losses of the model, which Keras calls after its forward pass.
+        losses: The losses of the model, which Keras calls after its forward pass. Empty after a
+            forward pass that is not summed.
     """
     _losses_without_weights.set(losses)
 

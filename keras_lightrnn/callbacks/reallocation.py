@@ -20,7 +20,7 @@ from keras_lightrnn._internal.keras_internals import (
     list_layers,
     peek_model,
 )
-from keras_lightrnn._internal.observed_training import ObservedTraining
+from keras_lightrnn._internal.observed_training import ObservedTraining, expect_no_weights
 from keras_lightrnn._internal.run_state import end_broken_runs
 from keras_lightrnn._internal.typing import Logs
 from keras_lightrnn.callbacks.carried_vectors import compute_changes, list_indexed_weights
@@ -329,6 +329,7 @@ class ReallocationCallback(keras.callbacks.Callback):
         if self._softmax is not None and self._state is not None:
             self._softmax.stop_observing(self._state)
             self._renew_functions()
+            expect_no_weights(())
         self._softmax = self._state = None
         self._inputs = []
 

@@ -83,10 +83,11 @@ class RoundState(RunState):
         step = get_step()
         # Predictions and exports are not evaluations.
         is_other_call = step is None and self._publishes_steps and not training
-        if training is not self._in_training or is_other_call:
-            return
+        is_observed = training is self._in_training and not is_other_call
         if not self._publishes_steps:
-            expect_no_weights(self._model_losses)
+            expect_no_weights(self._model_losses if is_observed else ())
+        if not is_observed:
+            return
         sample_weight = None if step is None else step.sample_weight
 
         def add() -> None:

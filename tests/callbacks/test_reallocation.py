@@ -501,6 +501,34 @@ def test_sample_weights_that_a_model_does_not_publish():
     assert len(callback.history) == 1
 
 
+def test_a_training_loop_of_the_user_evaluates_with_weights():
+    windows, model = make_windows(8), make_composed(run_eagerly=True)
+    callback = ReallocationCallback(verbose=0)
+    callbacks = keras.callbacks.CallbackList([callback], model=model, epochs=2, steps=1)
+    loss = NegativeLogLikelihood()  # not that of the model
+    variables = model.trainable_variables
+
+    def evaluate():
+        return model.evaluate(windows, windows[:, 1:], sample_weight=WEIGHTS, verbose=0)
+
+    expected = evaluate()
+    callbacks.on_train_begin()
+    for epoch in range(2):
+        callbacks.on_epoch_begin(epoch)
+        callbacks.on_train_batch_begin(0)
+        with tf.GradientTape() as tape:
+            value = loss(None, model(windows, training=True))
+        gradients = tape.gradient(value, [variable.value for variable in variables])
+        model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        callbacks.on_train_batch_end(0)
+        assert evaluate() < expected
+        model(windows, training=True)  # the last forward pass may be one without a loss
+        callbacks.on_epoch_end(epoch, {})
+    callbacks.on_train_end()
+    assert len(callback.history) == 1
+    assert math.isfinite(evaluate())
+
+
 class OwnStepModel(keras.Model):
     def train_step(self, data):
         return super().train_step(data)
