@@ -144,8 +144,9 @@ class ReallocationCallback(keras.callbacks.Callback):
         ValueError: in `fit`, if the model is not built or not compiled; if it does not have exactly
             one `TwoComponentSoftmax`, has word tables that the softmax does not have, has no layer
             that declares `row_weights` or `column_weights`, or has a `call` without `training`; if
-            `tables` holds an index without a table; if the order of callbacks is wrong; for sample
-            weights that the model does not publish; or if the sums are not finite.
+            `tables` holds an index without a table; if the order of callbacks is wrong; if the
+            model cannot be evaluated on `data`; for sample weights that the model does not publish;
+            or if the sums are not finite.
         KeyboardInterrupt: if a round is interrupted; weights and table are unchanged.
 
     Example:
@@ -177,10 +178,11 @@ class ReallocationCallback(keras.callbacks.Callback):
         tables: int | Iterable[int] | None = None,
     ) -> None:
         super().__init__()
-        if not np.isfinite(minimum_gain) or minimum_gain < 0:
+        is_number = isinstance(minimum_gain, (int, float, np.integer, np.floating))
+        if not (is_number and 0 <= minimum_gain < math.inf):
             raise ValueError(
-                "`minimum_gain` must be finite and not negative. Received: "
-                f"minimum_gain={minimum_gain}."
+                "`minimum_gain` must be a number, finite and not negative. Received: "
+                f"minimum_gain={minimum_gain!r}."
             )
         self.objective = reallocation.get(objective)
         self.schedule = RoundSchedule(every, max_rounds, monitor)
@@ -339,6 +341,14 @@ class ReallocationCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self._is_training = True
+        if self.data is not None:
+            try:
+                self._evaluate(num_steps=1)
+            except (TypeError, ValueError) as error:  # not at the first round, which may be late
+                raise ValueError(
+                    "`data` must be what the model can be evaluated on. Received: data of type "
+                    f"{type(self.data).__name__}, which `model.evaluate` refuses: {error}"
+                ) from error
         self._take_turn()  # a backup before this callback has restored the rounds
         self._stop_summing_if_over()
 
@@ -508,11 +518,15 @@ class ReallocationCallback(keras.callbacks.Callback):
         state.statistics.reset()
         self._sum_table(self._table)
         try:
-            data = self.data if isinstance(self.data, tuple) else (self.data,)
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-            self.model.evaluate(x, y, sample_weight=sample_weight, verbose=0)
+            self._evaluate()
         finally:
             self._sum_table(None)
+
+    def _evaluate(self, num_steps: int | None = None) -> None:
+        """Evaluate the model on `data`, or on its first batches."""
+        data = self.data if isinstance(self.data, tuple) else (self.data,)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.model.evaluate(x, y, sample_weight=sample_weight, steps=num_steps, verbose=0)
 
     def _install(
         self,

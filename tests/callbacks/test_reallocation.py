@@ -681,7 +681,13 @@ def test_an_encoder_of_another_vocabulary():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"every": 0}, {"every": "week"}, {"every": []}, {"max_rounds": 0}, {"minimum_gain": np.nan}],
+    [
+        {"every": 0},
+        {"every": "week"},
+        {"every": []},
+        {"max_rounds": 0},
+        *({"minimum_gain": value} for value in (np.nan, np.inf, -1, None, "0.1", [0.1])),
+    ],
 )
 def test_bad_arguments(arguments):
     with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` must be"):
@@ -934,6 +940,24 @@ def test_rounds_over_data_leave_the_train_function_alone():
 def test_data_that_can_be_read_once():
     with pytest.raises(ValueError, match=r"`data`.*every round.*type generator.*read only once"):
         ReallocationCallback(data=(windows for windows in [make_windows()]))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.arange(7), r"type ndarray.*must hold windows"),
+        (make_windows(8) + VOCABULARY_SIZE, r"type ndarray.*must lie in \[0, 20\)"),
+        ("corpus.txt", r"type str.*type str"),
+        ((make_windows(8), None, np.ones(3)), r"type tuple.*sample weights of shape \(3,\)"),
+    ],
+)
+def test_data_are_tried_before_training(data, message):
+    model = make_model(run_eagerly=True)
+    model.build((None, 7))
+    callback = ReallocationCallback(data=data, every="plateau", verbose=0)
+    with pytest.raises(ValueError, match=rf"(?s)`data` must be what.*{message}"):
+        model.fit(make_windows(8), epochs=2, callbacks=[callback], verbose=0)
+    assert int(model.optimizer.iterations) == 0
 
 
 def test_objectives_are_checked_before_training():
