@@ -225,13 +225,12 @@ class WindowReading:
         """Check the validation data, before the training that comes first."""
         if validation_data is None:
             return None, batch_size
-        is_tuple = isinstance(validation_data, (tuple, list))
-        parts = validation_data if is_tuple else (validation_data,)
-        if not is_array(parts[0]):
-            check_source("validation_data", parts[0])
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
+        if not is_array(x):
+            check_source("validation_data", x)
             return validation_data, batch_size
         size = self.word_table.vocabulary_size
-        arrays = complete_arrays("validation_data", size, *parts)
+        arrays = complete_arrays("validation_data", size, x, y, sample_weight)
         batch_size = self._default_batch_size if batch_size is None else batch_size
         self._check_batches((0, len(arrays[0])), batch_size)
         return arrays, batch_size

@@ -82,6 +82,12 @@ def test_validation_windows_are_checked_before_training(windows, kind, message):
         assert np.array_equal(weight, old)
 
 
+@pytest.mark.parametrize("data", [(), (WINDOWS, None, None, None)])
+def test_validation_data_of_another_number_of_parts(data):
+    with pytest.raises(ValueError, match=r"`\(x, y, sample_weight\)`"):
+        make().fit(WINDOWS, validation_data=data, verbose=0)
+
+
 @pytest.mark.parametrize(
     ("validation", "options", "message"),
     [
