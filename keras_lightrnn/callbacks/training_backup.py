@@ -78,7 +78,8 @@ class TrainingBackup(keras.callbacks.Callback):
         path: Path of the file.
         every_steps: Integer, the number of train steps between backups within an epoch, or `None`
             (default) for the starts of epochs only. With `ReallocationCallback` such a backup holds
-            its sums, `2 V H` floats. Requires the TensorFlow backend and one process.
+            its sums, `2 V H` floats. Requires the TensorFlow backend, one process, and steps of
+            `fit` or `train_on_batch`.
         delete_backup: Boolean, whether to remove the backup when `fit` ends. With `False`, a script
             that is killed after `fit` but before it saves the model can be started again and
             repeats the steps since the last backup. Remove the file after saving. Defaults to
@@ -198,6 +199,13 @@ class TrainingBackup(keras.callbacks.Callback):
         self._first_step = batch
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        if self._is_skipping and self._is_in_step:
+            raise ValueError(
+                "The steps before a backup within an epoch can be skipped in `fit` and "
+                "`train_on_batch` only. Received: another train step, and "
+                f"path={self.path!r}, a backup made within epoch {self._epoch} (from 0). The file "
+                "is unchanged. Remove it to start from the beginning, and leave `every_steps` out."
+            )
         before, self._steps = self._steps, count_steps(self, self._first_step, batch)
         if self.every_steps is None or self._is_skipping:
             return

@@ -493,6 +493,36 @@ def test_fits_after_one_that_was_taken_up_and_interrupted_train(tmp_path, steps)
     assert int(model.optimizer.iterations) == before + 12
 
 
+def loop(model, backup, crash, step):
+    """Train for one epoch of four steps in a training loop of the user."""
+    windows = np.random.default_rng(0).integers(20, size=(16, 6))
+    callbacks = keras.callbacks.CallbackList([backup, crash], model=model, epochs=1, steps=4)
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(0)
+    for index in range(4):
+        callbacks.on_train_batch_begin(index)
+        step(windows[4 * index : 4 * index + 4])
+        callbacks.on_train_batch_end(index)
+    callbacks.on_epoch_end(0)
+    callbacks.on_train_end()
+
+
+def test_steps_of_a_training_loop_are_skipped_or_refused(tmp_path):
+    model, other, expected = make_model(), make_model(), make_model()
+    path = tmp_path / "a.npz"
+    loop(expected, TrainingBackup(path, every_steps=2), never(), expected.train_on_batch)
+    crash = backup_run.Crash("step", 3, raise_crashed)
+    with pytest.raises(Crashed):
+        loop(model, TrainingBackup(path, every_steps=2), crash, model.train_on_batch)
+    saved = path.read_bytes()
+    with pytest.raises(ValueError, match=r"in `fit` and `train_on_batch` only.*a.npz"):
+        loop(model, TrainingBackup(path, every_steps=2), never(), lambda windows: None)
+    assert path.read_bytes() == saved
+    loop(other, TrainingBackup(path, every_steps=2), never(), other.train_on_batch)
+    for a, b in zip(other.get_weights(), expected.get_weights(), strict=True):
+        assert np.array_equal(a, b)
+
+
 def read_values(model):
     weights = [*model.weights, *model.optimizer.variables]
     return [keras.ops.convert_to_numpy(weight) for weight in weights]
