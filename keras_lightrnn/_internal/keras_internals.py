@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -51,6 +53,66 @@ def set_untracked(layer: keras.Layer, name: str, value: Any) -> None:
     []
     """
     object.__setattr__(layer, name, value)
+
+
+def untrack(layer: keras.Layer, variable: keras.Variable) -> None:
+    """Remove a variable of a layer from those that Keras counts and saves.
+
+    Example:
+
+    >>> layer = keras.layers.Layer()
+    >>> layer.total = keras.Variable([1.0])
+    >>> untrack(layer, layer.total)
+    >>> layer.weights
+    []
+    """
+    layer._untrack_variable(variable)
+
+
+@contextlib.contextmanager
+def unlock(layer: keras.Layer) -> Iterator[None]:
+    """Let a layer that is built take further variables and layers, as Keras does for LoRA.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(1)
+    >>> layer.build((None, 2))
+    >>> with unlock(layer):
+    ...     layer.total = keras.Variable([1.0])
+    >>> len(layer.weights)
+    3
+    """
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        if layer.built:
+            layer._tracker.lock()
+
+
+def has_value(variable: keras.Variable) -> bool:
+    """Return whether a variable holds its value. While `fit` runs on JAX, the trainer holds it."""
+    return variable._value is not None
+
+
+class RestoredVariable(keras.Variable):
+    """Variable that is told when `tf.train.Checkpoint` restores it, which does not `assign` it."""
+
+    def on_restore(self) -> None:
+        """React to the restored value."""
+
+    def _restore_from_tensors(self, tensors: Any) -> Any:
+        restored = super()._restore_from_tensors(tensors)
+        self.on_restore()
+        return restored
+
+
+def set_direction(metric: keras.metrics.Metric, direction: str) -> None:
+    """Tell callbacks such as `EarlyStopping` whether `"up"` or `"down"` is better for a metric.
+
+    Keras guesses it from the name of the metric otherwise.
+    """
+    metric._direction = direction
 
 
 def track_for_checkpoints(layer: keras.Layer, name: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import keras
 
+from keras_lightrnn._internal.keras_internals import unlock
 from keras_lightrnn._internal.typing import Tensor
 
 
@@ -54,12 +54,12 @@ class ObservedLayer(keras.layers.Layer):
             observer: An `Observer` that is a `keras.layers.Layer`, because its variables become
                 part of the training state.
         """
-        with self._open_tracker():
+        with unlock(self):
             self._observers.append(observer)
 
     def stop_observing(self, observer: Any) -> None:
         """Undo `observe`."""
-        with self._open_tracker():
+        with unlock(self):
             if observer in self._observers:
                 self._observers.remove(observer)
 
@@ -69,13 +69,3 @@ class ObservedLayer(keras.layers.Layer):
         """Show tensors to the observers; see `Observer.see`."""
         for observer in self._observers:
             observer.see(make_tensors, bool(training), table)
-
-    @contextlib.contextmanager
-    def _open_tracker(self) -> Iterator[None]:
-        """Let a built layer, which refuses new state, take some, as Keras does for LoRA."""
-        self._tracker.unlock()
-        try:
-            yield
-        finally:
-            if self.built:
-                self._tracker.lock()

@@ -179,7 +179,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
         self.embeddings_constraint = keras.constraints.get(embeddings_constraint)
         self.mask_zero = mask_zero
-        set_word_vectors(self, word_vectors, word_dim, num_word_vectors)
+        self._num_vectors = set_word_vectors(self, word_vectors, word_dim, num_word_vectors)
         self.supports_masking = mask_zero
         self.autocast = False  # word ids must never be rounded to a float type
         self.further_tables = [

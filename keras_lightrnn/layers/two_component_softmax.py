@@ -225,7 +225,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        set_word_vectors(self, word_vectors, word_dim, num_word_vectors)
+        self._num_vectors = set_word_vectors(self, word_vectors, word_dim, num_word_vectors)
         self.row_reader = get_row_reader(row_reader, self.word_table.num_rows, self.dtype_policy)
         self.num_components = check_size("num_components", num_components)
         if self.row_reader is None and self.num_components * len(word_tables) > 1:

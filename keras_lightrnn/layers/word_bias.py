@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_counts
+from keras_lightrnn._internal.keras_internals import untrack
 from keras_lightrnn.ops import BiasTerm, compute_row_offsets
 from keras_lightrnn.table.linked_variable import DerivedVariable, LinkedVariable
 
@@ -70,7 +71,7 @@ class WordBias:
                     "float32",
                     "row_offsets",
                 )
-            self._untrack_variable(self._row_offsets)  # type: ignore[attr-defined]
+            untrack(self, self._row_offsets)  # type: ignore[arg-type]
 
     @property
     def variables(self) -> list[keras.Variable]:

@@ -151,15 +151,19 @@ def _get_word_vectors(
 
 def set_word_vectors(
     layer: Any, word_vectors: Any, word_dim: int, num_word_vectors: int | None
-) -> None:
-    """Set the attributes for word vectors of an embedding or a softmax from its arguments."""
+) -> int:
+    """Set the attributes for word vectors of an embedding or a softmax from its arguments.
+
+    Returns:
+        The number of words with a vector.
+    """
     size = layer.word_table.vocabulary_size
     layer.word_vectors = _get_word_vectors(word_vectors, word_dim, num_word_vectors, size)
     if layer.word_vectors is not None:
         word_dim, num_word_vectors = layer.word_vectors.dim, layer.word_vectors.num_words
-    layer._num_vectors = count_word_vectors(word_dim, num_word_vectors, size)
     layer.word_dim = word_dim
     layer.num_word_vectors = num_word_vectors
+    return count_word_vectors(word_dim, num_word_vectors, size)
 
 
 def serialize_word_vectors(layer: Any) -> Config:

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_lightrnn._internal.dtypes import choose_sum_dtype
-from keras_lightrnn._internal.keras_internals import get_mask
+from keras_lightrnn._internal.keras_internals import get_mask, set_direction
 from keras_lightrnn._internal.typing import Dtype, Tensor
 from keras_lightrnn.metrics.totals import add_compensated
 from keras_lightrnn.ops.word_weights import compute_word_weights
@@ -49,7 +49,7 @@ class Perplexity(keras.metrics.Metric):
 
     def __init__(self, name: str = "perplexity", dtype: Dtype = None) -> None:
         super().__init__(name=name, dtype=choose_sum_dtype(dtype))
-        self._direction = "down"  # tells callbacks such as `EarlyStopping` that less is better
+        set_direction(self, "down")
         self.nats, self.nats_rest, self.words, self.words_rest = (
             self.add_variable(shape=(), initializer="zeros", dtype=self.dtype, name=variable)
             for variable in ("nats", "nats_rest", "words", "words_rest")

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.dtypes import choose_sum_dtype
-from keras_lightrnn._internal.keras_internals import get_mask
+from keras_lightrnn._internal.keras_internals import get_mask, set_direction
 from keras_lightrnn._internal.typing import Config, Dtype, Tensor
 from keras_lightrnn.metrics.totals import add_compensated
 from keras_lightrnn.ops.word_weights import compute_word_weights
@@ -27,7 +27,7 @@ class RankMetric(keras.metrics.Metric):
 
     def __init__(self, k: int | None, name: str, dtype: Dtype = None) -> None:
         super().__init__(name=name, dtype=choose_sum_dtype(dtype))
-        self._direction = "up"  # tells callbacks such as `EarlyStopping` that more is better
+        set_direction(self, "up")
         self.k = None if k is None else check_size("k", k)
         self.gain, self.gain_rest, self.targets, self.targets_rest = (
             self.add_variable(shape=(), initializer="zeros", dtype=self.dtype, name=variable)

@@ -6,10 +6,10 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
+from keras_lightrnn._internal.keras_internals import RestoredVariable, has_value
 
 
-class LinkedVariable(keras.Variable):
+class LinkedVariable(RestoredVariable):
     """Variable that is not trained, from which `DerivedVariable`s are computed.
 
     They are recomputed whenever it is assigned: by a layer, by `set_weights` or by a checkpoint.
@@ -42,16 +42,13 @@ class LinkedVariable(keras.Variable):
         self._update_derived()
         return value
 
-    def _restore_from_tensors(self, tensors: Any) -> Any:
-        # `tf.train.Checkpoint` does not call `assign`.
-        restored = super()._restore_from_tensors(tensors)
+    def on_restore(self) -> None:
         self._update_derived()
-        return restored
 
     def _update_derived(self) -> None:
         for derived in [reference() for reference in self._derived]:
-            # In `fit` on JAX the values are held elsewhere and are restored one by one.
-            if derived is not None and all(s._value is not None for s in derived.sources):
+            # After `fit` on JAX the values come back one by one.
+            if derived is not None and all(map(has_value, derived.sources)):
                 derived.assign(derived.compute())
 
 
@@ -71,6 +68,7 @@ class DerivedVariable(LinkedVariable):
 
     Example:
 
+    >>> import keras
     >>> source = LinkedVariable(keras.initializers.Ones(), (2,), "float32", "source")
     >>> double = DerivedVariable(lambda: 2 * source, [source], (2,), "float32", "double")
     >>> source.assign([3.0, 4.0]) is None

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lightrnn._internal.keras_internals import get_shared_objects
+from keras_lightrnn._internal.keras_internals import get_shared_objects, untrack
 from keras_lightrnn._internal.shared_objects import (
     check_is_stored,
     get_shared_id,
@@ -123,7 +123,7 @@ class WordTable(keras.layers.Layer):
                 "int32",
                 "words",
             )
-        self._untrack_variable(self.words)
+        untrack(self, self.words)
         self._refusal: ValueError | None = None  # the error of the cells in a file
         self.built = True
 
