@@ -242,16 +242,12 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         self.mask_zero = mask_zero
         self.supports_masking = True
         self.autocast = False  # word ids must never be rounded to a float type
-        self._init_word_bias(word_bias, self._get_owner())
+        self._init_word_bias(word_bias)
         self.tied_embedding = _get_tied_embedding(tied_embedding, word_tables)
         self.further_tables = [
             _FurtherTable(self, table, index) for index, table in enumerate(word_tables[1:], 1)
         ]
         track_for_checkpoints(self, "further_tables")
-
-    def _get_owner(self) -> TwoComponentSoftmax | None:
-        """Return the softmax whose word bias and word vectors this one shares, if any."""
-        return None
 
     def list_tables(self) -> list[TwoComponentSoftmax]:
         """Return the softmax of each table: this layer, then those of the further tables."""

@@ -31,12 +31,15 @@ class WordBias:
     word_table: Any
     name: str
 
-    def _init_word_bias(self, word_bias: str | None, owner: WordBias | None = None) -> None:
+    def _get_owner(self) -> Any:
+        """Return the layer whose word bias and word vectors this one shares, or `None`."""
+        return None
+
+    def _init_word_bias(self, word_bias: str | None) -> None:
         """Make the variables, before the layer is built: counts may be assigned at once.
 
         Args:
             word_bias: See `TwoComponentSoftmax`.
-            owner: The layer whose bias this one shares, or `None`.
         """
         if word_bias not in _WORD_BIAS:
             raise ValueError(
@@ -46,13 +49,12 @@ class WordBias:
         size = (table.vocabulary_size,)
         self.word_bias = word_bias
         self._word_bias: Any = None
-        # Behind a function, so that Keras does not take it for a weight of two layers.
-        self._get_word_bias = lambda: (owner or self)._word_bias
-        if word_bias == "trainable" and owner is None:
+        is_owner = self._get_owner() is None
+        if word_bias == "trainable" and is_owner:
             self._word_bias = self.add_weight(  # type: ignore[attr-defined]
                 name="word_bias", shape=size, dtype="float32", initializer="zeros", autocast=False
             )
-        elif word_bias == "counts" and owner is None:
+        elif word_bias == "counts" and is_owner:
             with keras.name_scope(self.name):
                 self._word_bias = LinkedVariable(
                     keras.initializers.Zeros(), size, "float32", "word_bias"
@@ -62,10 +64,10 @@ class WordBias:
         )
         self._row_offsets: Any = None
         if self._has_bias_term and word_bias != "trainable":
-            sources = [table.words, *([] if word_bias is None else [self._get_word_bias()])]
+            sources = [table.words, *([] if word_bias is None else [self.word_bias_values])]
             with keras.name_scope(self.name):
                 self._row_offsets = DerivedVariable(
-                    lambda: compute_row_offsets(self._get_word_bias(), table.words),
+                    lambda: compute_row_offsets(self.word_bias_values, table.words),
                     sources,
                     (table.num_rows,),
                     "float32",
@@ -89,7 +91,7 @@ class WordBias:
             ValueError: if the layer has no word bias, or the counts have another shape, are
                 negative, not finite, or all zero.
         """
-        if self._get_word_bias() is None:
+        if self.word_bias_values is None:
             raise ValueError(
                 "Word counts need a layer with a word bias. Received: word_bias=None. Make it "
                 'with word_bias="counts" or "trainable".'
@@ -102,12 +104,12 @@ class WordBias:
                 "text that the model is to be trained on."
             )
         smoothed = np.where(counts > 0, counts, 0.5)
-        self._get_word_bias().assign(np.log(smoothed / smoothed.sum()).astype(np.float32))
+        self.word_bias_values.assign(np.log(smoothed / smoothed.sum()).astype(np.float32))
 
     @property
     def word_bias_values(self) -> Any:
         """The `(V,)` weight of log shares; `None` without a word bias."""
-        return self._get_word_bias()
+        return (self._get_owner() or self)._word_bias
 
     def compute_row_offsets(self) -> Any:
         """Return what the words of each row add to its logit now, `(R,)`; `None` if nothing."""
@@ -115,7 +117,7 @@ class WordBias:
             return ops.convert_to_tensor(self._row_offsets)
         if self.word_bias == "trainable":
             return compute_row_offsets(
-                ops.convert_to_tensor(self._get_word_bias()),
+                ops.convert_to_tensor(self.word_bias_values),
                 ops.convert_to_tensor(self.word_table.words),
             )
         return None
@@ -124,6 +126,6 @@ class WordBias:
         """Return the term of the column logits, or nothing where nothing is added."""
         if not self._has_bias_term:
             return []
-        bias = self._get_word_bias()
+        bias = self.word_bias_values
         bias = None if bias is None else ops.cast(bias, "float32")
         return [BiasTerm(bias, is_trainable=self.word_bias == "trainable")]
