@@ -534,7 +534,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         """Return the terms that words add to column logits: a new kind of term belongs here."""
         terms: list[LogitTerm] = [*self._make_bias_terms()]
         if self.word_dim:
-            queries = self._project(column_queries, ops.transpose(self.word_projection), None)
+            queries = self._project(column_queries, self.word_projection)
             kernel = (self._get_owner() or self).word_kernel
             terms.append(VectorTerm(ops.cast(kernel, "float32"), queries))
         return terms
@@ -552,7 +552,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         (3, 2, 8)
         """
         units = self.row_kernel.shape[-1]
-        products = self._project(states, ops.transpose(self.query_kernel), self.query_bias)
+        products = self._project(states, self.query_kernel, self.query_bias)
         queries = ops.cast(ops.tanh(products), self.compute_dtype)
         return ops.reshape(queries, (*ops.shape(states)[:-1], self.num_components, units))
 
@@ -562,8 +562,8 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
 
     def compute_component_log_probs(self, states: Tensor) -> Tensor:
         """Return the log-weights of all components, `(..., H) -> (..., tables M)` float32."""
-        kernel = ops.transpose(self.component_kernel)
-        return ops.log_softmax(self._project(states, kernel, self.component_bias))
+        logits = self._project(states, self.component_kernel, self.component_bias)
+        return ops.log_softmax(logits)
 
     def compute_row_logits(self, row_queries: Tensor, row_offsets: Tensor = None) -> Tensor:
         """Return the logits of all rows, `(..., H) -> (..., R)`.
@@ -572,7 +572,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             row_queries: `(..., H)`: column half-steps, or queries of components.
             row_offsets: The result of `compute_row_offsets`, or `None` to compute it.
         """
-        logits = self._project(row_queries, self.row_kernel, self.row_bias)
+        logits = self._project(row_queries, ops.transpose(self.row_kernel), self.row_bias)
         offsets = self.compute_row_offsets() if row_offsets is None else row_offsets
         return logits if offsets is None else logits + offsets
 
@@ -587,7 +587,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             rows: `(...)` int32.
             cell_logits: The result of `compute_cell_logits`, or `None` to look up the words' terms.
         """
-        logits = self._project(column_queries, self.column_kernel, self.column_bias)
+        logits = self._project(column_queries, ops.transpose(self.column_kernel), self.column_bias)
         terms = self._make_terms(column_queries)
         if cell_logits is not None:
             logits += ops.expand_dims(look_up(cell_logits, rows), -2)
@@ -615,7 +615,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         Args:
             column_queries: `(B, R, M, H)`: queries that have read all rows, in order.
         """
-        logits = self._project(column_queries, self.column_kernel, self.column_bias)
+        logits = self._project(column_queries, ops.transpose(self.column_kernel), self.column_bias)
         words, cells = (
             ops.convert_to_tensor(x) for x in (self.word_table.words, self.word_table.cells)
         )
@@ -623,11 +623,11 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             logits += term.compute_all_logits(cells, words, self.compute_dtype)
         return logits
 
-    def _project(self, states: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-        states = ops.cast(states, self.compute_dtype)
-        kernel = ops.cast(kernel, self.compute_dtype)
-        logits = ops.cast(project(states, ops.transpose(kernel)), "float32")
-        return logits if bias is None else logits + ops.cast(bias, "float32")
+    def _project(self, x: Tensor, kernel: Tensor, bias: Tensor = None) -> Tensor:
+        """Return `x · kernel + bias` in float32, `(..., H), (H, N), (N,) -> (..., N)`."""
+        x, kernel = (ops.cast(y, self.compute_dtype) for y in (x, kernel))
+        products = ops.cast(project(x, kernel), "float32")
+        return products if bias is None else products + ops.cast(bias, "float32")
 
     def next_words(
         self,
