@@ -14,6 +14,7 @@ from keras_lightrnn._internal.typing import Config, Shape, Tensor, WordIds
 from keras_lightrnn.layers.softmax_search import SoftmaxSearch
 from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
 from keras_lightrnn.ops import cast_word_ids
+from keras_lightrnn.search.excluded import check_excluded_shape
 from keras_lightrnn.search.graph_search import find_best_words
 from keras_lightrnn.search.layer_search import check_state_size
 
@@ -81,7 +82,7 @@ class TopWords(SoftmaxSearch):
     def call(
         self, states: Tensor, excluded: WordIds | None = None, k: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        self._check_shapes(states, excluded, k)
+        self._check_shapes(states, excluded)
         if len(states.shape) == 3:
             states = _take_last(states, get_mask(states))
         if excluded is not None:
@@ -96,20 +97,15 @@ class TopWords(SoftmaxSearch):
     def compute_mask(self, states: Tensor, previous_mask: Tensor = None) -> None:
         return None
 
-    def _check_shapes(self, states: Tensor, excluded: Tensor, k: Tensor) -> None:
-        shapes = [
-            None if x is None else tuple(getattr(x, "shape", ())) for x in (states, excluded, k)
-        ]
-        received = f"Received: states.shape={shapes[0]}, excluded.shape={shapes[1]}, "
-        if len(states.shape) not in (2, 3):
+    def _check_shapes(self, states: Tensor, excluded: Tensor) -> None:
+        shape = tuple(states.shape)
+        if len(shape) not in (2, 3):
             raise ValueError(
-                f"`states` must be (B, H) or (B, T, H). {received}k.shape={shapes[2]}."
+                f"`states` must be (B, H) or (B, T, H). Received: states.shape={shape}."
             )
-        check_state_size(self.softmax, tuple(states.shape), received)
-        if excluded is not None and len(excluded.shape) != 2:
-            raise ValueError(
-                f"`excluded` must be (B, E). {received}k.shape={shapes[2]}. Fill up with -1."
-            )
+        check_state_size(self.softmax, shape, f"Received: states.shape={shape}, ")
+        if excluded is not None:
+            check_excluded_shape(excluded, shape[0])
 
     def compute_output_shape(self, states_shape: Shape) -> tuple[Shape, Shape]:
         shape = states_shape[0], self.k
@@ -118,7 +114,7 @@ class TopWords(SoftmaxSearch):
     def compute_output_spec(
         self, states: Tensor, excluded: WordIds | None = None, k: Tensor | None = None
     ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-        self._check_shapes(states, excluded, k)
+        self._check_shapes(states, excluded)
         shape, _ = self.compute_output_shape(states.shape)
         return keras.KerasTensor(shape, "int32"), keras.KerasTensor(shape, "float32")
 

@@ -48,7 +48,7 @@ from keras_lightrnn.ops import (
 )
 from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.ops.products import project
-from keras_lightrnn.search.excluded import check_excluded
+from keras_lightrnn.search.excluded import check_excluded, check_excluded_shape
 from keras_lightrnn.search.graph_search import find_word_ranks
 from keras_lightrnn.search.layer_search import (
     HalfStepSearch,
@@ -751,11 +751,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         flat_states = ops.reshape(states, (-1, states.shape[-1]))
         if excluded is not None:
             excluded = cast_word_ids(excluded)
-            if len(excluded.shape) != 2:
-                raise ValueError(
-                    "`excluded` must be (B, E). Received: excluded.shape="
-                    f"{tuple(excluded.shape)}. Fill up with -1."
-                )
+            check_excluded_shape(excluded, targets.shape[0])
             if len(targets.shape) == 2:
                 excluded = ops.repeat(excluded, ops.shape(targets)[1], axis=0)
         ranks = find_word_ranks(self, flat_states, ops.reshape(targets, (-1,)), excluded)

@@ -15,7 +15,7 @@ import numpy as np
 from keras_lightrnn._internal.checks import check_k, check_not_negative, check_size
 from keras_lightrnn._internal.inference import run_without_gradients
 from keras_lightrnn._internal.typing import Cache, Tensor, WordIds
-from keras_lightrnn.search.excluded import check_excluded
+from keras_lightrnn.search.excluded import check_excluded, count_allowed
 from keras_lightrnn.search.layer_search import check_built
 from keras_lightrnn.search.predictor import (
     Predictor,
@@ -282,10 +282,7 @@ def decode(
     """Continue prefixes; see `generate`."""
     softmax = predictor.softmax
     prefixes = prepare_prefixes(softmax, prefix, mask)
-    excluded = _check_excluded(softmax, excluded, prefixes, options.end_word)
-    num_allowed = softmax.word_table.vocabulary_size - softmax.mask_zero
-    if excluded is not None:
-        num_allowed -= int(_count_excluded(excluded, softmax.mask_zero).max())
+    excluded, num_allowed = _check_excluded(softmax, excluded, prefixes, options.end_word)
     options.check(softmax.word_table.vocabulary_size, num_allowed)
     num_texts, num_return = len(prefixes.words), options.num_return or 1
     if source is not None:
@@ -556,32 +553,31 @@ def _make_chooser(predictor: Predictor, options: Options) -> _Chooser:
 
 def _check_excluded(
     softmax: Any, excluded: Any, prefixes: Prefixes, end_word: int | None
-) -> np.ndarray | None:
-    """Return the excluded words of each text as `(B, E)`, -1 for none, or raise."""
-    if excluded is None:
-        return None
+) -> tuple[np.ndarray | None, int]:
+    """Check excluded words.
+
+    Returns:
+        The words as `(B, E)`, -1 for none, or `None`; and the least number of words that are
+        allowed after a text.
+    """
     vocabulary_size, has_padding = softmax.word_table.vocabulary_size, softmax.mask_zero
-    excluded = check_excluded(excluded, len(prefixes.words), vocabulary_size, 0, has_padding)
-    if excluded.size == 0:
-        return None
+    num_words = vocabulary_size - has_padding
+    if excluded is not None:
+        excluded = check_excluded(excluded, len(prefixes.words), vocabulary_size, 0, has_padding)
+    if excluded is None or excluded.size == 0:
+        return None, num_words
     if end_word is not None and (excluded == end_word).any():
         raise ValueError(
             "`end_word` must not be excluded. Received: end_word="
             f"{end_word}, which is in `excluded`. Remove it from one of the two."
         )
-    num_words = vocabulary_size - has_padding
-    num_excluded = _count_excluded(excluded, has_padding)
-    if num_excluded.max() >= num_words:
+    num_allowed = count_allowed(excluded, vocabulary_size, has_padding)
+    if not num_allowed.all():
         raise ValueError(
             f"`excluded` must leave at least one of the {num_words} words. Received: all of them "
-            f"for the prefix at index {int(num_excluded.argmax())}. Exclude fewer words."
+            f"for the prefix at index {int(num_allowed.argmin())}. Exclude fewer words."
         )
-    return excluded
-
-
-def _count_excluded(excluded: np.ndarray, mask_zero: bool) -> np.ndarray:
-    """Return the number of words that each row excludes; padding does not count."""
-    return np.array([len(np.unique(row[row >= int(mask_zero)])) for row in excluded])
+    return excluded, int(num_allowed.min())
 
 
 def _check_source(source: Any, num_texts: int) -> None:

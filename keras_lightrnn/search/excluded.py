@@ -1,10 +1,12 @@
-"""Check of the words that a search must not return."""
+"""Checks of the words that a search must not return."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+
+from keras_lightrnn._internal.typing import Tensor
 
 
 def check_excluded(
@@ -56,10 +58,7 @@ def check_excluded(
             f"id {words[text, place]} at position ({text}, {place}) ({int(is_wrong.sum())} of "
             f"{words.size} ids lie outside). Leave out ids of other vocabularies."
         )
-    ordered = np.sort(words, axis=1)
-    is_counted = ordered >= int(has_padding)  # padding is subtracted once, below
-    is_counted[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]  # repeated ids count once
-    left = vocabulary_size - has_padding - is_counted.sum(axis=1)
+    left = count_allowed(words, vocabulary_size, has_padding)
     if left.size and left.min() < k:
         text = int(left.argmin())
         raise ValueError(
@@ -68,3 +67,38 @@ def check_excluded(
             "words."
         )
     return words
+
+
+def count_allowed(words: np.ndarray, vocabulary_size: int, has_padding: bool) -> np.ndarray:
+    """Return the number of words that each text may be followed by, `(B,)`.
+
+    Args:
+        words: `(B, E)` excluded words, -1 for none.
+        vocabulary_size: Integer `V`.
+        has_padding: Boolean, whether word 0 is padding.
+
+    Example:
+
+    >>> count_allowed(np.array([[3, 3, -1], [0, 1, 2]]), 5, has_padding=True).tolist()
+    [3, 2]
+    """
+    ordered = np.sort(words, axis=1)
+    is_counted = ordered >= int(has_padding)  # padding is subtracted once, below
+    is_counted[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]  # repeated ids count once
+    return vocabulary_size - has_padding - is_counted.sum(axis=1)
+
+
+def check_excluded_shape(excluded: Tensor, num_texts: int | None) -> None:
+    """Raise `ValueError` unless excluded words in a graph have the shape `(B, E)`.
+
+    Args:
+        excluded: Tensor of word ids.
+        num_texts: Integer `B`, or `None` if it is not known.
+    """
+    shape = tuple(excluded.shape)
+    number = "B" if num_texts is None else num_texts
+    if len(shape) != 2 or (number != "B" and shape[0] not in (number, None)):
+        raise ValueError(
+            f"`excluded` must have the shape ({number}, E). Received: excluded.shape={shape}. Fill "
+            "up with -1."
+        )

@@ -80,6 +80,9 @@ def test_excluded_words_do_not_count(model, windows):
     best, _ = softmax.next_words(states, k=3)
     ranks = TargetRanks(softmax)(states, best[:, 2], best[:, :2])
     assert np.asarray(ranks).tolist() == [1, 1, 1]
+    for shape in ((3,), (2, 2)):
+        with pytest.raises(ValueError, match=r"`excluded` must have the shape \(3, E\)"):
+            TargetRanks(softmax)(states, best[:, 2], np.zeros(shape, int))
 
 
 def test_errors():

@@ -149,8 +149,10 @@ def test_errors(layers):
     for make_tensor in (keras.KerasTensor, np.zeros):
         with pytest.raises(ValueError, match=rf"built with, {H}\. Received: states.shape=\(2, 3\)"):
             top(make_tensor((2, 3)))
-    with pytest.raises(ValueError, match=r"`excluded` must be \(B, E\).*\(2,\)"):
+    with pytest.raises(ValueError, match=r"`excluded` must have the shape \(2, E\).*\(2,\)"):
         top(np.zeros((2, H), "float32"), excluded=np.array([1, 2]))
+    with pytest.raises(ValueError, match=r"the shape \(2, E\)\..*\(3, 1\)"):
+        top(np.zeros((2, H), "float32"), excluded=np.zeros((3, 1), int))
 
 
 def test_errors_of_excluded_words(layers):

@@ -412,5 +412,5 @@ def test_errors_of_ranks(rng):
         TwoComponentSoftmax(9, row_reader=None).compute_ranks(np.zeros((2, H)), [1, 2])
     with pytest.raises(ValueError, match=r"targets \(B,\) need states \(B, H\)"):
         layer.compute_ranks(np.zeros((2, 3, H)), [1, 2])
-    with pytest.raises(ValueError, match=r"`excluded` must be \(B, E\)"):
+    with pytest.raises(ValueError, match=r"`excluded` must have the shape \(2, E\)"):
         layer.compute_ranks(np.zeros((2, H)), [1, 2], [1, 2])
