@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from keras_lightrnn._internal.checks import shapes_agree
 from keras_lightrnn._internal.distribution import all_reduce_sum, count_replicas
 from keras_lightrnn._internal.dtypes import choose_sum_dtype
 from keras_lightrnn._internal.keras_internals import get_mask, set_mask
@@ -109,10 +110,7 @@ class NegativeLogLikelihood(keras.losses.Loss):
 def _check_targets(y_true: Tensor, y_pred: Tensor) -> None:
     targets = cast_word_ids(y_true)
     shapes = [tuple(ops.convert_to_tensor(x).shape) for x in (targets, y_pred)]
-    is_same = len(shapes[0]) == len(shapes[1]) and all(
-        None in sizes or sizes[0] == sizes[1] for sizes in zip(*shapes, strict=True)
-    )
-    if not is_same:
+    if not shapes_agree(*shapes):
         remedy = "Give the targets of the softmax, such as `windows[:, 1:]` for `windows`"
         if len(shapes[0]) == len(shapes[1]) + 1 and shapes[0][-1] == 1:
             remedy = "Remove the last axis, with `y[..., 0]`"

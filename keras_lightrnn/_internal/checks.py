@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,19 @@ def check_k(name: str, k: Any, vocabulary_size: int) -> None:
         raise ValueError(
             f"`{name}` must be an integer in [1, {vocabulary_size}]. Received: {name}={k!r}."
         )
+
+
+def shapes_agree(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Return whether two shapes are equal as far as they are known.
+
+    Example:
+
+    >>> shapes_agree((None, 3), (2, 3)), shapes_agree((2, 3), (2, 4)), shapes_agree((2,), (2, 3))
+    (True, False, False)
+    """
+    return len(shape) == len(other) and all(
+        None in sizes or sizes[0] == sizes[1] for sizes in zip(shape, other, strict=True)
+    )
 
 
 def check_counts(counts: Any, vocabulary_size: int) -> np.ndarray:

@@ -19,8 +19,11 @@ def count_threads() -> int:
     True
     """
     chosen = os.environ.get("NUMBA_NUM_THREADS", "")
-    if chosen.isdecimal() and int(chosen):
-        return int(chosen)
+    return int(chosen) if chosen.isdecimal() and int(chosen) else count_cores()
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

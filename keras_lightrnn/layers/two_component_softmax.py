@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lightrnn._internal.checks import check_k, check_size
+from keras_lightrnn._internal.checks import check_k, check_size, shapes_agree
 from keras_lightrnn._internal.keras_internals import (
     get_mask,
     set_mask,
@@ -779,7 +779,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         received = f"Received: states.shape={states_shape}, targets.shape={targets_shape}, "
         check_state_size(self, states_shape, received)
         if self.row_reader is not None:
-            if _agree(states_shape[:-1], targets_shape):
+            if shapes_agree(states_shape[:-1], targets_shape):
                 return
             hint = "The targets of a window (B, T + 1) are its words from the second on."
             length = _double(targets_shape) if len(targets_shape) == 2 else None
@@ -803,7 +803,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
                 f"states (B, H). {received}row_reader={type(self.row_reader).__name__}. {hint}"
             )
         is_windows = len(states_shape) == 3 and len(targets_shape) == 2
-        if is_windows and _agree((states_shape[1],), (_double(targets_shape),)):
+        if is_windows and shapes_agree((states_shape[1],), (_double(targets_shape),)):
             return
         raise ValueError(
             f"Without a row reader, targets (B, T) need half-steps (B, 2T, H). {received}"
@@ -935,14 +935,6 @@ def _check_states_are_values(states: Tensor, layer: str) -> None:
             "A search needs states that have values. Received: a symbolic `KerasTensor` of shape "
             f"{tuple(states.shape)}. Use the layer `{layer}` in a functional model."
         )
-
-
-def _agree(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
-    """Return whether two shapes are equal as far as they are known."""
-    return len(shape) == len(other) and all(
-        None in (size, other_size) or size == other_size
-        for size, other_size in zip(shape, other, strict=True)
-    )
 
 
 def _double(targets_shape: tuple[int | None, ...]) -> int | None:

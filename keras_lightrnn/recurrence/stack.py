@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import keras
@@ -10,6 +9,7 @@ from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn._internal.keras_internals import track_for_checkpoints
+from keras_lightrnn._internal.threads import count_cores
 from keras_lightrnn._internal.typing import Config, Shape, Tensor
 from keras_lightrnn.recurrence.fused import (
     ProductSums,
@@ -386,14 +386,7 @@ def choose_num_parts(batch_size: int | None, jit_compile: bool) -> int:
     is_busy = tf.distribute.get_strategy().num_replicas_in_sync > 1
     is_small = batch_size is not None and batch_size < _LEAST_BATCH
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    return 1 if is_busy or is_small or has_gpu or _count_cores() == 1 else 2
-
-
-def _count_cores() -> int:
-    """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return 1 if is_busy or is_small or has_gpu or count_cores() == 1 else 2
 
 
 def _multiply(layer: keras.layers.RNN, x: Tensor, kernel: Tensor) -> Tensor:

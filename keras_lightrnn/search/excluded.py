@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lightrnn._internal.checks import shapes_agree
 from keras_lightrnn._internal.typing import Tensor
 
 
@@ -97,7 +98,7 @@ def check_excluded_shape(excluded: Tensor, num_texts: int | None) -> None:
     """
     shape = tuple(excluded.shape)
     number = "B" if num_texts is None else num_texts
-    if len(shape) != 2 or (number != "B" and shape[0] not in (number, None)):
+    if len(shape) != 2 or not shapes_agree(shape[:1], (num_texts,)):
         raise ValueError(
             f"`excluded` must have the shape ({number}, E). Received: excluded.shape={shape}. Fill "
             "up with -1."

@@ -89,12 +89,12 @@ def test_a_step_equals_that_of_the_keras_layers(rng, arguments, jit_compile):
 def test_a_batch_is_run_in_parts_where_cores_would_be_idle(
     monkeypatch, num_cores, batch_size, jit_compile, num_parts
 ):
-    monkeypatch.setattr(fused_recurrence, "_count_cores", lambda: num_cores)
+    monkeypatch.setattr(fused_recurrence, "count_cores", lambda: num_cores)
     assert fused_recurrence.choose_num_parts(batch_size, jit_compile) == num_parts
 
 
 def test_a_step_in_parts_equals_that_of_the_keras_layers(rng, monkeypatch):
-    monkeypatch.setattr(fused_recurrence, "_count_cores", lambda: 2)
+    monkeypatch.setattr(fused_recurrence, "count_cores", lambda: 2)
     run, chosen = fused_recurrence.RecurrentStack.run_fused, []
     monkeypatch.setattr(
         fused_recurrence.RecurrentStack,
