@@ -186,9 +186,10 @@ def cluster_features(
                 progress=progress,
             )  # fmt: skip
         tables.append(found)
-        share = fit_vectors(rest, found)[2] / max(float(np.square(known).sum()), _TINY)
-        name = f"table {number + 1} of {num_tables}" if num_tables else "clustered"
-        progress.end_stage(name, f"{100 * share:.1f} % of the features unexplained")
+        if verbose:
+            share = fit_vectors(rest, found)[2] / max(compute_energy(known), _TINY)
+            name = f"table {number + 1} of {num_tables}" if num_tables else "clustered"
+            progress.end_stage(name, f"{100 * share:.1f} % of the features unexplained")
     tables = [_place_others(table, has_features) for table in tables]
     return tables[0] if num_tables is None else tables
 

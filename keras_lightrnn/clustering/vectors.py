@@ -82,12 +82,11 @@ def compute_unexplained_share(features: Any, allocations: Any) -> float:
             f"Received: {len(sizes)} allocations, of {sizes} words."
         )
     known = features.any(axis=1)
-    energy = float(np.square(features, dtype=np.float64).sum())
-    if energy == 0.0:
+    if not known.any():
         return 0.0
     tables = [select_words(allocation, known) for allocation in allocations]
     rest, _ = backfit(features[known], tables)
-    return min(1.0, float(np.square(rest, dtype=np.float64).sum()) / energy)
+    return compute_share_left(rest, features)
 
 
 def backfit(
@@ -151,6 +150,17 @@ def scale_features(features: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def compute_energy(features: np.ndarray) -> float:
     """Return the sum of squares of features."""
     return float(np.einsum("vf,vf->v", features, features).sum(dtype=np.float64))
+
+
+def compute_share_left(rest: np.ndarray, features: np.ndarray) -> float:
+    """Return the share of the energy of features that is left, in [0, 1]; 0 of no energy.
+
+    Args:
+        rest: `(V, F)` float32, what is left of the features.
+        features: `(V, F)` float32.
+    """
+    energy = compute_energy(features)
+    return min(1.0, compute_energy(rest) / energy) if energy else 0.0
 
 
 def fit_vectors(

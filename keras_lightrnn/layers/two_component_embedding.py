@@ -24,7 +24,7 @@ from keras_lightrnn._internal.typing import (
     Tensor,
     WordIds,
 )
-from keras_lightrnn.clustering.vectors import backfit, check_features
+from keras_lightrnn.clustering.vectors import backfit, check_features, compute_share_left
 from keras_lightrnn.layers.initializers import clone_initializer
 from keras_lightrnn.layers.word_vectors import serialize_word_vectors, set_word_vectors
 from keras_lightrnn.ops import (
@@ -324,9 +324,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
             assert self.word_embeddings is not None  # `word_dim` is positive
             self.word_embeddings.assign(head @ projection.T)
             head -= head @ projection.T @ projection
-        energy = float(np.square(vectors, dtype=np.float64).sum())
-        lost = float(np.square(rest, dtype=np.float64).sum())
-        return min(1.0, lost / energy) if energy else 0.0
+        return compute_share_left(rest, vectors)
 
     def call(self, words: WordIds) -> Tensor:
         if type(words).__name__ == "RaggedTensor":  # TensorFlow's, which may be absent
