@@ -406,9 +406,10 @@ def _check_stream(words: Any, least: int = 2) -> Any:
             f"words.shape={words.shape}. Flatten it with `words.reshape(-1)`."
         )
     if words.size < least:
+        reason = "s, because a window is a word and the next word that it predicts"
         raise ValueError(
-            f"There must be at least {least} words, because a window is a word and the next word "
-            f"that it predicts. Received: {words.size} words. Check that the text is not empty."
+            f"There must be at least {least} word{reason if least > 1 else ''}. Received: "
+            f"{words.size} words. Check that the text is not empty."
         )
     if not np.issubdtype(words.dtype, np.integer):
         raise TypeError(

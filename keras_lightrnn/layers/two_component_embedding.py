@@ -170,7 +170,8 @@ class TwoComponentEmbedding(keras.layers.Layer):
         if gate_dim is not None and gate_dim % self.gate_pool:
             raise ValueError(
                 f"`gate_dim` must be a multiple of `gate_pool`. Received: gate_dim={gate_dim}, "
-                f"gate_pool={self.gate_pool}. Give gate_pool=1 to project each gated number."
+                f"gate_pool={self.gate_pool}. Give a multiple of {self.gate_pool}, or gate_pool=1 "
+                "to project each gated number."
             )
         self.word_table = word_tables[0]
         self.output_dim = output_dim

@@ -135,6 +135,7 @@ def _check_later_words(
     # Replaced by other words, and never by word 0, which may be padding.
     steps = rng.integers(1, max(2, vocabulary_size - 1), size=windows.shape)
     others = 1 + (np.maximum(windows, 1) - 1 + steps) % max(1, vocabulary_size - 1)
+    others = np.minimum(others, vocabulary_size - 1)  # the only word is 0
     places = np.unique(np.linspace(2, length - 1, _MAX_PLACES).astype(int))
     for place in places[::-1]:
         changed = np.where(np.arange(length) < place, windows, others)

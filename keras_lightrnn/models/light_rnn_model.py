@@ -83,9 +83,9 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             a layer to use as row reader.
         num_components: Integer `M`, the number of components of the mixture for each table, see
             `TwoComponentSoftmax`. More than one needs `row_reading="reader"`.
-        gate_dim: Integer, the number of entries of a column that a row gates at the input, see
-            `TwoComponentEmbedding`. `None` for about `embedding_dim`. A smaller number makes the
-            model smaller.
+        gate_dim: Integer, the number of entries of a column that a row gates at the input, a
+            multiple of 8, see `TwoComponentEmbedding`. `None` for about `embedding_dim`. A smaller
+            number makes the model smaller. Needs `row_reading="reader"`.
         tie_word_vectors: Boolean, whether input and output share the small vector of a word, a
             `layers.WordVectors`, which gives the lower perplexity. With `False` a word has two.
             Defaults to `True`.
@@ -159,6 +159,11 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
                 "A mixture needs a row reader, which lets each component read the row. Received: "
                 f"num_components={num_components}, {num_tables} word table(s), "
                 'row_reading="recurrence". Give row_reading="reader".'
+            )
+        if gate_dim is not None and row_reader is None:
+            raise ValueError(
+                "`gate_dim` needs a network with one step a word. Received: "
+                f'gate_dim={gate_dim}, row_reading="recurrence". Leave it at None.'
             )
         if tie_embeddings and embedding_dim != units:
             raise ValueError(

@@ -348,7 +348,7 @@ def test_nothing_needs_tensorflow_but_the_dataset():
             {"contiguous": False, "shuffle": True, "num_processes": 2},
             "same way.*seed=None, num_processes=2",
         ),
-        ([], {"contiguous": False, "end_id": 0}, "at least 1 words.*Received: 0 words"),
+        ([], {"contiguous": False, "end_id": 0}, r"at least 1 word\. Received: 0 words"),
     ],
 )
 def test_bad_input(words, options, message):

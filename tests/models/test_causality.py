@@ -68,6 +68,12 @@ def test_causal_models_pass(make):
     check_causal(model, WINDOWS)
 
 
+def test_a_vocabulary_of_one_word():
+    model = LightRNNModel(1, 2, 2)
+    model.build((None, None))
+    assert check_causal(model, np.zeros((2, 4), int)) is None
+
+
 LOOKS_AHEAD = {
     "bidirectional": lambda **kw: keras.layers.Bidirectional(
         keras.layers.GRU(3, return_sequences=True), **kw

@@ -212,11 +212,20 @@ def test_another_row_reader(rng, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [{"row_reading": "gate"}, {"num_components": 0}, {"row_reading": "recurrence"}],
+    ("arguments", "message"),
+    [
+        ({"row_reading": "gate"}, "Received: row_reading='gate'"),
+        ({"num_components": 0}, "Received: num_components=0"),
+        ({"row_reading": "recurrence"}, "A mixture needs a row reader.*num_components=2"),
+        (
+            {"row_reading": "recurrence", "num_components": 1, "gate_dim": 8},
+            r"needs a network with one step a word\. Received: gate_dim=8",
+        ),
+        ({"gate_dim": 9}, r"gate_dim=9.*Give a multiple of 8, or"),
+    ],
     ids=str,
 )
-def test_bad_arguments(arguments):
+def test_bad_arguments(arguments, message):
     arguments = {"row_reading": "reader", "num_components": 2, **arguments}
-    with pytest.raises(ValueError, match="Received: "):
+    with pytest.raises(ValueError, match=message):
         LightRNNModel(V, 4, 4, **arguments)

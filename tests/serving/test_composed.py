@@ -16,6 +16,7 @@ from keras_lightrnn.data import Vocabulary
 from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.recurrence import RecurrentStack
 from keras_lightrnn.serving import ServingLimits, export_litert, export_saved_model
+from keras_lightrnn.serving.composed import _make_sample
 
 TEXTS = ["w3 w1 nobody", "", "w2 w7 w7 w3 w4 w9", "<pad> w5"]
 DIM = 6
@@ -175,6 +176,13 @@ def test_a_loaded_model_is_exported(gru):
     ids = np.array([[3, 1, 4, 1, 5]])
     answer = call(served, "score_ids", words=ids)["log_probs"][0]
     assert answer == pytest.approx(score(model, ids)[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("vocabulary_size", [1, 2, 3, 100])
+def test_a_sample_has_words_of_the_vocabulary(vocabulary_size):
+    first, second = _make_sample(vocabulary_size)
+    assert set(first) | set(second) <= set(range(vocabulary_size))
+    assert (first != second).any() == (vocabulary_size > 2)
 
 
 def test_models_that_read_ahead_are_refused(words, tmp_path):
