@@ -109,14 +109,10 @@ def get_row_reader(identifier: Any, num_rows: int, dtype: Dtype) -> Any:
         )
     if identifier is None or isinstance(identifier, keras.layers.Layer):
         return identifier
-    if not isinstance(identifier, str):
-        raise TypeError(
-            '`row_reader` must be "gated", None or a Keras layer. Received: '
-            f"row_reader={identifier!r} (of type {type(identifier).__name__})."
-        )
-    if identifier != "gated":
-        raise ValueError(
-            f'`row_reader` must be "gated", None or a Keras layer. Received: '
-            f"row_reader={identifier!r}."
-        )
-    return GatedRowReader(num_rows, dtype=dtype, name="row_reader")
+    is_name = isinstance(identifier, str)
+    if is_name and identifier == "gated":
+        return GatedRowReader(num_rows, dtype=dtype, name="row_reader")
+    raise (ValueError if is_name else TypeError)(
+        '`row_reader` must be "gated", None or a Keras layer. Received: '
+        f"row_reader={identifier!r} (of type {type(identifier).__name__})."
+    )
