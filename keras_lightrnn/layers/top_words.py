@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lightrnn._internal.checks import check_k
+from keras_lightrnn._internal.checks import check_k, shapes_agree
 from keras_lightrnn._internal.keras_internals import get_mask
 from keras_lightrnn._internal.typing import Config, Shape, Tensor, WordIds
 from keras_lightrnn.layers.softmax_search import SoftmaxSearch
@@ -82,7 +82,7 @@ class TopWords(SoftmaxSearch):
     def call(
         self, states: Tensor, excluded: WordIds | None = None, k: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        self._check_shapes(states, excluded)
+        self._check_shapes(states, excluded, k)
         if len(states.shape) == 3:
             states = _take_last(states, get_mask(states))
         if excluded is not None:
@@ -97,7 +97,7 @@ class TopWords(SoftmaxSearch):
     def compute_mask(self, states: Tensor, previous_mask: Tensor = None) -> None:
         return None
 
-    def _check_shapes(self, states: Tensor, excluded: Tensor) -> None:
+    def _check_shapes(self, states: Tensor, excluded: Tensor, k: Tensor) -> None:
         shape = tuple(states.shape)
         if len(shape) not in (2, 3):
             raise ValueError(
@@ -106,6 +106,14 @@ class TopWords(SoftmaxSearch):
         check_state_size(self.softmax, shape, f"Received: states.shape={shape}, ")
         if excluded is not None:
             check_excluded_shape(excluded, shape[0])
+        k_shape = tuple(k.shape) if hasattr(k, "shape") else np.shape(k)
+        if k is not None and not any(
+            shapes_agree(k_shape, allowed) for allowed in ((), (1,), shape[:1], (shape[0], 1))
+        ):
+            raise ValueError(
+                "`k` must be a scalar or (B,), one number for each text. Received: "
+                f"k.shape={k_shape}, states.shape={shape}."
+            )
 
     def compute_output_shape(self, states_shape: Shape) -> tuple[Shape, Shape]:
         shape = states_shape[0], self.k
@@ -114,7 +122,7 @@ class TopWords(SoftmaxSearch):
     def compute_output_spec(
         self, states: Tensor, excluded: WordIds | None = None, k: Tensor | None = None
     ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-        self._check_shapes(states, excluded)
+        self._check_shapes(states, excluded, k)
         shape, _ = self.compute_output_shape(states.shape)
         return keras.KerasTensor(shape, "int32"), keras.KerasTensor(shape, "float32")
 

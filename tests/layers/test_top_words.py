@@ -153,6 +153,9 @@ def test_errors(layers):
         top(np.zeros((2, H), "float32"), excluded=np.array([1, 2]))
     with pytest.raises(ValueError, match=r"the shape \(2, E\)\..*\(3, 1\)"):
         top(np.zeros((2, H), "float32"), excluded=np.zeros((3, 1), int))
+    for k, size in (([1, 2, 3], 1), ([[1, 2], [2, 1]], 2)):
+        with pytest.raises(ValueError, match=r"`k` must be a scalar or \(B,\).*k.shape=\("):
+            top(np.zeros((size, H), "float32"), k=np.array(k))
 
 
 def test_errors_of_excluded_words(layers):
