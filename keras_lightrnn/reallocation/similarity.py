@@ -11,7 +11,12 @@ from scipy.optimize import linear_sum_assignment
 from keras_lightrnn import assignment
 from keras_lightrnn._internal.checks import check_size
 from keras_lightrnn.clustering.two_way import cluster_features, exchange_words
-from keras_lightrnn.clustering.vectors import compute_cluster_error, scale_features
+from keras_lightrnn.clustering.vectors import (
+    check_features,
+    compute_cluster_error,
+    compute_energy,
+    scale_features,
+)
 from keras_lightrnn.reallocation.objective import (
     OutputWeights,
     Proposal,
@@ -101,15 +106,7 @@ class SimilarityObjective(ReallocationObjective):
     ) -> None:
         check_size("num_features", num_features)
         check_size("num_rounds", num_rounds)
-        if features is not None:
-            features = np.asarray(features, np.float32)
-            if features.ndim != 2 or not np.isfinite(features).all():
-                raise ValueError(
-                    "`features` must be a finite matrix, one row for each word. Received: "
-                    f"features.shape={features.shape}, "
-                    f"{np.count_nonzero(~np.isfinite(features))} values that are not finite."
-                )
-        self.features = features
+        self.features = None if features is None else check_features(features)
         self.num_features = num_features
         self.num_rounds = num_rounds
         self.solver = None if solver is None else assignment.get(solver)
@@ -130,7 +127,7 @@ class SimilarityObjective(ReallocationObjective):
     ) -> Proposal:
         check_sums(sums)
         features = self.compute_features(sums)
-        spread = float(np.square(features - features.mean(axis=0)).sum(dtype=np.float64))
+        spread = compute_energy(features - features.mean(axis=0))
         total = max(spread, float(np.finfo(np.float32).tiny))
         error_before = compute_cluster_error(features, allocation)
         # By chance, each vector explains an equal share of the variance.

@@ -115,7 +115,7 @@ def test_features_do_not_depend_on_the_scale_of_either_side():
 
 @pytest.mark.parametrize("known", [np.zeros(9), np.full((9, 2), np.nan)])
 def test_bad_features(known):
-    with pytest.raises(ValueError, match="`features` must be a finite matrix"):
+    with pytest.raises(ValueError, match="`features` must be a matrix of finite numbers"):
         SimilarityObjective(known)
 
 
