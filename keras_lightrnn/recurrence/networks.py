@@ -1,6 +1,6 @@
 """An embedding and a recurrent stack as one network over words: by half-steps or word by word.
 
-The embedding is handed in; this module imports no layers.
+The embedding is an argument: `recurrence` does not import `layers`.
 """
 
 from __future__ import annotations

@@ -9,9 +9,8 @@ from keras import ops
 
 from keras_lightrnn.search.neural_cache import NeuralCache, mix_log_probs
 from keras_lightrnn.search.predictor import (
+    AnySearch,
     Predictor,
-    Search,
-    TablesSearch,
     read_prefixes_with_states,
 )
 from keras_lightrnn.search.prefixes import Prefixes
@@ -110,7 +109,7 @@ def _pad(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 def _read(
     predictor: Predictor, prefixes: Prefixes, cache: NeuralCache
-) -> tuple[Search | TablesSearch, list[tuple[np.ndarray, np.ndarray, float]]]:
+) -> tuple[AnySearch, list[tuple[np.ndarray, np.ndarray, float]]]:
     """Return the search after prefixes, and what `CachedText.predict` returns after each."""
     search, states = read_prefixes_with_states(predictor, prefixes)
     predictions = []

@@ -18,9 +18,9 @@ from keras_lightrnn._internal.typing import Cache, Tensor, WordIds
 from keras_lightrnn.search.excluded import check_excluded, count_allowed
 from keras_lightrnn.search.layer_search import check_built
 from keras_lightrnn.search.predictor import (
+    AnySearch,
     Predictor,
-    Search,
-    TablesSearch,
+    follow_words,
     make_predictor,
     read_prefixes,
     take_texts,
@@ -316,7 +316,7 @@ def decode(
 
 
 def _continue(
-    search: Search | TablesSearch,
+    search: AnySearch,
     prefixes: Prefixes,
     chooser: _Chooser,
     options: Options,
@@ -343,9 +343,9 @@ def _continue(
             break
         parents, live = parents[is_live], live.take(is_live)
         words, parents = (
-            _pad(x, chooser.choose_num_rows(num_texts)) for x in (live.words[:, -1], parents)
+            _pad(x, chooser.choose_num_hypotheses(num_texts)) for x in (live.words[:, -1], parents)
         )
-        search = search.follow(words, parents)
+        search = follow_words(search, words, parents)
     return [chooser.pick(of_text) for of_text in finished]
 
 
@@ -369,26 +369,26 @@ class _Chooser(abc.ABC):
         self.options = options
 
     @property
-    def num_rows_a_text(self) -> int:
+    def num_hypotheses_per_text(self) -> int:
         """The maximum number of hypotheses of a text."""
         return 1
 
     @property
     def texts_at_once(self) -> int:
         """The number of texts that are continued together."""
-        return max(_TEXTS_AT_ONCE // self.num_rows_a_text, 1)
+        return max(_TEXTS_AT_ONCE // self.num_hypotheses_per_text, 1)
 
-    def choose_num_rows(self, num_texts: int) -> int | None:
+    def choose_num_hypotheses(self, num_texts: int) -> int | None:
         """Return the number of hypotheses of a search, or `None` for the number of live ones.
 
         JAX compiles a function for each number, so it is constant there.
         """
         is_jax = keras.backend.backend() == "jax"
-        return num_texts * self.num_rows_a_text if is_jax else None
+        return num_texts * self.num_hypotheses_per_text if is_jax else None
 
     @abc.abstractmethod
     def choose(
-        self, search: Search | TablesSearch, live: Hypotheses, prefixes: Prefixes
+        self, search: AnySearch, live: Hypotheses, prefixes: Prefixes
     ) -> tuple[np.ndarray, Hypotheses]:
         """Return hypotheses with one more word, and the indices of those that they continue.
 
@@ -404,7 +404,7 @@ class _Chooser(abc.ABC):
         return finished
 
     def best_words(
-        self, search: Search | TablesSearch, k: int, live: Hypotheses, prefixes: Prefixes
+        self, search: AnySearch, k: int, live: Hypotheses, prefixes: Prefixes
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the `k` words with the highest scores, their log-probabilities and scores.
 
@@ -445,7 +445,7 @@ class _Beams(_Chooser):
     """Beam search: takes the continuations with the highest scores of each text."""
 
     @property
-    def num_rows_a_text(self) -> int:
+    def num_hypotheses_per_text(self) -> int:
         return self.options.num_beams or 1
 
     @property
@@ -453,9 +453,9 @@ class _Beams(_Chooser):
         return self.options.num_return or 1
 
     def choose(
-        self, search: Search | TablesSearch, live: Hypotheses, prefixes: Prefixes
+        self, search: AnySearch, live: Hypotheses, prefixes: Prefixes
     ) -> tuple[np.ndarray, Hypotheses]:
-        k = min(self.num_rows_a_text, self.num_words)
+        k = min(self.num_hypotheses_per_text, self.num_words)
         words, log_probs, scores = self.best_words(search, k, live, prefixes)
         parents, ranks = np.nonzero(scores > -np.inf)
         words, log_probs, scores = (x[parents, ranks] for x in (words, log_probs, scores))
@@ -463,7 +463,7 @@ class _Beams(_Chooser):
         texts = live.texts[parents]
         order = np.lexsort((words, parents, -scores, texts))
         first = np.searchsorted(texts[order], texts[order])  # where each text begins
-        order = order[np.arange(len(order)) - first < self.num_rows_a_text]
+        order = order[np.arange(len(order)) - first < self.num_hypotheses_per_text]
         parents = parents[order]
         longer = np.concatenate([live.words[parents], words[order, None]], axis=1)
         return parents, Hypotheses(texts[order], longer, log_probs[order], scores[order])
@@ -499,7 +499,7 @@ class _Sampler(_Chooser):
         self.temperature = max(temperature, _LEAST_TEMPERATURE)
 
     def choose(
-        self, search: Search | TablesSearch, live: Hypotheses, prefixes: Prefixes
+        self, search: AnySearch, live: Hypotheses, prefixes: Prefixes
     ) -> tuple[np.ndarray, Hypotheses]:
         size = len(live.words)
         choices, top_p = self._list_choices(search, live, prefixes)
@@ -508,7 +508,7 @@ class _Sampler(_Chooser):
         return np.arange(size), live._replace(words=longer)
 
     def _list_choices(
-        self, search: Search | TablesSearch, live: Hypotheses, prefixes: Prefixes
+        self, search: AnySearch, live: Hypotheses, prefixes: Prefixes
     ) -> tuple[Iterable[tuple[np.ndarray, np.ndarray]], float | None]:
         """Return the words to draw from and their scores, for each text, and the nucleus to keep.
 

@@ -19,7 +19,7 @@ ROWS_AT_ONCE = 16
 # order, which costs less for each row than to expand the likeliest: by about this factor.
 _LEAST_SHARE = 0.0625
 _COST_OF_ORDER = 2
-# Of a table with at most so many cells, all are computed at once, unless the prediction is sharp.
+# All cells of a table of at most this size are computed at once, unless the prediction is sharp.
 FEW_CELLS = 1 << 17
 # Rows of each text that a search of such a table expands first, and again with more rows if these
 # were not enough; and how many times as many rows a table must have. Compiled by XLA, 64 of 246
@@ -32,14 +32,14 @@ _LEAST_RATIO = 3
 _SHARP = 4.0
 # Cells of each text that are expanded together in order: their word vectors fit into a cache.
 _CELLS_AT_ONCE = 1 << 14
-# Cells of which the greatest is found first, where the best of many cells are selected.
+# The best of many cells are selected from groups of this size, by the maximum of each group.
 _CELLS_OF_GROUP = 64
 # Texts that are searched together, and the largest number of floats in one of their tensors. A
 # text that needs many rows delays only the texts in its block.
 _TEXTS_AT_ONCE = 64
 _FLOATS_AT_ONCE = 1 << 22
 # Least log-probability of a row, and of a column given its row, inside the search: impossible words
-# stay finite. Cells that are never answered come after them, with minus infinity.
+# stay finite. Cells that are never returned come after them, with minus infinity.
 LEAST = -1e38
 # Sums over components, and products of other shapes, are rounded differently by so much at most.
 ROUNDING = 1e-5
@@ -53,14 +53,14 @@ class GraphTable(NamedTuple):
         num_columns: Integer `C`.
         expand: `rows (B, n) int32 -> (B, n, C)` float32, the log-probabilities of columns given
             these rows of each text. At least -1e38, and minus infinity for cells that are never
-            answered. `None` if all cells are computed together.
+            returned. `None` if all cells are computed together.
         expand_all: `() -> (B, R, C)` float32, the log-probabilities of all cells; anything in cells
             without a word. `None` if that costs no less for each row than `expand`.
         order: Returns a function `rows (n,) int32 -> (B, n, C)`, as `expand` for the same rows of
             all texts. It is called once where all rows are expanded in order, and may lay out
             weights for that. `None` likewise.
         mark: From a result of `expand_all` to the same with at least -1e38, and minus infinity for
-            cells that are never answered. `None` if the result is so already.
+            cells that are never returned. `None` if the result is so already.
     """
 
     row_log_probs: Tensor
@@ -117,13 +117,13 @@ def find_best_cells(
         ops: Namespace of operations.
         table: `GraphTable` for `B` texts, which are expanded together.
         k: Integer, or on TensorFlow an int32 scalar.
-        excluded: `(B, E)` int32, cells that are not answered, -1 for none; or `None`.
+        excluded: `(B, E)` int32, cells that are not returned, -1 for none; or `None`.
         get_words: Returns the words in cells, of the same shape: of equally likely cells those with
-            lesser words are answered. `None` for an arbitrary choice.
+            smaller words are returned. `None` for an arbitrary choice.
 
     Returns:
         Cells `(B, k)` int32 and their log-probabilities `(B, k)` float32, best first. -1 and minus
-        infinity where fewer than `k` cells may be answered.
+        infinity where fewer than `k` cells may be returned.
     """
     cells, best = select_best_cells(ops, table, k, excluded, get_words)
     return mark_best(ops, cells, best, table.row_log_probs)
@@ -192,7 +192,7 @@ def _go_through_small_table(
 
         last = [expanded, needed, *state]
         is_sharp = ops.all(falling[:, 0] - falling[:, size] > _SHARP)
-        # After an attempt it is known how many rows are enough: a second one is never in vain.
+        # After an attempt it is known how many rows are enough: the next one always has them.
         is_promising = ops.where(expanded > 0, needed <= size, is_sharp)
         is_tried = ops.logical_and(expanded < needed, is_promising)
         expanded, needed, *state = ops.cond(is_tried, expand, lambda last=last: last)
@@ -335,7 +335,7 @@ def find_ranks(
         table: As in `find_best_cells`.
         cells: `(B,)` int32.
         excluded: As in `find_best_cells`: these cells do not count.
-        get_words: As in `find_best_cells`: of equally likely cells those with lesser words come
+        get_words: As in `find_best_cells`: of equally likely cells those with smaller words come
             first.
 
     Returns:
@@ -360,10 +360,10 @@ def find_ranks(
     def add(state: Any, rows: Tensor, joint: Tensor, exclusion: Exclusion) -> Any:
         joint = ops.reshape(joint, (-1, joint.shape[1] * num_columns))
         joint = exclusion.apply(joint, rows.shape[1])
-        list_is_lesser = None
+        list_is_smaller = None
         if get_words is not None:
-            list_is_lesser = lambda: get_words(list_cells(ops, rows, num_columns)) < own_words  # noqa: E731
-        return (state[0] + count_before(ops, joint, own, list_is_lesser),)
+            list_is_smaller = lambda: get_words(list_cells(ops, rows, num_columns)) < own_words  # noqa: E731
+        return (state[0] + count_before(ops, joint, own, list_is_smaller),)
 
     start = (ops.zeros_like(cells),)
     bounds = own[:, 0]
@@ -372,7 +372,7 @@ def find_ranks(
 
 
 def count_before(
-    ops: Any, values: Tensor, own: Tensor, list_is_lesser: Callable[[], Any] | None
+    ops: Any, values: Tensor, own: Tensor, list_is_smaller: Callable[[], Any] | None
 ) -> Any:
     """Return how many values of each text come before its own, `(B, N), (B, 1) -> (B,)`.
 
@@ -380,15 +380,15 @@ def count_before(
         ops: Namespace of operations.
         values: `(B, N)` float32.
         own: `(B, 1)` float32.
-        list_is_lesser: Returns which of the values come before an equal one, `(B, N)`.
+        list_is_smaller: Returns which of the values come before an equal one, `(B, N)`.
     """
     count = _count(ops, values > own)
-    if list_is_lesser is None:
+    if list_is_smaller is None:
         return count
     is_equal = values == own
     equal = ops.cond(
         ops.any(is_equal),
-        lambda: _count(ops, ops.logical_and(is_equal, list_is_lesser())),
+        lambda: _count(ops, ops.logical_and(is_equal, list_is_smaller())),
         lambda: ops.zeros_like(count),
     )
     return count + equal
@@ -529,7 +529,7 @@ def _group(ops: Any, values: Tensor) -> Any:
 
 
 class Exclusion(NamedTuple):
-    """Cells that are not answered, among those of some rows.
+    """Cells that are not returned, among those of some rows.
 
     Attributes:
         ops: Namespace of operations.
@@ -608,7 +608,7 @@ def sort_best(
 ) -> tuple[Tensor, Tensor]:
     """Return cells, or words, and log-probabilities, `(B, n)` each, best first.
 
-    Of equally likely cells those with lesser words come first; `None` stands for the cells.
+    Of equally likely cells those with smaller words come first; `None` stands for the cells.
     """
     order = ops.argsort(cells if get_words is None else get_words(cells))
     cells, log_probs = (ops.take_along_axis(x, order, axis=1) for x in (cells, log_probs))

@@ -59,15 +59,15 @@ def find_best_of_tables(
         word_tables: For each table, an object with `cells`, `(V,)` int32, the cell of each word,
             and `words`, `(R, C)` int32, the word in each cell and -1 in empty cells.
         k: Integer, or on TensorFlow an int32 scalar.
-        excluded: `(B, E)` int32, words that are not answered, -1 for none; or `None`.
+        excluded: `(B, E)` int32, words that are not returned, -1 for none; or `None`.
         get_order: Returns numbers of words, of the same shape: of equally likely words those with
-            lesser numbers come first. `None` for the ids. If it is given, words are numbered by
+            smaller numbers come first. `None` for the ids. If it is given, words are numbered by
             their cells in the first table.
 
     Returns:
-        Words `(B, k)` int32 and their log-probabilities `(B, k)` float32, best first, of equal
-        words the lesser ids first. -1 and minus infinity where fewer than `k` words may be
-        answered. The log-probabilities of a text are NaN if those of its rows are.
+        Words `(B, k)` int32 and their log-probabilities `(B, k)` float32, best first; ties go to
+        the smaller id. -1 and minus infinity where fewer than `k` words may be returned. The
+        log-probabilities of a text are NaN if those of its rows are.
     """
     row_log_probs = tables[0].row_log_probs
     if len(tables) == 1:
@@ -316,7 +316,7 @@ class _ExpandedTable:
         self.values = ops.concatenate([self.values, joint], axis=1)
 
     def expand_rows_of(self, cells: Tensor, num_rows: Tensor) -> None:
-        """Expand so many rows of cells `(B, n)`, first those that are not expanded."""
+        """Expand `num_rows` of the rows of cells `(B, n)`, first those that are not expanded."""
         ops = self.ops
         _, is_here, _ = self.look_up(cells)
         nothing = ops.zeros_like(self.row_log_probs)

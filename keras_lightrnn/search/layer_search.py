@@ -1,6 +1,6 @@
 """Search for words with a softmax layer behind any network.
 
-The layer is handed in; this room does not import it.
+The layer is an argument: `search` does not import `layers`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from keras_lightrnn._internal.inference import view_values
 from keras_lightrnn._internal.typing import Tensor
 from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.search.row_search import RowSearch
-from keras_lightrnn.search.table_search import SearchedTable, TableSearch
+from keras_lightrnn.search.table_search import SearchedTable, TablesSearch
 
 
 def predict_rows(
@@ -123,7 +123,7 @@ def list_row_offsets(softmax: Any) -> list[Tensor]:
     return []
 
 
-def search_states(softmax: Any, states: Tensor) -> RowSearch | TableSearch:
+def search_states(softmax: Any, states: Tensor) -> RowSearch | TablesSearch:
     """Return the search after texts with the states `(B, H)`, for a softmax with a row reader."""
     states = check_states(softmax, "states", states)
     predicted = predict_all_rows(softmax, states, list_row_offsets(softmax))
@@ -142,7 +142,7 @@ def search_states(softmax: Any, states: Tensor) -> RowSearch | TableSearch:
         )
         for search in searches
     ]
-    return TableSearch(tables, searches[0].padding)
+    return TablesSearch(tables, searches[0].padding)
 
 
 class StateSearch(_LayerSearch):

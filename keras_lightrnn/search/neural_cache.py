@@ -40,8 +40,8 @@ class NeuralCache:
     a validation text tells whether others are better.
 
     Args:
-        weight: Float, what the cache counts beside the network. 0 turns it off.
-        sharpness: Float, how much more a similar state counts. 0 counts all words alike.
+        weight: Float, the weight of the cache relative to the network. 0 turns the cache off.
+        sharpness: Float, how much more a similar state counts. With 0, all states count equally.
         horizon: Float, the number of words after which a remembered word counts `1 / e` as much.
         size: Integer, the largest number of words that are remembered.
 

@@ -23,7 +23,7 @@ from keras_lightrnn.search.layer_search import (
 )
 from keras_lightrnn.search.prefixes import Prefixes
 from keras_lightrnn.search.row_search import ROWS_AT_ONCE, RowSearch
-from keras_lightrnn.search.table_search import SearchedTable, TableSearch
+from keras_lightrnn.search.table_search import SearchedTable, TablesSearch
 
 # JAX compiles a function for so many rows of all texts together.
 _SIZES = (1, 4, 16, 64, ROWS_AT_ONCE)
@@ -74,7 +74,7 @@ class Predictor(abc.ABC):
 
     def score_states(self, words: WordIds, states: Cache) -> tuple[Tensor, Tensor, Cache]:
         """Return the states before the words 1..N-1 of sequences, the log-probabilities of these
-        words, and the states to go on with.
+        words, and the last states, from which the next windows start.
         """
         hidden, states = self.network.run_windows(words, states, training=False)
         log_probs = self.softmax(hidden, words[:, 1:], training=False)
@@ -197,7 +197,7 @@ def take_texts(cache: Cache, texts: Tensor) -> Cache:
     return keras.tree.map_structure(lambda x: look_up(x, texts), cache)
 
 
-class Search(RowSearch):
+class NetworkSearch(RowSearch):
     """Search for the next word after some texts, with a `Predictor` of one table."""
 
     def __init__(self, predictor: Predictor, row_log_probs: Tensor, context: Cache) -> None:
@@ -206,10 +206,6 @@ class Search(RowSearch):
         padding = 0 if softmax.mask_zero else None
         row_log_probs = ops.convert_to_numpy(row_log_probs[0])
         super().__init__(row_log_probs, softmax.word_table.num_columns, padding)
-
-    def follow(self, words: np.ndarray, texts: np.ndarray | None = None) -> Search | TablesSearch:
-        """Return the search after one more word; see `follow_words`."""
-        return follow_words(self, words, texts)
 
     def compute_columns(self, texts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return _expand_rows(self, texts, rows, 0)
@@ -237,7 +233,7 @@ class Search(RowSearch):
         return view_values(self.predictor.softmax.word_table.cells)
 
 
-class TablesSearch(TableSearch):
+class NetworkTablesSearch(TablesSearch):
     """Search for the next word after some texts, with a `Predictor` of several tables."""
 
     def __init__(self, predictor: Predictor, row_log_probs: Tensor, context: Cache) -> None:
@@ -255,9 +251,8 @@ class TablesSearch(TableSearch):
         ]
         super().__init__(tables, 0 if predictor.softmax.mask_zero else None)
 
-    def follow(self, words: np.ndarray, texts: np.ndarray | None = None) -> Search | TablesSearch:
-        """Return the search after one more word; see `follow_words`."""
-        return follow_words(self, words, texts)
+
+AnySearch = NetworkSearch | NetworkTablesSearch
 
 
 def read_prefixes(
@@ -265,7 +260,7 @@ def read_prefixes(
     prefixes: Prefixes,
     source: Cache = None,
     max_length: int | None = None,
-) -> Search | TablesSearch:
+) -> AnySearch:
     """Return the search after prefixes. For `source` and `max_length` see `StepNetwork.start`."""
     args = [prefixes.words, prefixes.lengths]
     if source is not None:
@@ -283,7 +278,7 @@ def read_prefixes(
 
 def read_prefixes_with_states(
     predictor: Predictor, prefixes: Prefixes
-) -> tuple[Search | TablesSearch, np.ndarray]:
+) -> tuple[AnySearch, np.ndarray]:
     """Return the search after prefixes, and the states after each of their words, `(B, N, H)`."""
     args = _list_arguments(predictor, prefixes)
     states, *predicted = predictor.run("read_prefixes_with_states", *args)
@@ -299,8 +294,8 @@ def _list_arguments(predictor: Predictor, prefixes: Prefixes) -> list[np.ndarray
 
 
 def follow_words(
-    search: Search | TablesSearch, words: np.ndarray, texts: np.ndarray | None = None
-) -> Search | TablesSearch:
+    search: AnySearch, words: np.ndarray, texts: np.ndarray | None = None
+) -> AnySearch:
     """Return the search after one more word of some texts.
 
     Args:
@@ -324,15 +319,13 @@ def follow_words(
     return _make_search(predictor, predicted)
 
 
-def _make_search(
-    predictor: Predictor, predicted: tuple[list[Tensor], Cache]
-) -> Search | TablesSearch:
-    kind = Search if len(predictor.softmax.list_tables()) == 1 else TablesSearch
+def _make_search(predictor: Predictor, predicted: tuple[list[Tensor], Cache]) -> AnySearch:
+    kind = NetworkSearch if len(predictor.softmax.list_tables()) == 1 else NetworkTablesSearch
     return kind(predictor, *predicted)
 
 
 def _expand_rows(
-    search: Search | TablesSearch, texts: np.ndarray, rows: np.ndarray, table: int
+    search: AnySearch, texts: np.ndarray, rows: np.ndarray, table: int
 ) -> tuple[np.ndarray, np.ndarray]:
     places = np.stack([texts, rows]).astype(np.int32)  # (2, n)
     predictor = search.predictor

@@ -12,7 +12,7 @@ import numpy as np
 # The most rows, of all texts together, that are computed at a time.
 ROWS_AT_ONCE = 256
 # Rows of each text that a search expands first. For one text the number of calls counts, so it
-# starts with more rows; for several texts the rows that are expanded in vain count.
+# starts with more rows; for several texts the rows that are expanded without need count.
 _FIRST_ROWS, _FIRST_ROWS_OF_SEVERAL = 16, 4
 # Above this probability of excluded words, that of the others is summed: one minus it is inexact.
 _MOST_EXCLUDED = 0.99

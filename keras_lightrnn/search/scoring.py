@@ -22,6 +22,7 @@ _MANY_BATCHES = 64
 def score(
     predictor: Predictor, words: WordIds, batch_size: int, cache: NeuralCache | None
 ) -> np.ndarray:
+    """Return the log-probabilities of words; see `LightRNNModel.score`."""
     check_size("batch_size", batch_size)
     check_cache(cache)
     words, is_batch = check_texts(predictor.softmax, "words", words, at_least=2)
@@ -56,6 +57,7 @@ def _round_up(length: int) -> int:
 def word_log_probs(
     predictor: Predictor, prefix: WordIds, mask: Tensor, cache: NeuralCache | None
 ) -> np.ndarray:
+    """Return the log-probabilities of all next words; see `LightRNNModel.word_log_probs`."""
     check_cache(cache)
     prefixes = prepare_prefixes(predictor.softmax, prefix, mask)
     found: list[np.ndarray] = []
@@ -77,6 +79,7 @@ def next_words(
     excluded: WordIds | None,
     cache: NeuralCache | None,
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Return the likeliest next words; see `LightRNNModel.next_words`."""
     check_cache(cache)
     softmax = predictor.softmax
     size = softmax.word_table.vocabulary_size

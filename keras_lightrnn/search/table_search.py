@@ -38,7 +38,7 @@ class SearchedTable(NamedTuple):
     num_columns: int
 
 
-class TableSearch:
+class TablesSearch:
     """The distributions of the next word after some texts, as sums over several tables.
 
     A row that is expanded gives its words their share from that table. A word found in one table
@@ -47,7 +47,7 @@ class TableSearch:
 
     Args:
         tables: The tables.
-        padding: Integer, a word that is never answered, or `None`.
+        padding: Integer, a word that is never returned, or `None`.
 
     Raises:
         ValueError: if the network computes NaN.
@@ -64,11 +64,11 @@ class TableSearch:
 
     @property
     def num_texts(self) -> int:
-        """How many texts there are."""
+        """The number of texts."""
         return len(self.tables[0].row_log_probs)
 
     def exclude(self, words: np.ndarray) -> None:
-        """Never answer these words.
+        """Exclude words from all results.
 
         Args:
             words: `(B, E)` integers: word ids for each text, -1 for none.
@@ -84,8 +84,8 @@ class TableSearch:
     def best_words(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the `k` likeliest words of each text and their log-probabilities, `(B, k)` each.
 
-        Of equal words the lesser ids come first. Where fewer than `k` words are allowed, the rest
-        are -1, of the log-probability minus infinity.
+        Ties go to the smaller id. Where fewer than `k` words are allowed, the rest are -1, with the
+        log-probability minus infinity.
         """
         words = np.full((self.num_texts, k), -1, np.int32)
         log_probs = np.full((self.num_texts, k), -np.inf)

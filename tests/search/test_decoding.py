@@ -9,7 +9,12 @@ from oracle import LanguageModel
 
 from keras_lightrnn import Allocation, LightRNNModel
 from keras_lightrnn.search import predictor, scoring
-from keras_lightrnn.search.predictor import HalfStepPredictor, Search, read_prefixes
+from keras_lightrnn.search.predictor import (
+    HalfStepPredictor,
+    NetworkSearch,
+    follow_words,
+    read_prefixes,
+)
 from keras_lightrnn.search.prefixes import prepare_prefixes
 
 V = 43  # more rows than are expanded at once, empty cells, an empty row
@@ -141,9 +146,9 @@ def test_search_sees_an_assigned_word_bias(model, distribution):
 
 
 def test_a_search_goes_by_the_row_offsets_of_its_start(model, monkeypatch):
-    found = read(model, [PREFIX]).follow(np.int32([3]))
+    found = follow_words(read(model, [PREFIX]), np.int32([3]))
     monkeypatch.setattr(model.softmax, "compute_row_offsets", None)
-    [offsets] = found.follow(np.int32([7])).context[-1]
+    [offsets] = follow_words(found, np.int32([7])).context[-1]
     assert offsets.shape == (20,)
 
 
@@ -183,9 +188,9 @@ def test_one_trace_serves_for_all_sizes(arguments, monkeypatch, rng):
 
 def count_expanded(monkeypatch):
     """Return a list that grows by how many rows each search looks at."""
-    counts, read_columns = [], Search.read_columns
+    counts, read_columns = [], NetworkSearch.read_columns
     monkeypatch.setattr(
-        Search,
+        NetworkSearch,
         "read_columns",
         lambda self, texts, rows: counts.append(len(rows)) or read_columns(self, texts, rows),
     )
@@ -222,7 +227,7 @@ def test_searches_pass_over_padding_as_scores_do(recurrence):
         assert log_probs[1:] == pytest.approx(expected, abs=1e-5)
         followed = read(model, [prefix[:1]])
         for word in prefix[1:]:
-            followed = followed.follow(np.int32([word]))
+            followed = follow_words(followed, np.int32([word]))
         assert next(followed.all_words())[1:] == pytest.approx(log_probs[1:], abs=1e-5)
         assert next(followed.all_words())[0] == -np.inf  # padding is never answered
 
