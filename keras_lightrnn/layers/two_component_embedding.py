@@ -472,7 +472,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
             `c_0 r_1 c_1 ... r_{N-1} c_{N-1}`, `(B, 2N - 1, D)`; with `mask_zero`, with their mask.
 
         Raises:
-            ValueError: if the layer does not make half-steps.
+            ValueError: if the layer does not make half-steps, or the words have another shape.
         """
         if self.combine != "interleave":
             raise ValueError(
@@ -482,6 +482,11 @@ class TwoComponentEmbedding(keras.layers.Layer):
         if not self.built:
             self.build()
         words = cast_word_ids(words)
+        if len(words.shape) != 2:
+            raise ValueError(
+                f"Prefixes must be (B, N). Received: words.shape={tuple(words.shape)}. Give a "
+                "single prefix as `words[None]`."
+            )
         rows, columns = self.embed_components(words)  # (B, N, D) each
         half_steps = ops.concatenate(
             [interleave_components(rows, columns), columns[:, -1:]], axis=1

@@ -244,6 +244,8 @@ def test_only_half_steps_have_prefixes():
         TwoComponentEmbedding(10, 3).embed_prefixes(np.array([[1, 2]]))
     layer = TwoComponentEmbedding(10, 3, combine="interleave")  # not built
     assert tuple(layer.embed_prefixes(np.array([[1, 2]])).shape) == (1, 3, 3)
+    with pytest.raises(ValueError, match=r"must be \(B, N\)\. Received: words.shape=\(2,\)"):
+        layer.embed_prefixes(np.array([1, 2]))
 
 
 @pytest.mark.parametrize("dtype", ["uint32", "uint64"])
