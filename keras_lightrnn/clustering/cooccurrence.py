@@ -8,6 +8,7 @@ from typing import Any, overload
 import numpy as np
 import scipy.sparse
 
+from keras_lightrnn import assignment
 from keras_lightrnn._internal.checks import check_not_negative, check_size, check_stream
 from keras_lightrnn._internal.progress import Progress
 from keras_lightrnn.clustering.two_way import cluster_features
@@ -128,6 +129,8 @@ def cluster_words(
     if num_tables is not None:
         check_size("num_tables", num_tables)
     check_size("num_rounds", num_rounds)
+    # Before the words are read, because that may take hours.
+    solver = None if solver is None else assignment.get(solver)
     features, _ = compute_word_features(
         words,
         vocabulary_size,
@@ -206,15 +209,12 @@ def compute_word_features(
     >>> features[4].tolist()
     [0.0, 0.0]
     """
-    for name, value in (
-        ("vocabulary_size", vocabulary_size),
-        ("num_features", num_features),
-        ("window", window),
-        ("max_contexts", max_contexts),
-        ("max_pairs", max_pairs),
-    ):
-        check_size(name, value)
-    check_not_negative("seed", seed)
+    vocabulary_size = check_size("vocabulary_size", vocabulary_size)
+    num_features = check_size("num_features", num_features)
+    window = check_size("window", window)
+    max_contexts = check_size("max_contexts", max_contexts)
+    max_pairs = check_size("max_pairs", max_pairs)
+    seed = check_not_negative("seed", seed)
     progress = Progress(verbose)
     counts, first, second, times = _count_pairs(
         words, vocabulary_size, window, max_contexts, max_pairs, mask_zero, progress

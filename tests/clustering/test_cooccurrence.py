@@ -206,6 +206,14 @@ class TestComputeWordFeatures:
         with pytest.raises(ValueError, match=f"`{name}` must be .* Received: {name}={value}"):
             compute_word_features([0, 1], **arguments)
 
+    def test_sizes_may_be_small_integers_of_numpy(self):
+        words, _ = _generate_class_text(8, 8, 5_000, seed=16)
+        sizes = {"num_features": 5, "window": 20, "max_contexts": 100}  # 20 * 21 is above 127
+        expected, _ = compute_word_features(words, 70, **sizes)
+        sizes = {name: np.int8(size) for name, size in sizes.items()}
+        features, _ = compute_word_features(words, np.int8(70), **sizes)
+        np.testing.assert_array_equal(features, expected)
+
 
 class TestClusterWords:
     # Where a local search ends depends on how a processor rounds.
@@ -268,6 +276,28 @@ class TestClusterWords:
     def test_table_too_small(self):
         with pytest.raises(ValueError, match="at least as many cells"):
             cluster_words([0, 1], 10, 3, 3)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("solver", "acution"),
+            ("num_rounds", 0),
+            ("num_tables", 0),
+            ("num_features", 0),
+            ("window", 0),
+            ("max_contexts", 0),
+            ("seed", -1),
+            ("num_rows", 2),
+            ("num_columns", 0),
+        ],
+    )
+    @pytest.mark.parametrize("cluster", [cluster_words, Allocation.from_cooccurrence])
+    def test_arguments_are_checked_before_words_are_read(self, cluster, name, value):
+        words = iter([[0, 1]])
+        arguments = {"num_rows": 7, "num_columns": 8, name: value}
+        with pytest.raises(ValueError, match=f"={value!r}"):
+            cluster(words, 50, **arguments)
+        assert list(words) == [[0, 1]]
 
     def test_verbose(self, capsys):
         cluster_words([0, 1, 2, 1], 3)
