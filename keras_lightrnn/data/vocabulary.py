@@ -78,27 +78,11 @@ class Vocabulary:
                 "`words` must be an iterable of strings, not one string. Received: "
                 f"words={words[:40]!r}. Split it first."
             )
+        _check_special_words(unknown, end)
         self._words = tuple(words)
         self._ids: dict[str, int] = {}
         for position, word in enumerate(self._words):
-            if not isinstance(word, str):
-                raise TypeError(
-                    "Every word must be a string. Received: "
-                    f"words[{position}]={word!r} (of type {type(word).__name__})."
-                )
-            if word.split() != [word]:
-                raise ValueError(
-                    "A word must be a nonempty string without white space. Received: "
-                    f"words[{position}]={word!r}. Split the text at white space."
-                )
-            try:
-                word.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    "A word must be encodable as UTF-8. Received: "
-                    f"words[{position}]={word!r}, with half of a surrogate pair. Decode text with "
-                    "`errors='replace'`."
-                ) from error
+            _check_word(word, "words", position)
             first = self._ids.setdefault(word, position)
             if first != position:
                 raise ValueError(
@@ -118,11 +102,6 @@ class Vocabulary:
                     f"which is not one of the {len(self._words)} words. Add it, or pass the word "
                     f"with this meaning as `{name}`."
                 )
-        if unknown == end:
-            raise ValueError(
-                "The `unknown` and the `end` word must differ. Received: "
-                f"unknown={unknown!r}, end={end!r}. Pass two words."
-            )
         self._unknown = unknown
         self._end = end
         self._counts = None if counts is None else _check_whole_counts(counts, len(self._words))
@@ -163,8 +142,9 @@ class Vocabulary:
             A `Vocabulary` with counts.
 
         Raises:
-            TypeError: if a line is not a string.
-            ValueError: if there are no lines, or a limit is not an integer or is too small.
+            TypeError: if a line, `unknown` or `end` is not a string.
+            ValueError: if there are no lines, a limit is not an integer or is too small, or
+                `unknown` and `end` are not two words. Arguments are checked before lines are read.
 
         Example:
 
@@ -178,6 +158,7 @@ class Vocabulary:
         ):
             if check_size(name, value) < 3:
                 raise ValueError(f"`{name}` must be at least 3. Received: {name}={value}.")
+        _check_special_words(unknown, end)  # before the lines are read, which may take hours
 
         counter: collections.Counter[str] = collections.Counter()
         special = {unknown: 0, end: 0}
@@ -421,6 +402,41 @@ def _forget_rare(counter: collections.Counter[str], size: int) -> int:
     threshold = np.partition(counts, counts.size - size - 1)[counts.size - size - 1]
     rare = [word for word, count in counter.items() if count <= threshold]
     return sum(counter.pop(word) for word in rare)
+
+
+def _check_special_words(unknown: Any, end: Any) -> None:
+    _check_word(unknown, "unknown")
+    _check_word(end, "end")
+    if unknown == end:
+        raise ValueError(
+            "The `unknown` and the `end` word must differ. Received: "
+            f"unknown={unknown!r}, end={end!r}. Pass two words."
+        )
+
+
+def _check_word(word: Any, name: str, position: int | None = None) -> None:
+    """Raise unless `word`, an argument or an element of one, can be a word."""
+    if isinstance(word, str) and word.isascii() and word.split() == [word]:
+        return  # nearly all words, for which no message is made
+    received = f"{name}={word!r}" if position is None else f"{name}[{position}]={word!r}"
+    if not isinstance(word, str):
+        raise TypeError(
+            "Every word must be a string. Received: "
+            f"{received} (of type {type(word).__name__}). Decode bytes, and convert other values "
+            "with `str`."
+        )
+    if word.split() != [word]:
+        raise ValueError(
+            "A word must be a nonempty string without white space. Received: "
+            f"{received}. Split the text at white space."
+        )
+    try:
+        word.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            "A word must be encodable as UTF-8. Received: "
+            f"{received}, with half of a surrogate pair. Decode text with `errors='replace'`."
+        ) from error
 
 
 def _check_whole_counts(counts: Any, size: int) -> np.ndarray:

@@ -197,6 +197,29 @@ def test_wrong_values():
         Vocabulary(SPECIAL).decode([-1])
 
 
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"unknown": "<eos>"}, ValueError, "must differ.*unknown='<eos>', end='<eos>'"),
+        ({"end": "<unk>"}, ValueError, "must differ.*unknown='<unk>', end='<unk>'"),
+        ({"unknown": "not known"}, ValueError, "without white space.*unknown='not known'"),
+        ({"end": "the end"}, ValueError, "without white space.*end='the end'"),
+        ({"end": ""}, ValueError, "nonempty.*end=''"),
+        ({"unknown": "\ud800"}, ValueError, r"UTF-8.*unknown='\\ud800'"),
+        ({"unknown": 7}, TypeError, r"a string.*unknown=7 \(of type int\)"),
+        ({"end": ["a"]}, TypeError, r"a string.*end=\['a'\] \(of type list\)"),
+        ({"min_count": 0}, ValueError, "min_count=0"),
+        ({"max_size": 2}, ValueError, "max_size=2"),
+        ({"max_entries": 2}, ValueError, "max_entries=2"),
+    ],
+)
+def test_arguments_are_checked_before_lines_are_read(options, kind, message):
+    lines = iter(["a b"])
+    with pytest.raises(kind, match=message):
+        Vocabulary.from_lines(lines, **options)
+    assert list(lines) == ["a b"]
+
+
 def test_fingerprint_is_of_what_encodes_text():
     vocabulary = Vocabulary([*SPECIAL, "a", "é"], [4, 3, 2, 1])
     assert vocabulary.fingerprint == Vocabulary([*SPECIAL, "a", "é"]).fingerprint
