@@ -138,7 +138,7 @@ class TokenShards:
                 words.
         """
         size, fingerprint = _describe(vocabulary)
-        check_size("shard_size", shard_size)
+        shard_size = check_size("shard_size", shard_size)
         if os.path.lexists(directory):
             raise FileExistsError(
                 "A stream is written to a new directory. Received: "
@@ -249,7 +249,7 @@ class TokenShards:
 
     def blocks(self, block_size: int = _BLOCK_SIZE) -> Iterator[np.ndarray]:
         """Iterate over the stream in vectors of `block_size` words, the last one shorter."""
-        check_size("block_size", block_size)
+        block_size = check_size("block_size", block_size)
         for start in range(0, self.size, block_size):
             yield self[start : start + block_size]
 

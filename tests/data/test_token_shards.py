@@ -360,6 +360,17 @@ def test_bad_streams(tmp_path, words, options, kind, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_sizes_may_be_integers_of_numpy(tmp_path, words):
+    directory = tmp_path / "numpy"
+    shards = TokenShards.write(directory, words, np.int64(997), np.int64(100))
+    TokenShards.write(tmp_path / "python", words, 997, 100)
+    for path in sorted(directory.iterdir()):
+        assert path.read_bytes() == (tmp_path / "python" / path.name).read_bytes()
+    blocks = list(shards.blocks(np.int8(100)))
+    assert [block.size for block in blocks[:-1]] == [100] * (len(words) // 100)
+    np.testing.assert_array_equal(np.concatenate(blocks), words)
+
+
 @pytest.mark.parametrize(
     ("index", "kind", "message"),
     [
