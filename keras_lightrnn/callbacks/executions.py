@@ -29,4 +29,5 @@ def count_steps(callback: keras.callbacks.Callback, begin: int, end: int) -> int
     num_steps = max(end + 1, begin + getattr(peek_model(callback), "steps_per_execution", 1))
     num_available = (callback.params or {}).get("steps")
     # The last execution may have fewer than the others.
-    return min(num_steps, num_available) if num_available else num_steps
+    num_steps = min(num_steps, num_available) if num_available else num_steps
+    return int(num_steps)  # `fit` may have been given integers of NumPy, which JSON lacks

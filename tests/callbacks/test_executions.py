@@ -3,6 +3,7 @@
 import types
 
 import keras
+import numpy as np
 import pytest
 
 from keras_lightrnn.callbacks.executions import count_steps
@@ -21,6 +22,15 @@ def test_steps_of_every_execution(names_first_step, num_there, steps_per_executi
         counted = count_steps(callback, begin, begin if names_first_step else last - 1)
         # Of data of unknown length no one says how many steps the last execution had.
         assert counted == (last if num_there else begin + steps_per_execution)
+
+
+def test_the_count_is_an_integer_of_python():
+    callback = keras.callbacks.Callback()
+    callback._model = types.SimpleNamespace(steps_per_execution=np.int64(4))
+    callback.set_params({"steps": np.int64(10)})  # as `fit(steps_per_epoch=...)` was given it
+    for begin, counted in ((0, 4), (8, 10)):
+        steps = count_steps(callback, begin, begin)
+        assert (type(steps), steps) == (int, counted)
 
 
 def test_no_parameters():

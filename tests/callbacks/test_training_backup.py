@@ -437,6 +437,39 @@ def test_several_steps_an_execution(tmp_path):
         assert np.array_equal(a, b)
 
 
+def test_numbers_may_be_integers_of_numpy(tmp_path):
+    """The backup holds them as JSON, which has no integers of NumPy."""
+    windows = np.random.default_rng(0).integers(12, size=(40, 5))
+
+    def train(kind):
+        keras.utils.set_random_seed(0)
+        model = LightRNNModel(12, 4, 4)
+        model.compile("sgd", steps_per_execution=kind(4))
+        path = tmp_path / "backup.npz"
+        backup = TrainingBackup(path, every_steps=kind(4), delete_backup=False)
+        reallocation = ReallocationCallback(every=kind(7), max_rounds=kind(2), verbose=0)
+        model.fit(
+            windows,
+            batch_size=kind(4),
+            steps_per_epoch=kind(10),
+            initial_epoch=kind(1),
+            epochs=kind(3),
+            shuffle=False,
+            callbacks=[reallocation, backup],
+            verbose=0,
+        )
+        assert len(reallocation.history) == 2
+        with BackupFile(path) as file:
+            header = file.header
+        assert (header["epoch"], header["steps"]) == (2, 8)
+        os.remove(path)
+        moved = [record["moved"] for record in reallocation.history]
+        return [reallocation.num_steps, moved, *model.get_weights()]
+
+    for received, expected in zip(train(np.int64), train(int), strict=True):
+        assert np.array_equal(received, expected)
+
+
 def test_fewer_executions_than_the_backup_has_seen(tmp_path):
     model, other = make_model(run_eagerly=False), make_model(run_eagerly=False)
     model.steps_per_execution = other.steps_per_execution = 4
