@@ -79,7 +79,7 @@ def check_shape(what: str, shape: Any, received: str) -> None:
 def complete_arrays(
     name: str, vocabulary_size: int, x: Any, y: Any = None, sample_weight: Any = None
 ) -> tuple[np.ndarray, Any, Any]:
-    """Return checked windows, their targets if weights need them, and the weights."""
+    """Return checked windows, their targets if given or needed by weights, and the weights."""
     windows = check_windows(name, x, vocabulary_size)
     expected = (len(windows), windows.shape[1] - 1)
     if y is not None and tuple(np.shape(y)) != expected:
@@ -94,8 +94,9 @@ def complete_arrays(
             f"targets, in {np.count_nonzero(np.not_equal(y, windows[:, 1:]))} of {np.size(y)} "
             "places. Leave the targets out; give words that must not count the sample weight 0."
         )
-    if y is None and sample_weight is not None:
-        y = windows[:, 1:]  # Keras drops weights where there are no targets
+    if y is not None or sample_weight is not None:
+        # Keras drops weights where there are no targets, and takes a list for several targets.
+        y = windows[:, 1:]
     if sample_weight is not None:
         sample_weight = _spread_weights(name, windows, sample_weight)
     return windows, y, sample_weight

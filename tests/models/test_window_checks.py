@@ -82,6 +82,26 @@ def test_validation_windows_are_checked_before_training(windows, kind, message):
         assert np.array_equal(weight, old)
 
 
+@pytest.mark.parametrize("make_targets", [np.ndarray.tolist, lambda y: tuple(map(tuple, y))])
+def test_targets_may_be_lists(make_targets):
+    """Keras would take a list for the targets of several outputs."""
+    targets, weights = WINDOWS[:, 1:], np.array([[1, 1], [1, 0], [0, 1], [1, 1]], "float32")
+
+    def train(y):
+        keras.utils.set_random_seed(0)
+        model = make()
+        validation = (WINDOWS, y, weights)
+        logs = model.fit(WINDOWS, y, validation_data=validation, verbose=0).history
+        split = model.fit(WINDOWS, y, validation_split=0.5, sample_weight=weights, verbose=0)
+        return [logs, split.history, model.evaluate(WINDOWS, y, verbose=0)]
+
+    assert train(make_targets(targets)) == train(targets)
+    wrong = make_targets(targets[:, ::-1])
+    for arguments in ({"y": wrong}, {"validation_data": (WINDOWS, wrong)}):
+        with pytest.raises(ValueError, match=r"the second on\. Received: other targets"):
+            make().fit(WINDOWS, **arguments)
+
+
 @pytest.mark.parametrize("data", [(), (WINDOWS, None, None, None)])
 def test_validation_data_of_another_number_of_parts(data):
     with pytest.raises(ValueError, match=r"`\(x, y, sample_weight\)`"):
