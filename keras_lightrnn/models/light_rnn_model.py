@@ -304,6 +304,11 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         batch_size, length = input_shape
         return batch_size, None if length is None else length - 1
 
+    def compute_output_spec(
+        self, words: WordIds, training: bool | None = None
+    ) -> keras.KerasTensor:
+        return keras.KerasTensor(self.compute_output_shape(words.shape), "float32")
+
     def compile(
         self,
         optimizer: Any = "adam",

@@ -119,8 +119,9 @@ def test_mixed_precision(case, policy):
 
 
 @every_layer
-def test_symbolic_shape_and_dtype_are_the_real_ones(case):
-    layer = case.prepare(case.make())
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "float64"])
+def test_symbolic_shape_and_dtype_are_the_real_ones(case, policy):
+    layer = case.prepare(case.make(dtype=policy))
     inputs = case.make_inputs()
     if case is CASES["model stateful"]:
         symbols = [keras.KerasTensor(x.shape, str(x.dtype)) for x in inputs]

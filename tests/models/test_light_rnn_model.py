@@ -509,6 +509,15 @@ def test_float64(rng):
     assert model.next_words([1, 2], k=11)[0].shape == (11,)
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "float64"])
+def test_a_functional_model_knows_its_dtype(rng, policy):
+    words = keras.Input((4,), dtype="int32")
+    log_probs = LightRNNModel(ALLOCATION, 4, 4, dtype=policy)(words)
+    assert (log_probs.shape, log_probs.dtype) == ((None, 3), "float32")
+    model = keras.Model(words, keras.layers.Activation("linear", dtype="float32")(log_probs))
+    assert model.predict(rng.integers(11, size=(2, 4)), verbose=0).dtype == np.float32
+
+
 def test_a_vocabulary_of_one_word():
     model = LightRNNModel(1, 2, 2, word_bias="counts")
     model.assign_word_counts([3])
