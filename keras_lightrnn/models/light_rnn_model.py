@@ -30,9 +30,8 @@ from keras_lightrnn.models.whole_file_saving import WholeFileSaving
 from keras_lightrnn.models.window_checks import check_shape
 from keras_lightrnn.models.window_reading import WindowReading
 from keras_lightrnn.ops.word_ids import cast_word_ids
-from keras_lightrnn.recurrence.kinds import get_recurrence
 from keras_lightrnn.recurrence.networks import HalfStepNetwork, WordStepNetwork
-from keras_lightrnn.recurrence.stack import RecurrentStack, is_fused
+from keras_lightrnn.recurrence.stack import RecurrentStack, adapt_path
 from keras_lightrnn.search import NeuralCache, decoding, scoring
 from keras_lightrnn.search.predictor import Predictor, make_predictor
 from keras_lightrnn.table.word_table import get_word_tables, serialize_word_tables
@@ -529,12 +528,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
     def from_config(cls, config: Config) -> LightRNNModel:
         # The configs of earlier versions have neither argument.
         config = {"row_reading": "recurrence", "tie_word_vectors": False, **config}
-        try:
-            kind = get_recurrence(config.get("recurrence", "lstm"))
-            is_fused(config.get("recurrence_path", "auto"), kind)
-        except ValueError:  # trained on another backend: the weights are the same
-            config["recurrence_path"] = "auto"
-        return cls(**config)
+        return cls(**adapt_path(config))
 
     def get_config(self) -> Config:
         return {

@@ -20,6 +20,7 @@ from keras_lightrnn.recurrence.fused import (
 from keras_lightrnn.recurrence.kinds import Recurrence, get_recurrence
 
 RECURRENCE_PATHS = ("auto", "fused", "keras")
+_FUSED_BACKENDS = ("tensorflow", "jax")
 # Smaller ones are not divided: a product reads its whole matrix, however few rows it is for.
 _LEAST_BATCH = 16
 
@@ -330,6 +331,10 @@ class RecurrentStack(keras.layers.Layer):
             "return_state": self.return_state,
         }
 
+    @classmethod
+    def from_config(cls, config: Config) -> RecurrentStack:
+        return cls(**adapt_path(config))
+
 
 def _take_part(x: Any, here: slice) -> Any:
     """Return a part of a batch of inputs, states or masks."""
@@ -354,8 +359,7 @@ def is_fused(recurrence_path: str, kind: Recurrence) -> bool:
             f"{recurrence_path!r}."
         )
     backend = keras.backend.backend()
-    has_backend = backend in ("tensorflow", "jax")
-    if recurrence_path == "fused" and not has_backend:
+    if recurrence_path == "fused" and backend not in _FUSED_BACKENDS:
         raise ValueError(
             'recurrence_path="fused" needs the TensorFlow or the JAX backend. Received: backend '
             f'{backend!r}. Leave it at "auto", which takes the Keras layers there.'
@@ -370,7 +374,27 @@ def is_fused(recurrence_path: str, kind: Recurrence) -> bool:
 
         if tf.config.list_physical_devices("GPU"):  # there the Keras layers run on cuDNN
             return False
-    return has_backend and kind.step_gradient is not None and recurrence_path != "keras"
+    return recurrence_path != "keras" and _has_fused_path(kind)
+
+
+def adapt_path(config: Config) -> Config:
+    """Return the config of a stack or of a model with a path that this backend has.
+
+    It may come from another backend, and weights are the same on every path.
+
+    Example:
+
+    >>> adapt_path({"recurrence": "gru", "recurrence_path": "keras"})["recurrence_path"]
+    'keras'
+    """
+    if config.get("recurrence_path") != "fused":
+        return config
+    kind = get_recurrence(config.get("recurrence", "lstm"))
+    return config if _has_fused_path(kind) else {**config, "recurrence_path": "auto"}
+
+
+def _has_fused_path(kind: Recurrence) -> bool:
+    return keras.backend.backend() in _FUSED_BACKENDS and kind.step_gradient is not None
 
 
 def choose_num_parts(batch_size: int | None, jit_compile: bool) -> int:

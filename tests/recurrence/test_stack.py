@@ -269,6 +269,25 @@ def test_the_path_is_part_of_the_config():
     assert LightRNNModel.from_config(model.get_config()).recurrence_path == "keras"
 
 
+def test_a_stack_loads_where_its_path_is_missing(monkeypatch, tmp_path):
+    words = keras.Input((None, 4))
+    stack = fused_recurrence.RecurrentStack(6, recurrence_path="fused")
+    model = keras.Model(words, stack(words))
+    model.save(tmp_path / "model.keras")
+
+    def load():
+        return keras.saving.load_model(tmp_path / "model.keras").layers[-1]
+
+    assert load().recurrence_path == "fused"
+    monkeypatch.setattr(fused_recurrence.keras.backend, "backend", lambda: "torch")
+    loaded = load()
+    assert loaded.recurrence_path == "auto"
+    assert not loaded.is_fused
+    for kind in (fused_recurrence.RecurrentStack, LightRNNModel):
+        with pytest.raises(ValueError, match=r"`recurrence_path` must be.*'cudnn'"):
+            kind.from_config({**kind(6).get_config(), "recurrence_path": "cudnn"})
+
+
 @pytest.mark.parametrize("has_padding", [False, True])
 def test_a_composed_model_trains_on_the_same_path(rng, monkeypatch, has_padding):
     fused_paths = []
