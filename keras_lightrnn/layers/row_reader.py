@@ -92,8 +92,14 @@ def serialize_row_reader(row_reader: Any) -> Any:
     return {key: value for key, value in config.items() if key != "build_config"}
 
 
-def get_row_reader(identifier: Any, num_rows: int, dtype: Dtype) -> Any:
+def get_row_reader(identifier: Any, num_rows: int, dtype: Dtype, trainable: bool) -> Any:
     """Return a row reader by name, from its configuration, or as it is; `None` for none.
+
+    Args:
+        identifier: The name, the configuration, the reader, or `None`.
+        num_rows: Integer, the rows of the table.
+        dtype: The dtype policy of a reader by name.
+        trainable: Boolean, whether a reader by name is trained. Others have flags of their own.
 
     Raises:
         ValueError: if the name is unknown, or the reader has another number of rows.
@@ -111,7 +117,7 @@ def get_row_reader(identifier: Any, num_rows: int, dtype: Dtype) -> Any:
         return identifier
     is_name = isinstance(identifier, str)
     if is_name and identifier == "gated":
-        return GatedRowReader(num_rows, dtype=dtype, name="row_reader")
+        return GatedRowReader(num_rows, dtype=dtype, trainable=trainable, name="row_reader")
     raise (ValueError if is_name else TypeError)(
         '`row_reader` must be "gated", None or a Keras layer. Received: '
         f"row_reader={identifier!r} (of type {type(identifier).__name__})."

@@ -9,6 +9,11 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn._internal.frozen_parts import (
+    HasParts,
+    load_frozen_parts,
+    serialize_frozen_parts,
+)
 from keras_lightrnn._internal.keras_internals import set_mask, track_for_checkpoints
 from keras_lightrnn._internal.shared_objects import (
     check_is_stored,
@@ -44,7 +49,7 @@ _GATE_POOL = 8
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
-class TwoComponentEmbedding(keras.layers.Layer):
+class TwoComponentEmbedding(HasParts, keras.layers.Layer):
     """Embeds a word by the vector of its row and the vector of its column in a word table.
 
     `R + C` vectors represent `V <= R * C` words. The layer is a drop-in for
@@ -195,6 +200,7 @@ class TwoComponentEmbedding(keras.layers.Layer):
                 gate_dim=gate_dim,
                 gate_pool=gate_pool,
                 dtype=self.dtype_policy,
+                trainable=self.trainable,
                 name=f"table_{index}",
             )
             for index, table in enumerate(word_tables[1:], 1)
@@ -204,6 +210,10 @@ class TwoComponentEmbedding(keras.layers.Layer):
     def list_tables(self) -> list[TwoComponentEmbedding]:
         """Return the embedding of each table: this layer, then those of the further tables."""
         return [self, *self.further_tables]
+
+    def _get_parts(self) -> dict[str, keras.layers.Layer]:
+        parts = {table.name: table for table in self.further_tables}
+        return parts if self.word_vectors is None else {**parts, "word_vectors": self.word_vectors}
 
     @property
     def word_tables(self) -> list[WordTable]:
@@ -532,13 +542,17 @@ class TwoComponentEmbedding(keras.layers.Layer):
             **serialize_word_vectors(self),
             "gate_dim": self.gate_dim,
             "gate_pool": self.gate_pool,
+            **serialize_frozen_parts(self),
             **serialize_shared_id(self),
         }
 
     @classmethod
     def from_config(cls, config: Config) -> TwoComponentEmbedding:
+        def make(config: Config) -> TwoComponentEmbedding:
+            return load_frozen_parts(config, lambda config: cls(**config))
+
         # A softmax holds the embedding that its kernels are tied to, too.
-        return load_shared(config, lambda config: cls(**config))
+        return load_shared(config, make)
 
     def load_own_variables(self, store: Any) -> None:
         check_is_stored(self, store)

@@ -10,6 +10,11 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_k, check_size, shapes_agree
+from keras_lightrnn._internal.frozen_parts import (
+    HasParts,
+    load_frozen_parts,
+    serialize_frozen_parts,
+)
 from keras_lightrnn._internal.keras_internals import (
     get_mask,
     set_mask,
@@ -60,7 +65,7 @@ from keras_lightrnn.table.word_table import WordTable, get_word_tables, serializ
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
-class TwoComponentSoftmax(WordBias, ObservedLayer):
+class TwoComponentSoftmax(HasParts, WordBias, ObservedLayer):
     """Predicts a word by its row, then by its column given the row.
 
     Two softmaxes of `R` and `C` classes replace one of `V`. Empty cells and empty rows have the
@@ -226,7 +231,9 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self._num_vectors = set_word_vectors(self, word_vectors, word_dim, num_word_vectors)
-        self.row_reader = get_row_reader(row_reader, self.word_table.num_rows, self.dtype_policy)
+        self.row_reader = get_row_reader(
+            row_reader, self.word_table.num_rows, self.dtype_policy, self.trainable
+        )
         self.num_components = check_size("num_components", num_components)
         if self.row_reader is None and self.num_components * len(word_tables) > 1:
             raise ValueError(
@@ -252,6 +259,15 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
     def list_tables(self) -> list[TwoComponentSoftmax]:
         """Return the softmax of each table: this layer, then those of the further tables."""
         return [self, *self.further_tables]
+
+    def _get_parts(self) -> dict[str, keras.layers.Layer]:
+        parts = {
+            "row_reader": self.row_reader,
+            **{table.name: table for table in self.further_tables},
+            "tied_embedding": self.tied_embedding,
+            "word_vectors": self.word_vectors,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def word_tables(self) -> list[WordTable]:
@@ -846,7 +862,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
         config |= {"num_components": self.num_components, "mask_zero": self.mask_zero}
         tied = self.tied_embedding
         config["tied_embedding"] = None if tied is None else serialize_shared(tied)
-        return config | serialize_shared_id(self)
+        return config | serialize_frozen_parts(self) | serialize_shared_id(self)
 
     @classmethod
     def from_config(cls, config: Config) -> TwoComponentSoftmax:
@@ -857,7 +873,7 @@ class TwoComponentSoftmax(WordBias, ObservedLayer):
             if tied is not None:  # it has the word tables of the softmax
                 tied = keras.saving.deserialize_keras_object(tied)
                 config = {**config, "tied_embedding": tied, "word_table": tied.word_tables}
-            return cls(**config)
+            return load_frozen_parts(config, lambda config: cls(**config))
 
         # `TopWords` holds a softmax that may be a layer of the same model, too.
         return load_shared(config, make)
@@ -872,7 +888,11 @@ class _FurtherTable(TwoComponentSoftmax):
         reader = first.row_reader
         if type(reader) is GatedRowReader:
             reader = GatedRowReader(
-                table.num_rows, reader.use_shift, dtype=reader.dtype_policy, name="row_reader"
+                table.num_rows,
+                reader.use_shift,
+                dtype=reader.dtype_policy,
+                trainable=reader.trainable,
+                name="row_reader",
             )
         elif table.num_rows == first.word_table.num_rows:
             reader = type(reader).from_config(reader.get_config())
@@ -899,6 +919,7 @@ class _FurtherTable(TwoComponentSoftmax):
             mask_zero=first.mask_zero,
             tied_embedding=first.tied_embedding and first.tied_embedding.list_tables()[index],
             dtype=first.dtype_policy,
+            trainable=first.trainable,
             name=f"table_{index}",
         )
 

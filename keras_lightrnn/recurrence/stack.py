@@ -8,6 +8,11 @@ import keras
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn._internal.frozen_parts import (
+    HasParts,
+    load_frozen_parts,
+    serialize_frozen_parts,
+)
 from keras_lightrnn._internal.keras_internals import track_for_checkpoints
 from keras_lightrnn._internal.threads import count_cores
 from keras_lightrnn._internal.typing import Config, Shape, Tensor
@@ -26,7 +31,7 @@ _LEAST_BATCH = 16
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
-class RecurrentStack(keras.layers.Layer):
+class RecurrentStack(HasParts, keras.layers.Layer):
     """Recurrent layers over a sequence, with dropout between them.
 
     A faster substitute for `keras.layers.LSTM(H, return_sequences=True)` and for stacks of it. The
@@ -108,12 +113,18 @@ class RecurrentStack(keras.layers.Layer):
             )
             for index in range(num_layers)
         ]
+        if not self.trainable:
+            for layer in self.recurrent_layers:
+                layer.trainable = False  # as an argument it would not reach every kind of cell
         self.dropout_layers = [
             keras.layers.Dropout(dropout, dtype=self.dtype_policy, name=f"dropout_{index}")
             for index in range(num_layers + 1)
         ]
         for name in ("recurrent_layers", "dropout_layers"):
             track_for_checkpoints(self, name)
+
+    def _get_parts(self) -> dict[str, keras.layers.Layer]:
+        return {layer.name: layer for layer in self.recurrent_layers}
 
     @property
     def state_sizes(self) -> list[list[int]]:
@@ -329,11 +340,12 @@ class RecurrentStack(keras.layers.Layer):
             "dropout": self.dropout,
             "recurrence_path": self.recurrence_path,
             "return_state": self.return_state,
+            **serialize_frozen_parts(self),
         }
 
     @classmethod
     def from_config(cls, config: Config) -> RecurrentStack:
-        return cls(**adapt_path(config))
+        return load_frozen_parts(adapt_path(config), lambda config: cls(**config))
 
 
 def _take_part(x: Any, here: slice) -> Any:
