@@ -15,6 +15,11 @@ from keras_lightrnn._internal.distribution import (
     count_replicas,
     strategy_scope,
 )
+from keras_lightrnn._internal.frozen_parts import (
+    HasParts,
+    load_frozen_parts,
+    serialize_frozen_parts,
+)
 from keras_lightrnn._internal.inference import compile_inference
 from keras_lightrnn._internal.keras_internals import set_mask
 from keras_lightrnn._internal.observed_training import get_step
@@ -40,7 +45,7 @@ _ROW_READING = {"recurrence": None, "reader": "gated"}  # and the row readers of
 
 
 @keras.saving.register_keras_serializable("keras_lightrnn")
-class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.Model):
+class LightRNNModel(HasParts, WindowReading, MultiWorkerTraining, WholeFileSaving, keras.Model):
     """Recurrent language model over a large vocabulary, with `2 sqrt(V)` vectors for `V` words.
 
     With `row_reading="reader"` (the default) the network takes one step a word: its input
@@ -91,7 +96,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         tie_embeddings: Boolean, whether rows and columns have the same vectors at input and output.
             The model has fewer parameters at about the same perplexity, see `docs/results.md`.
             Needs `embedding_dim=units`. Defaults to `False`, as published.
-        **kwargs: `name` and `dtype` (a dtype policy that reaches every layer).
+        **kwargs: `name`, `trainable` and `dtype`, a dtype policy. The last two reach every layer,
+            except a row reader that is given as a layer.
 
     Call arguments:
         words: Windows of word ids `(B, T + 1)` in `[0, V)`.
@@ -190,12 +196,13 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         self.tie_embeddings = tie_embeddings
         has_reader = row_reader is not None
 
-        policy = self.dtype_policy  # Keras hands it to no sublayer by itself
+        # Keras hands these to no sublayer by itself.
+        of_all: dict[str, Any] = {"dtype": self.dtype_policy, "trainable": self.trainable}
         of_words: dict[str, Any] = {"word_dim": word_dim, "num_word_vectors": num_word_vectors}
         if word_dim and tie_word_vectors:
             size = self.word_table.vocabulary_size
             num_words = count_word_vectors(word_dim, num_word_vectors, size)
-            vectors = WordVectors(num_words, word_dim, dtype=policy, name="word_vectors")
+            vectors = WordVectors(num_words, word_dim, name="word_vectors", **of_all)
             of_words = {"word_vectors": vectors}
         self.embedding = TwoComponentEmbedding(
             self.word_tables,
@@ -206,8 +213,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             mask_zero=mask_zero,
             **of_words,
             gate_dim=gate_dim,
-            dtype=policy,
             name="embedding",
+            **of_all,
         )
         stack = RecurrentStack(
             units,
@@ -216,8 +223,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             dropout,
             recurrence_path,
             return_state=True,
-            dtype=policy,
             name="recurrent_stack",
+            **of_all,
         )
         # The layers are attributes of the model too: weights files and checkpoints name them by
         # these paths.
@@ -234,8 +241,8 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             num_components=num_components,
             mask_zero=mask_zero,
             tied_embedding=self.embedding if tie_embeddings else None,
-            dtype=policy,
             name="softmax",
+            **of_all,
         )
         # Not the layer, which is the softmax's and would have a second path in weights files.
         self._row_reading = row_reading if isinstance(row_reading, str) else None
@@ -244,6 +251,11 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
         self._predictor = make_predictor(
             network(self.embedding, stack), self.softmax, self._compile_inference
         )
+
+    def _get_parts(self) -> dict[str, keras.layers.Layer]:
+        # The softmax may hold the embedding.
+        names = "softmax", "embedding", "recurrent_stack"
+        return {name: getattr(self, name) for name in names}
 
     @property
     def row_reading(self) -> Any:
@@ -528,11 +540,12 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
     def from_config(cls, config: Config) -> LightRNNModel:
         # The configs of earlier versions have neither argument.
         config = {"row_reading": "recurrence", "tie_word_vectors": False, **config}
-        return cls(**adapt_path(config))
+        return load_frozen_parts(adapt_path(config), lambda config: cls(**config))
 
     def get_config(self) -> Config:
         return {
             "name": self.name,
+            "trainable": self.trainable,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "word_table": serialize_word_tables(self.word_tables),
             "embedding_dim": self.embedding_dim,
@@ -551,6 +564,7 @@ class LightRNNModel(WindowReading, MultiWorkerTraining, WholeFileSaving, keras.M
             "gate_dim": self.gate_dim,
             "tie_word_vectors": self.tie_word_vectors,
             "tie_embeddings": self.tie_embeddings,
+            **serialize_frozen_parts(self),
         }
 
 

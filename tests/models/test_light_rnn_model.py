@@ -518,6 +518,65 @@ def test_a_functional_model_knows_its_dtype(rng, policy):
     assert model.predict(rng.integers(11, size=(2, 4)), verbose=0).dtype == np.float32
 
 
+def freeze_embedding(model):
+    model.embedding.trainable = False
+
+
+def freeze_a_recurrent_layer(model):
+    model.recurrent_stack.recurrent_layers[0].trainable = False
+
+
+def freeze_all_but_the_reader(model):
+    for part in (model.embedding, model.recurrent_stack, model.softmax):
+        part.trainable = False
+    model.softmax.row_reader.trainable = True
+
+
+@pytest.mark.parametrize(
+    "freeze", [freeze_embedding, freeze_a_recurrent_layer, freeze_all_but_the_reader]
+)
+def test_training_goes_on_with_what_is_frozen(freeze, rng, tmp_path):
+    model = LightRNNModel(ALLOCATION, 4, 5, num_layers=2, recurrence="rnn", word_dim=2)
+    model.build((None, None))
+    number = len(model.trainable_variables)
+    freeze(model)
+    trainable = [variable.path for variable in model.trainable_variables]
+    assert 0 < len(trainable) < number
+    model.compile("adam", run_eagerly=True)  # a step needs no trace
+    windows = rng.integers(11, size=(4, 6))
+    model.fit(windows, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [variable.path for variable in loaded.trainable_variables] == trainable
+    for received, expected in zip(
+        loaded.optimizer.variables, model.optimizer.variables, strict=True
+    ):
+        assert np.array_equal(received, expected), expected.path
+    assert int(loaded.optimizer.iterations) == 1
+    history = [each.fit(windows, epochs=2, verbose=0).history for each in (model, loaded)]
+    assert history[1]["loss"] == pytest.approx(history[0]["loss"], rel=1e-5)
+
+
+def test_a_config_without_flags_is_that_of_a_model_which_is_trained():
+    config = LightRNNModel(ALLOCATION, 4, 5).get_config()
+    assert "frozen_parts" not in config  # as in earlier versions, but for `trainable`
+    assert config.pop("trainable") is True
+    model = LightRNNModel.from_config(config)
+    model.build((None, None))
+    assert [weight.name for weight in model.non_trainable_weights] == ["cells"]
+
+
+def test_a_frozen_model_trains_after_it_is_thawed():
+    model = LightRNNModel.from_config(LightRNNModel(ALLOCATION, 4, 5, trainable=False).get_config())
+    model.build((None, None))
+    assert not model.trainable
+    assert not any(weight.trainable for weight in model.weights)
+    model.trainable = True
+    fresh = LightRNNModel(ALLOCATION, 4, 5)
+    fresh.build((None, None))
+    assert len(model.trainable_variables) == len(fresh.trainable_variables)
+
+
 def test_a_vocabulary_of_one_word():
     model = LightRNNModel(1, 2, 2, word_bias="counts")
     model.assign_word_counts([3])
