@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_lightrnn._internal.keras_internals import list_layers
 from keras_lightrnn._internal.run_state import find_run_states
+from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
 from keras_lightrnn.ops.word_ids import check_word_ids
 from keras_lightrnn.table.linked_variable import LinkedVariable
 from keras_lightrnn.table.word_table import WordTable
@@ -36,7 +37,8 @@ def check_causal(model: keras.Model, windows: Any, seed: int = 0) -> None:
 
     Args:
         model: Model of windows of word ids, `(B, T + 1)`, whose output is the log-probabilities of
-            the words `1..T`, `(B, T)`: of `TwoComponentSoftmax`, or a `LightRNNModel`.
+            the words `1..T`, `(B, T)`: of `TwoComponentSoftmax`, or a `LightRNNModel`. A functional
+            model may have further outputs, such as those of `TargetRanks`, which are not checked.
         windows: Word ids `(B, T + 1)` in `[0, V)`, `T >= 2`, without padding. A few are enough.
         seed: Integer seed of the words that replace others.
 
@@ -72,6 +74,7 @@ def check_causal(model: keras.Model, windows: Any, seed: int = 0) -> None:
             f"{windows.shape}."
         )
     check_word_ids(windows, vocabulary_size)
+    model = _leave_out_others(model)
     state = _State(model)
     try:
         _check_later_words(model, state, windows, np.random.default_rng(seed), vocabulary_size)
@@ -79,6 +82,17 @@ def check_causal(model: keras.Model, windows: Any, seed: int = 0) -> None:
             _check_sum(model, state, windows, vocabulary_size)
     finally:
         state.restore()
+
+
+def _leave_out_others(model: keras.Model) -> keras.Model:
+    """Return a functional model without outputs beside the only one of a `TwoComponentSoftmax`."""
+    outputs = getattr(model, "outputs", None) or []
+    if len(outputs) < 2:
+        return model
+    softmaxes = {x.name for x in model.layers if isinstance(x, TwoComponentSoftmax)}
+    named = zip(model.output_names, outputs, strict=True)
+    log_probs = [output for name, output in named if name in softmaxes]
+    return keras.Model(model.input, log_probs[0]) if len(log_probs) == 1 else model
 
 
 class _State:
@@ -126,12 +140,16 @@ def _check_later_words(
     vocabulary_size: int,
 ) -> None:
     length = windows.shape[1]
-    (before,) = _call(model, state, windows)
-    if before.shape != (len(windows), length - 1):
+    outputs = _call(model, state, windows)
+    shapes = [x.shape for x in outputs]
+    if shapes != [(len(windows), length - 1)]:
         raise ValueError(
             "A language model must output one log-probability for each word but the first. "
-            f"Received: outputs of shape {before.shape} for windows of shape {windows.shape}."
+            f"Received: {len(shapes)} output{'s' * (len(shapes) != 1)} of shape "
+            f"{', '.join(map(str, shapes))} for windows of shape {windows.shape}. Give a model "
+            "whose only output is that of one `TwoComponentSoftmax`."
         )
+    before = outputs[0]
     # Replaced by other words, and never by word 0, which may be padding.
     steps = rng.integers(1, max(2, vocabulary_size - 1), size=windows.shape)
     others = 1 + (np.maximum(windows, 1) - 1 + steps) % max(1, vocabulary_size - 1)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_lightrnn import LightRNNModel, WordTable
-from keras_lightrnn.layers import TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.layers import TargetRanks, TwoComponentEmbedding, TwoComponentSoftmax
 from keras_lightrnn.models import check_causal
 
 V = 23
@@ -68,6 +68,47 @@ def test_causal_models_pass(make):
     check_causal(model, WINDOWS)
 
 
+def make_model_of_outputs(network, list_outputs):
+    embedding = TwoComponentEmbedding(V, 6)
+    softmax = TwoComponentSoftmax(embedding.word_table, name="softmax")
+    words = keras.Input((None,), dtype="int32")
+    states, targets = network(embedding(words[:, :-1])), words[:, 1:]
+    return keras.Model(words, list_outputs(softmax, states, targets))
+
+
+OUTPUTS = {
+    "first": lambda softmax, *inputs: [softmax(*inputs), TargetRanks(softmax)(*inputs)],
+    "last": lambda softmax, *inputs: [TargetRanks(softmax)(*inputs), softmax(*inputs)],
+    "by name": lambda softmax, states, targets: {
+        "states": states,
+        "words": softmax(states, targets),
+        "ranks": TargetRanks(softmax)(states, targets),
+    },
+}
+
+
+@pytest.mark.parametrize("list_outputs", OUTPUTS.values(), ids=list(OUTPUTS))
+def test_other_outputs_than_log_probabilities_are_left_out(list_outputs):
+    check_causal(make_model_of_outputs(make_rnn(), list_outputs), WINDOWS)
+    culprit = keras.layers.Conv1D(6, 5, padding="same", name="culprit")
+    with pytest.raises(ValueError, match=r"word \d that changes with word \d, in layer 'culprit'"):
+        check_causal(make_model_of_outputs(culprit, list_outputs), WINDOWS)
+
+
+class TwoOutputs(Subclassed):
+    def call(self, words):
+        log_probs = super().call(words)
+        return log_probs, -log_probs
+
+
+def test_outputs_among_which_it_cannot_choose_are_refused():
+    twice = make_model_of_outputs(make_rnn(), lambda softmax, *x: [softmax(*x), softmax(*x)])
+    none = make_model_of_outputs(make_rnn(), lambda softmax, *x: [-softmax(*x), *x])
+    for model, number in ((twice, 2), (none, 3), (TwoOutputs(make_rnn()), 2)):
+        with pytest.raises(ValueError, match=f"must output one log-prob.*Received: {number} outp"):
+            check_causal(model, WINDOWS)
+
+
 def test_a_vocabulary_of_one_word():
     model = LightRNNModel(1, 2, 2)
     model.build((None, None))
@@ -120,5 +161,5 @@ def test_refuses_what_it_cannot_check():
     with pytest.raises(ValueError, match="no `WordTable`"):
         check_causal(keras.Sequential([keras.layers.Dense(1)]), WINDOWS)
     embedding = TwoComponentEmbedding(V, 6, combine="interleave")
-    with pytest.raises(ValueError, match="one log-probability for each word"):
+    with pytest.raises(ValueError, match=r"one log-probability.*1 output of shape \(4, 12, 6\)"):
         check_causal(keras.Sequential([embedding]), WINDOWS)
