@@ -159,6 +159,9 @@ _RECURRENCES: dict[str, Recurrence] = {}
 def register_recurrence(recurrence: Recurrence) -> None:
     """Make a recurrence known by its name.
 
+    A cell that is defined again, as when a notebook cell runs twice or a module is reloaded, takes
+    the place of the old one: its `step` has the same module and the same qualified name.
+
     Raises:
         ValueError: if another recurrence has the name.
 
@@ -175,12 +178,20 @@ def register_recurrence(recurrence: Recurrence) -> None:
     1
     >>> del _RECURRENCES["minimal"]
     """
-    known = _RECURRENCES.setdefault(recurrence.name, recurrence)
-    if known != recurrence:
+    name = recurrence.name
+    known = _RECURRENCES.get(name, recurrence)
+    is_again = name not in _BUILT_IN and _identify(known.step) == _identify(recurrence.step)
+    if known != recurrence and not is_again:
         raise ValueError(
-            f"The name of a recurrence must be new. Received: name={recurrence.name!r}, which is "
+            f"The name of a recurrence must be new. Received: name={name!r}, which is "
             "registered. Choose another name."
         )
+    _RECURRENCES[name] = recurrence
+
+
+def _identify(step: Callable[..., Any]) -> tuple[Any, Any]:
+    """Return what a function has in common with itself when it is defined again."""
+    return getattr(step, "__module__", None), getattr(step, "__qualname__", step)
 
 
 def get_recurrence(name: str) -> Recurrence:
@@ -214,4 +225,5 @@ for _recurrence in (
     Recurrence("gru", keras.layers.GRU, 1, _gru_step, _gru_step_gradient, 1, has_cudnn=True),
     Recurrence("rnn", keras.layers.SimpleRNN, 1, _rnn_step, _rnn_step_gradient, adds_products=True),
 ):
-    register_recurrence(_recurrence)
+    _RECURRENCES[_recurrence.name] = _recurrence
+_BUILT_IN = frozenset(_RECURRENCES)

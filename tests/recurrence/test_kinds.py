@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import importlib
+
 import keras
 import numpy as np
 import pytest
@@ -124,6 +128,57 @@ def test_the_name_must_be_new():
         get_recurrence("elman")
     with pytest.raises(ValueError, match="recurrence='elman'"):
         LightRNNModel(V, 4, 4, recurrence="elman")
+
+
+DEFINITION = """
+from keras_lightrnn.recurrence import Recurrence, register_recurrence
+
+def {name}(ops, x, r, states):
+    return x, [{factor} * ops.tanh(x[0] + r[0])], []
+
+def make_layer(units, **kwargs):
+    raise NotImplementedError
+
+register_recurrence(Recurrence("defined", make_layer, 1, {name}))
+"""
+
+
+def run_notebook_cell(name="step", factor=1, module="__main__"):
+    exec(DEFINITION.format(name=name, factor=factor), {"__name__": module})
+
+
+def test_a_cell_that_is_defined_again_takes_the_place_of_the_old_one(monkeypatch):
+    monkeypatch.setattr(kinds, "_RECURRENCES", dict(kinds._RECURRENCES))
+    for factor in (1, 1, 2):  # run twice, then changed
+        run_notebook_cell(factor=factor)
+        one = np.float32([[1]])
+        [hidden] = get_recurrence("defined").run_step(ops, one, one, [one])
+        assert float(hidden[0, 0]) == pytest.approx(factor * np.tanh(2))
+    known = get_recurrence("defined")
+    for other in ({"name": "other_step"}, {"module": "other"}):
+        with pytest.raises(ValueError, match=r"must be new\. Received: name='defined'"):
+            run_notebook_cell(**other)
+    with pytest.raises(ValueError, match=r"must be new\. Received: name='defined'"):
+        register_recurrence(dataclasses.replace(known, step=functools.partial(known.step)))
+    assert get_recurrence("defined") is known
+
+
+def test_a_reloaded_module_registers_its_cell_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(kinds, "_RECURRENCES", dict(kinds._RECURRENCES))
+    (tmp_path / "module_of_a_cell.py").write_text(DEFINITION.format(name="step", factor=1))
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("module_of_a_cell")
+    old = module.step
+    importlib.reload(module)
+    assert get_recurrence("defined").step is module.step is not old
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
+def test_the_cells_of_the_package_cannot_be_replaced(name):
+    known = get_recurrence(name)
+    with pytest.raises(ValueError, match=f"must be new. Received: name='{name}'"):
+        register_recurrence(dataclasses.replace(known, step_gradient=None))
+    assert get_recurrence(name) is known
 
 
 def test_fused_needs_a_gradient(monkeypatch):
