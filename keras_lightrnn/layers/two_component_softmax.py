@@ -795,11 +795,17 @@ class TwoComponentSoftmax(HasParts, WordBias, ObservedLayer):
         received = f"Received: states.shape={states_shape}, targets.shape={targets_shape}, "
         check_state_size(self, states_shape, received)
         if self.row_reader is not None:
-            if shapes_agree(states_shape[:-1], targets_shape):
+            # More axes would mislead searches and the sums of a reallocation.
+            if len(states_shape) in (2, 3) and shapes_agree(states_shape[:-1], targets_shape):
                 return
             hint = "The targets of a window (B, T + 1) are its words from the second on."
             length = _double(targets_shape) if len(targets_shape) == 2 else None
-            if len(targets_shape) == 1 and len(states_shape) == 3:
+            if len(states_shape) > 3:
+                hint = (
+                    "Merge the first axes, with `ops.reshape(states, (-1, *states.shape[-2:]))` "
+                    "and `ops.reshape(targets, (-1, targets.shape[-1]))`."
+                )
+            elif len(targets_shape) == 1 and len(states_shape) == 3:
                 hint = "For one target a text give the last state of each, `states[:, -1]`."
             elif len(targets_shape) == len(states_shape):
                 hint = (

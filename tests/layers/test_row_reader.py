@@ -10,7 +10,12 @@ from keras import ops
 from oracle import MixtureSoftmax
 
 from keras_lightrnn import Allocation, WordTable
-from keras_lightrnn.layers import GatedRowReader, TwoComponentEmbedding, TwoComponentSoftmax
+from keras_lightrnn.layers import (
+    GatedRowReader,
+    TargetRanks,
+    TwoComponentEmbedding,
+    TwoComponentSoftmax,
+)
 
 H = 6
 TABLES = {
@@ -216,8 +221,9 @@ def test_states_and_targets_that_disagree(rng):
     for states_shape in ((2, 4, H), (2, 5, H)):
         with pytest.raises(ValueError, match=r"row_reader=GatedRowReader. .*`states\[:, -1\]`"):
             layer(np.zeros(states_shape), np.array([3, 7]))
-    with pytest.raises(ValueError, match=r"targets.shape=\(\), row_reader"):
-        layer(np.zeros((2, H)), np.array(3))
+    for shape in ((2, H), (H,)):
+        with pytest.raises(ValueError, match=r"targets.shape=\(\), row_reader"):
+            layer(np.zeros(shape), np.array(3))
     with pytest.raises(ValueError, match=r'row_reader=None. Embed windows with combine="inter'):
         TwoComponentSoftmax(12, row_reader=None)(states, targets)
     as_half_steps = np.concatenate([states, states], axis=1)
@@ -234,6 +240,33 @@ def test_states_and_targets_that_disagree(rng):
         half_steps(states, targets)
     with pytest.raises(ValueError, match=r'give row_reader="gated"'):
         half_steps(states[:, 0], targets[:, 0])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 2)])
+def test_states_of_more_axes_are_refused(rng, shape):
+    """Reallocation and searches take the second axis for words, and the first for texts."""
+    states, targets = make_inputs(rng, 12, shape)
+    layer, built = TwoComponentSoftmax(12), make(TABLES["full"])
+    inputs = keras.Input(batch_shape=states.shape), keras.Input(batch_shape=shape, dtype="int32")
+    for call in (
+        lambda: layer(states, targets),
+        lambda: layer(*inputs),
+        lambda: layer.compute_output_shape(states.shape, shape),
+        lambda: built.compute_ranks(states, targets),
+        lambda: TargetRanks(built)(states, targets),
+    ):
+        with pytest.raises(ValueError, match=r"need states \(B, H\).*Merge the first axes"):
+            call()
+
+
+def test_merged_axes_predict_what_more_axes_hold(rng):
+    """What the error message says to do."""
+    layer = make(TABLES["full"])
+    states, targets = make_inputs(rng, 12, (2, 3, 4))
+    merged = ops.reshape(states, (-1, *states.shape[-2:]))
+    log_probs = layer(merged, ops.reshape(targets, (-1, targets.shape[-1])))
+    expected = [np.asarray(layer(*pair)) for pair in zip(states, targets, strict=True)]
+    assert np.asarray(log_probs) == pytest.approx(np.concatenate(expected), abs=1e-5)
 
 
 def test_the_shift_is_optional(rng):
