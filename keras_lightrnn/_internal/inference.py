@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lightrnn._internal.keras_internals import check_has_value
+
 
 def compile_inference(
     model: keras.Model, function: Callable[..., Any], any_size: bool = True
@@ -23,7 +25,7 @@ def compile_inference(
 
     Returns:
         A function of the same arguments, which may be NumPy arrays too. It sees later changes of
-        the variables.
+        the variables, and raises `RuntimeError` while the trainer holds their values.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -38,7 +40,13 @@ def compile_inference(
                 return function(*args)
 
         compiled = jax.jit(stateless)
-        return lambda *args: compiled([v.value for v in model.variables], *args)
+
+        def run(*args: Any) -> Any:
+            for variable in model.variables:
+                check_has_value(variable)
+            return compiled([v.value for v in model.variables], *args)
+
+        return run
     return run_without_gradients(function)
 
 

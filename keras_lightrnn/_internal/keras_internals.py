@@ -18,6 +18,9 @@ from keras.src.backend import get_keras_mask, set_keras_mask
 # same maps. They exist while a model is saved to or loaded from a `.keras` file.
 from keras.src.backend.common.global_state import get_global_attribute
 
+# Stateless functions: Keras has a public scope, and no public way to ask whether one is open.
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+
 
 def get_mask(x: Any) -> Any:
     """Return the mask that `x` carries, or `None`.
@@ -93,6 +96,25 @@ def unlock(layer: keras.Layer) -> Iterator[None]:
 def has_value(variable: keras.Variable) -> bool:
     """Return whether a variable holds its value. While `fit` runs on JAX, the trainer holds it."""
     return variable._value is not None
+
+
+def check_has_value(variable: keras.Variable) -> None:
+    """Raise `RuntimeError` if a variable cannot be read, because the trainer holds its value.
+
+    Keras would raise "'NoneType' object is not callable".
+
+    Example:
+
+    >>> check_has_value(keras.Variable([1.0]))
+    """
+    # A stateless scope has the values, and a variable that was never read an initializer.
+    if has_value(variable) or in_stateless_scope() or variable._initializer is not None:
+        return
+    raise RuntimeError(
+        "A model can be read only while its variables hold their values. Received: the variable "
+        f"{variable.path!r} without its value. On JAX, a running `fit` holds the values elsewhere. "
+        "In a callback read `self.model`, which puts them back, and no other name of the model."
+    )
 
 
 class RestoredVariable(keras.Variable):

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_lightrnn._internal.inference import view_values
+from keras_lightrnn._internal.keras_internals import check_has_value
 from keras_lightrnn._internal.typing import Tensor
 from keras_lightrnn.ops.look_up import look_up
 from keras_lightrnn.search.row_search import RowSearch
@@ -194,12 +195,13 @@ class HalfStepSearch(_LayerSearch):
 
 
 def check_built(softmax: Any) -> None:
-    """Raise `ValueError` unless the layer has its weights."""
+    """Raise `ValueError` unless the layer has its weights, `RuntimeError` without their values."""
     if not softmax.built:
         raise ValueError(
             "A softmax must be built before it is searched. Received: a layer without weights. "
             "Train it, load it, or call it on a batch."
         )
+    check_has_value(softmax.row_kernel)
 
 
 def check_state_size(softmax: Any, shape: tuple[int | None, ...], received: str) -> None:

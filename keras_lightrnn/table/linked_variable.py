@@ -6,7 +6,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_lightrnn._internal.keras_internals import RestoredVariable, has_value
+from keras_lightrnn._internal.keras_internals import (
+    RestoredVariable,
+    check_has_value,
+    has_value,
+)
 
 
 class LinkedVariable(RestoredVariable):
@@ -36,6 +40,11 @@ class LinkedVariable(RestoredVariable):
             aggregation="only_first_replica",
             name=name,
         )
+
+    @property
+    def value(self) -> Any:
+        check_has_value(self)
+        return super().value
 
     def assign(self, value: Any) -> Any:
         value = super().assign(value)
