@@ -345,7 +345,7 @@ class LightRNNModel(HasParts, WindowReading, MultiWorkerTraining, WholeFileSavin
                 "`weighted_metrics` must be a list, to which `perplexity` is added. Received: "
                 f"weighted_metrics={weighted_metrics!r}. Give a list of metrics or their names."
             )
-        if kwargs.get("jit_compile") is True and count_replicas(self) > 1:
+        if not self._can_compile_step(kwargs.get("jit_compile")):
             raise ValueError(
                 "TensorFlow cannot compile the step of several replicas as one XLA program. "
                 f"Received: jit_compile=True on {count_replicas(self)} replicas. Leave "
@@ -353,16 +353,31 @@ class LightRNNModel(HasParts, WindowReading, MultiWorkerTraining, WholeFileSavin
             )
         check_made_in_scope(self, optimizer)
         with strategy_scope(self):
-            super().compile(
+            self._compile(
                 optimizer=optimizer,
                 loss=NegativeLogLikelihood() if loss is None else loss,
                 weighted_metrics=[Perplexity(), *(weighted_metrics or [])],
                 **kwargs,
             )
 
+    def _can_compile_step(self, jit_compile: Any) -> bool:
+        return jit_compile is not True or count_replicas(self) == 1
+
+    def _compile(self, jit_compile: Any = "auto", **kwargs: Any) -> None:
+        self._given_jit_compile = jit_compile
+        super().compile(jit_compile=jit_compile, **kwargs)
+
+    def get_compile_config(self) -> Config:
+        config = super().get_compile_config()
+        # Keras has what "auto" is on this machine, which another one must find out again.
+        return {**config, "jit_compile": self._given_jit_compile} if config else config
+
     def compile_from_config(self, config: Config) -> None:
         # What was saved holds the default loss and metric already.
-        super().compile(**keras.saving.deserialize_keras_object(config))
+        config = keras.saving.deserialize_keras_object(config)
+        if not self._can_compile_step(config.get("jit_compile")):  # the one that saved it could
+            config = {**config, "jit_compile": "auto"}
+        self._compile(**config)
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 

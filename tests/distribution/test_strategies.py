@@ -113,6 +113,7 @@ def test_mirrored_replicas_equal_one_device(start, expected, expected_others):
     cases = ["model", "layers"]
     (results,) = start("mirrored", cases, [{}])
     check_refusals(results.pop("refusals"))
+    assert not results.pop("jit_compile")
     assert results.pop("failure") == "ValueError('no solution today')"
     check_others(results, expected_others)
     check_equal(results, expected, cases)
@@ -128,6 +129,7 @@ def test_two_workers_equal_one_process(start, expected, expected_others, case):
     chief, other = start("workers", [case], configurations)
     for results in (chief, other):
         check_refusals(results.pop("refusals"))
+        assert not results.pop("jit_compile")
         check_others(results, expected_others)
     assert chief.pop("failure") == "ValueError('no solution today')"
     assert "The chief of the workers has failed: ValueError(" in str(other.pop("failure"))

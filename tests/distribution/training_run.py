@@ -206,6 +206,17 @@ def describe_refusals(strategy: Any) -> list[str]:
     return messages
 
 
+def is_compiled_by_xla(strategy: Any) -> bool:
+    """Return whether XLA compiles the step of a model that one device saved with XLA."""
+    model = LightRNNModel(V, 6, 6)
+    model.compile("sgd", jit_compile=True)
+    with strategy.scope():
+        loaded = LightRNNModel(V, 6, 6)
+        loaded.compile_from_config(model.get_compile_config())
+    assert model.jit_compile
+    return loaded.jit_compile
+
+
 if __name__ == "__main__":
     _, kind, path, *cases = sys.argv
     prepare_process()
@@ -214,6 +225,7 @@ if __name__ == "__main__":
         path,
         failure=describe_failure_of_chief(strategy),
         refusals=describe_refusals(strategy),
+        jit_compile=is_compiled_by_xla(strategy),
         low_precision=train_in_low_precision(strategy),
         uneven=train_unevenly(strategy),
         **compute_results(strategy, cases),

@@ -7,6 +7,7 @@ import tensorflow as tf
 from oracle import LanguageModel
 
 from keras_lightrnn import Allocation, LightRNNModel, WordTable
+from keras_lightrnn.models import light_rnn_model
 
 ALLOCATION = Allocation.random(11, 4, 3, seed=1)
 
@@ -555,6 +556,37 @@ def test_training_goes_on_with_what_is_frozen(freeze, rng, tmp_path):
     assert int(loaded.optimizer.iterations) == 1
     history = [each.fit(windows, epochs=2, verbose=0).history for each in (model, loaded)]
     assert history[1]["loss"] == pytest.approx(history[0]["loss"], rel=1e-5)
+
+
+def test_a_file_leaves_compilation_to_the_machine_that_loads_it(monkeypatch, tmp_path):
+    model = LightRNNModel(ALLOCATION, 4, 5)
+    model.build((None, None))
+    with monkeypatch.context() as another_machine:  # where "auto" is XLA, as on JAX
+        another_machine.setattr(LightRNNModel, "_resolve_auto_jit_compile", lambda model: True)
+        model.compile("sgd")
+        assert model.jit_compile is True
+        model.save(tmp_path / "model.keras")
+    for _ in range(2):  # and so does the file of a loaded model
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        assert loaded.jit_compile is False
+        loaded.save(tmp_path / "model.keras")
+    with monkeypatch.context() as another_machine:
+        another_machine.setattr(LightRNNModel, "_resolve_auto_jit_compile", lambda model: True)
+        assert keras.models.load_model(tmp_path / "model.keras").jit_compile is True
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_a_file_keeps_the_compilation_that_was_asked_for(monkeypatch, tmp_path, jit_compile):
+    model = LightRNNModel(ALLOCATION, 4, 5)
+    model.build((None, None))
+    model.compile("sgd", jit_compile=jit_compile)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.jit_compile is jit_compile
+    assert keras.models.clone_model(loaded).jit_compile is jit_compile
+    # What several replicas cannot do is refused in `compile`, and left out of a file.
+    monkeypatch.setattr(light_rnn_model, "count_replicas", lambda model: 2)
+    assert keras.models.load_model(tmp_path / "model.keras").jit_compile is False
 
 
 def test_a_config_without_flags_is_that_of_a_model_which_is_trained():
