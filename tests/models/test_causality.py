@@ -140,6 +140,14 @@ def test_a_state_that_has_read_its_target_is_found():
             check_causal(model, WINDOWS)
 
 
+def test_a_state_that_has_read_its_target_is_found_where_the_last_word_is_cut_off():
+    """In the last place such a state has nothing to read."""
+    narrow = keras.layers.Conv1D(6, 3, padding="same")  # reads the next word
+    model = make_model_of_outputs(narrow, lambda softmax, *inputs: softmax(*inputs))
+    with pytest.raises(ValueError, match=r"sum to 1.*depends on that word"):
+        check_causal(model, WINDOWS)
+
+
 def test_leaves_the_model_as_it_was():
     model = make_model(make_rnn(stateful=True, dropout=0.1), batch_size=len(WINDOWS))
     model(WINDOWS)
