@@ -172,8 +172,8 @@ def get_shared_objects() -> dict[Any, Any] | None:
     return get_global_attribute("shared_objects/id_to_obj_map")
 
 
-def list_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Return a model and all layers in it, at any depth.
+def list_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Return a model or layer and all layers in it, at any depth.
 
     `model.layers` has the outermost ones only, and not those that a layer got after it was built.
     """

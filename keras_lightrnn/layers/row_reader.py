@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_lightrnn._internal.checks import check_size
+from keras_lightrnn._internal.keras_internals import list_layers
 from keras_lightrnn._internal.typing import Config, Dtype, Shape, Tensor
 from keras_lightrnn.ops import cast_word_ids
 from keras_lightrnn.ops.look_up import look_up
@@ -113,7 +114,12 @@ def get_row_reader(identifier: Any, num_rows: int, dtype: Dtype, trainable: bool
             f"row_reader=GatedRowReader({identifier.num_rows}), a table of {num_rows} rows. Give "
             f'GatedRowReader({num_rows}), or row_reader="gated".'
         )
-    if identifier is None or isinstance(identifier, keras.layers.Layer):
+    if identifier is None:
+        return None
+    if isinstance(identifier, keras.layers.Layer):
+        if not identifier.trainable:  # an argument of it, which does not reach the layers inside
+            for layer in list_layers(identifier):
+                layer.trainable = False
         return identifier
     is_name = isinstance(identifier, str)
     if is_name and identifier == "gated":

@@ -10,6 +10,7 @@ import numpy as np
 from keras_lightrnn._internal.keras_internals import list_layers
 from keras_lightrnn._internal.run_state import find_run_states
 from keras_lightrnn.layers.two_component_softmax import TwoComponentSoftmax
+from keras_lightrnn.models.light_rnn_model import LightRNNModel
 from keras_lightrnn.ops.word_ids import check_word_ids
 from keras_lightrnn.table.linked_variable import LinkedVariable
 from keras_lightrnn.table.word_table import WordTable
@@ -87,11 +88,13 @@ def check_causal(model: keras.Model, windows: Any, seed: int = 0) -> None:
 
 
 def _leave_out_others(model: keras.Model) -> keras.Model:
-    """Return a functional model without outputs beside the only one of a `TwoComponentSoftmax`."""
+    """Return a functional model with no other output than the only one of log-probabilities."""
     outputs = getattr(model, "outputs", None) or []
     if len(outputs) < 2:
         return model
-    softmaxes = {x.name for x in model.layers if isinstance(x, TwoComponentSoftmax)}
+    softmaxes = {
+        x.name for x in model.layers if isinstance(x, (TwoComponentSoftmax, LightRNNModel))
+    }
     named = zip(model.output_names, outputs, strict=True)
     log_probs = [output for name, output in named if name in softmaxes]
     return keras.Model(model.input, log_probs[0]) if len(log_probs) == 1 else model

@@ -318,6 +318,7 @@ class LightRNNModel(HasParts, WindowReading, MultiWorkerTraining, WholeFileSavin
     def compute_output_spec(
         self, words: WordIds, training: bool | None = None
     ) -> keras.KerasTensor:
+        check_shape("A batch", words.shape, f"words.shape={words.shape}")
         return keras.KerasTensor(self.compute_output_shape(words.shape), "float32")
 
     def compile(

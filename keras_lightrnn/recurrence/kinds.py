@@ -160,7 +160,8 @@ def register_recurrence(recurrence: Recurrence) -> None:
     """Make a recurrence known by its name.
 
     A cell that is defined again, as when a notebook cell runs twice or a module is reloaded, takes
-    the place of the old one: its `step` has the same module and the same qualified name.
+    the place of the old one: its `step` and its `make_layer` have the same modules and qualified
+    names, and no lambda is among them.
 
     Raises:
         ValueError: if another recurrence has the name.
@@ -180,8 +181,11 @@ def register_recurrence(recurrence: Recurrence) -> None:
     """
     name = recurrence.name
     known = _RECURRENCES.get(name, recurrence)
-    is_again = name not in _BUILT_IN and _identify(known.step) == _identify(recurrence.step)
-    if known != recurrence and not is_again:
+    is_again = all(
+        _identify(getattr(known, part)) == _identify(getattr(recurrence, part))
+        for part in ("step", "make_layer")
+    )
+    if known != recurrence and (name in _BUILT_IN or not is_again):
         raise ValueError(
             f"The name of a recurrence must be new. Received: name={name!r}, which is "
             "registered. Choose another name."
@@ -189,9 +193,10 @@ def register_recurrence(recurrence: Recurrence) -> None:
     _RECURRENCES[name] = recurrence
 
 
-def _identify(step: Callable[..., Any]) -> tuple[Any, Any]:
+def _identify(function: Callable[..., Any]) -> Any:
     """Return what a function has in common with itself when it is defined again."""
-    return getattr(step, "__module__", None), getattr(step, "__qualname__", step)
+    name = getattr(function, "__qualname__", "<lambda>")
+    return function if "<lambda>" in name else (function.__module__, name)
 
 
 def get_recurrence(name: str) -> Recurrence:

@@ -162,6 +162,37 @@ def test_a_row_reader_keeps_the_flag_that_it_was_given(tmp_path):
             assert sum("row_kernel" in path for path in paths) == 2 * (not reader_flag)
 
 
+@keras.saving.register_keras_serializable("test_frozen")
+class DenseReader(keras.layers.Layer):
+    """A row reader of a user, with a layer inside it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(H)
+
+    def build(self, queries_shape, rows_shape=None):
+        self.dense.build(queries_shape)
+
+    def call(self, queries, rows):
+        return self.dense(queries)
+
+
+@pytest.mark.parametrize("way", ["constructor", "setter"])
+def test_what_is_inside_a_frozen_row_reader_is_frozen(way, tmp_path):
+    reader = DenseReader(trainable=way != "constructor")
+    tables = [WordTable(V), WordTable(V, name="second_table")]
+    softmax = TwoComponentSoftmax(tables, row_reader=reader)
+    states, targets = keras.Input((None, H)), keras.Input((None,), dtype="int32")
+    model = keras.Model([states, targets], softmax(states, targets))
+    if way == "setter":
+        for table in softmax.list_tables():
+            table.row_reader.trainable = False
+    for each in (model, save_and_load(model, tmp_path), keras.models.clone_model(model)):
+        paths = list_trainable(each)
+        assert paths
+        assert not [path for path in paths if "dense" in path]
+
+
 @pytest.mark.parametrize("is_frozen", [False, True])
 @pytest.mark.parametrize("is_cell_frozen", [False, True])
 def test_the_cell_of_a_registered_recurrence_is_frozen(monkeypatch, is_frozen, is_cell_frozen):

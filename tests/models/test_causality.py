@@ -95,6 +95,12 @@ def test_other_outputs_than_log_probabilities_are_left_out(list_outputs):
         check_causal(make_model_of_outputs(culprit, list_outputs), WINDOWS)
 
 
+def test_other_outputs_than_those_of_a_light_rnn_model_are_left_out():
+    words = keras.Input((None,), dtype="int32")
+    log_probs = LightRNNModel(V, 6, 6)(words)
+    check_causal(keras.Model(words, [log_probs, keras.ops.exp(log_probs)]), WINDOWS)
+
+
 class TwoOutputs(Subclassed):
     def call(self, words):
         log_probs = super().call(words)

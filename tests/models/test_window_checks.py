@@ -130,6 +130,12 @@ def test_batches_of_sources_that_say_nothing_are_checked_as_they_come():
             make().fit(iter_batches(windows), steps_per_epoch=1, verbose=0)
 
 
+def test_symbolic_windows_are_checked():
+    for shape, message in (((), "Received: words.shape=.None,."), ((1,), "at least two words")):
+        with pytest.raises(ValueError, match=message):
+            make()(keras.Input(shape, dtype="int32"))
+
+
 def iter_batches(windows):
     while True:
         yield (windows,)

@@ -163,6 +163,26 @@ def test_a_cell_that_is_defined_again_takes_the_place_of_the_old_one(monkeypatch
     assert get_recurrence("defined") is known
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"make_layer": keras.layers.GRU},
+        {"step": lambda ops, x, r, states: (x, [x], [])},
+        {"step": lambda ops, x, r, states: (r, [r], [])},
+    ],
+    ids=["layer", "lambda", "other lambda"],
+)
+def test_another_cell_does_not_take_the_place_of_one(monkeypatch, other):
+    monkeypatch.setattr(kinds, "_RECURRENCES", dict(kinds._RECURRENCES))
+    step = {"step": lambda ops, x, r, states: (x, [x], [])} if "step" in other else {}
+    known = dataclasses.replace(get_recurrence("rnn"), name="known", **step)
+    register_recurrence(known)
+    register_recurrence(known)
+    with pytest.raises(ValueError, match=r"must be new\. Received: name='known'"):
+        register_recurrence(dataclasses.replace(known, **other))
+    assert get_recurrence("known") is known
+
+
 def test_a_reloaded_module_registers_its_cell_again(monkeypatch, tmp_path):
     monkeypatch.setattr(kinds, "_RECURRENCES", dict(kinds._RECURRENCES))
     (tmp_path / "module_of_a_cell.py").write_text(DEFINITION.format(name="step", factor=1))
