@@ -1,7 +1,8 @@
 """Draw the pictures of the documentation into `docs/pictures`: `python docs/make_pictures.py`.
 
 Needs `pip install -e ".[plots]"` and two minutes: the tables are made from the built-in text. The
-charts repeat figures of `docs/results.md`; when a table there changes, change the figures here.
+charts show tables of the pages in `docs/results`. Each chart names its rows in its description, so
+that a test can tell whether it shows the present ones.
 """
 
 from __future__ import annotations
@@ -21,10 +22,19 @@ from keras_lightrnn import Allocation
 from keras_lightrnn.data import Vocabulary, from_tfds
 from keras_lightrnn.visualization import export_table_page
 
-PICTURES = Path(__file__).parent / "pictures"
+DOCS = Path(__file__).parent
+PICTURES = DOCS / "pictures"
 BLUE, ORANGE, GRAY, DARK = "#3f51b5", "#f57c00", "#9e9e9e", "#263238"
 PALE_BLUE, PALE_ORANGE = "#e8eaf6", "#fff3e0"
-NAMES = ("words_in_table", "two_softmaxes", "results", "parameters", "reallocation", "table")
+NAMES = (
+    "words_in_table",
+    "two_softmaxes",
+    "results",
+    "parameters",
+    "equal_time",
+    "reallocation",
+    "table",
+)
 
 mpl.rcParams.update(
     {
@@ -39,13 +49,56 @@ mpl.rcParams.update(
 )
 
 
-def save(figure: Any, folder: Path, name: str) -> None:
+def save(figure: Any, folder: Path, name: str, description: str | None = None) -> None:
     path = folder / f"{name}.svg"
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    metadata = {"Date": None, "Creator": None, "Description": description}
+    figure.savefig(path, bbox_inches="tight", metadata=metadata)
     plt.close(figure)
     # Matplotlib ends lines of paths with spaces.
     lines = [line.rstrip() for line in path.read_text("utf-8").splitlines()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+class ResultsPage:
+    """The tables of a page in `docs/results`, and the rows that were taken from them.
+
+    Args:
+        name: String, the file name without its ending.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.path = DOCS / "results" / f"{name}.md"
+        self.lines = self.path.read_text("utf-8").splitlines()
+        self.taken: list[str] = []
+
+    def take(self, *header: str, rows: Sequence[str] | None = None) -> list[dict[str, str]]:
+        """Return rows of the table with this header, as cells by column.
+
+        Args:
+            header: Strings, the names of all columns.
+            rows: Strings, the first cells of the rows to return. `None` for all rows.
+        """
+        start = self.lines.index(f"| {' | '.join(header)} |") + 2
+        found = {}
+        for line in self.lines[start:]:
+            if not line.startswith("|"):
+                break
+            line = line.replace("**", "")
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if rows is None or cells[0] in rows:
+                found[line] = dict(zip(header, cells, strict=True))
+        if rows is not None and [row[header[0]] for row in found.values()] != list(rows):
+            raise ValueError(f"{self.path} must have the rows {rows}, in this order.")
+        self.taken += found
+        return list(found.values())
+
+    def describe(self) -> str:
+        """Return the name of the page and the rows taken, one a line."""
+        return "\n".join([self.path.name, *self.taken])
+
+
+def to_float(cell: str) -> float:
+    return float(cell.replace(",", ""))
 
 
 def make_table(size: int) -> tuple[Allocation, Vocabulary, np.ndarray]:
@@ -150,90 +203,135 @@ def draw_two_softmaxes(folder: Path) -> None:
 
 
 def draw_results(folder: Path) -> None:
-    """Draw the models of one layer and 5 epochs of `docs/results.md`."""
-    names = [
-        "full softmax",
-        "LightRNN, published half-steps",
-        "row reader",
-        "row reader, two tables",
-        "row reader, word vectors",
-        "row reader, two tables, word vectors",
-    ]
-    columns = {
-        "test perplexity": [119.2, 152.0, 131.1, 119.9, 111.0, 108.8],
-        "million parameters": [4.331, 0.401, 0.526, 0.732, 0.693, 0.902],
-        "ms a step": [124.3, 15.4, 25.2, 33.8, 30.0, 38.8],
+    """Draw the models of one layer and 5 epochs on Penn Treebank."""
+    names = {
+        "two half-steps a word": "LightRNN, published half-steps",
+        "row reader": "row reader",
+        "two tables, one component each": "row reader, two tables",
+        "row reader, word vectors of 16": "row reader, word vectors",
+        "two tables, word vectors of 16": "row reader, two tables, word vectors",
     }
-    colors = [GRAY] + [BLUE] * 5
+    page = ResultsPage("language_models")
+    columns = "parameters", "ms a step", "validation", "test"
+    rows = page.take(
+        "20 x 35 words a step", *columns, rows=["one layer of 200, 5 epochs: full softmax"]
+    ) + page.take("model", *columns, rows=list(names))
     figure, all_axes = plt.subplots(1, 3, figsize=(9.5, 2.4), sharey=True)
-    for axes, (title, values) in zip(all_axes, columns.items(), strict=True):
-        axes.barh(names, values, color=colors, height=0.7)
+    for axes, (column, title, unit, digits) in zip(
+        all_axes,
+        (
+            ("test", "test perplexity", 1, 1),
+            ("parameters", "million parameters", 1e6, 2),
+            ("ms a step", "ms a step", 1, 1),
+        ),
+        strict=True,
+    ):
+        values = [to_float(row[column]) / unit for row in rows]
+        labels = ["full softmax", *names.values()]
+        axes.barh(labels, values, color=[GRAY] + [BLUE] * len(names), height=0.7)
         for place, value in enumerate(values):
-            text = f"{value:.2f}" if title.startswith("million") else f"{value:.1f}"
-            axes.text(value, place, f" {text}", va="center", fontsize=8)
+            axes.text(value, place, f" {value:.{digits}f}", va="center", fontsize=8)
         axes.set_title(title, fontsize=10)
         axes.set_xlim(0, 1.2 * max(values))
         axes.xaxis.set_visible(False)
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(left=False)
     all_axes[0].invert_yaxis()
-    save(figure, folder, "results")
+    save(figure, folder, "results", page.describe())
 
 
 def draw_parameters(folder: Path) -> None:
-    """Draw test perplexity over parameters, of the models on Penn Treebank in `docs/results.md`."""
-    kinds = [  # million parameters and test perplexity of each model
-        ("one layer, 5 epochs", BLUE, "o", [(0.526, 131.1), (0.732, 119.9), (1.143, 116.3)]),
-        (
-            "the same, word vectors of 16",
-            BLUE,
-            "s",
-            [(0.693, 111.0), (0.902, 108.8), (1.319, 107.6)],
-        ),
-        (
-            "two layers, 13 to 24 epochs, and averages",
-            BLUE,
-            "D",
-            [(1.222, 97.5), (1.619, 94.3), (1.954, 95.0), (2.966, 88.3), (3.237, 87.4)],
-        ),
-        (
-            "the same with a neural cache",
-            ORANGE,
-            "D",
-            [(1.619, 81.7), (1.954, 82.5), (2.966, 77.7), (3.237, 76.8)],
-        ),
-        ("published half-steps, one layer", DARK, "o", [(0.401, 152.0)]),
-        ("full softmax, one layer and two", GRAY, "o", [(4.331, 119.2), (4.652, 133.5)]),
+    """Draw test perplexity over parameters, of the models on Penn Treebank."""
+    page = ResultsPage("language_models")
+    columns = "parameters", "ms a step", "validation", "test"
+
+    def take(*rows: str) -> list[dict[str, str]]:
+        return page.take("model", *columns, rows=rows)
+
+    one_layer = "row reader", "two tables, one component each", "four tables, one component each"
+    with_vectors = [
+        f"{tables}, word vectors of 16" for tables in ("row reader", "two tables", "four tables")
+    ]
+    best = page.take("model", *columns, "with a cache")
+    full = page.take(
+        "20 x 35 words a step",
+        *columns,
+        rows=[
+            "one layer of 200, 5 epochs: full softmax",
+            "two layers of 200, 13 epochs, dropout 0.3: full softmax",
+        ],
+    )
+    kinds = [
+        ("one layer, 5 epochs", BLUE, "o", take(*one_layer), "test"),
+        ("the same, word vectors of 16", BLUE, "s", take(*with_vectors), "test"),
+        ("two layers, 13 to 24 epochs, and averages", BLUE, "D", best, "test"),
+        ("the same with a neural cache", ORANGE, "D", best, "with a cache"),
+        ("published half-steps, one layer", DARK, "o", take("two half-steps a word"), "test"),
+        ("full softmax, one layer and two", GRAY, "o", full, "test"),
     ]
     figure, axes = plt.subplots(figsize=(7.5, 3.6))
-    for label, color, marker, points in kinds:
-        axes.plot(*zip(*points, strict=True), color=color, marker=marker, label=label, lw=0.8)
+    for label, color, marker, rows, column in kinds:
+        points: dict[float, float] = {}  # the lowest of the models of one size
+        for row in rows:
+            if row[column]:
+                size = to_float(row["parameters"]) / 1e6
+                points[size] = min(to_float(row[column]), points.get(size, np.inf))
+        axes.plot(*zip(*sorted(points.items()), strict=True), color=color, marker=marker, lw=0.8)
+        axes.lines[-1].set_label(label)
     axes.set(xlabel="million parameters", ylabel="test perplexity", xlim=(0, 5), ylim=(70, 160))
     axes.legend(frameon=False, fontsize=8, loc="upper right")
-    save(figure, folder, "parameters")
+    save(figure, folder, "parameters", page.describe())
+
+
+def draw_equal_time(folder: Path) -> None:
+    """Draw test perplexity over CPU time, of the models of large vocabularies."""
+    page = ResultsPage("large_vocabularies")
+    models = {"two tables": BLUE, "sampled softmax": GRAY, "adaptive softmax": ORANGE}
+    rows = page.take("text", "CPU minutes", *models)
+    texts = list(dict.fromkeys(row["text"] for row in rows))
+    figure, all_axes = plt.subplots(1, len(texts), figsize=(8.5, 3))
+    for axes, text in zip(all_axes, texts, strict=True):
+        for model, color in models.items():
+            points = [
+                (to_float(row["CPU minutes"]), to_float(row[model]))
+                for row in rows
+                if row["text"] == text and row[model]
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=color, marker="o", label=model)
+        minutes = [to_float(row["CPU minutes"]) for row in rows if row["text"] == text]
+        axes.set_xscale("log")
+        axes.set_xticks(minutes, [f"{minute:g}" for minute in minutes])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.set(title=text, xlabel="CPU minutes on one core")
+    all_axes[0].set_ylabel("test perplexity")
+    all_axes[0].legend(frameon=False, fontsize=8)
+    save(figure, folder, "equal_time", page.describe())
 
 
 def draw_reallocation(folder: Path) -> None:
-    """Draw the first table of "Reallocation" in `docs/results.md`."""
-    first = ["random", "from_cooccurrence"]
-    without, with_round = [(208.1, 1.8), (150.7, 0.8)], [(175.7, 0.5), (150.0, 0.4)]
+    """Draw what a round brings from a random and from a good table of Penn Treebank."""
+    page = ResultsPage("reallocation")
+    rows = page.take("first allocation", "reallocation", "as long as", "validation", "test")
     figure, axes = plt.subplots(figsize=(6, 2.6))
     places = np.arange(2)
-    for shift, values, label, color in (
-        (-0.18, without, "no round, as much time", GRAY),
-        (0.18, with_round, 'one round by "similarity"', BLUE),
+    for shift, some, label, color in (
+        (-0.18, rows[::2], "no round, as much time", GRAY),
+        (0.18, rows[1::2], 'one round by "similarity"', BLUE),
     ):
-        means, deviations = zip(*values, strict=True)
+        means, deviations = np.transpose(
+            [[to_float(x) for x in row["test"].split(" ± ")] for row in some]
+        )
         axes.barh(places + shift, means, 0.34, xerr=deviations, label=label, color=color)
-        for place, mean, deviation in zip(places + shift, means, deviations, strict=True):
-            text = f"  {mean:.1f} ± {deviation:.1f}"
-            axes.text(mean + deviation, place, text, va="center", fontsize=9)
-    axes.set_yticks(places, first)
+        for place, mean, row in zip(places + shift, means + deviations, some, strict=True):
+            axes.text(mean, place, f"  {row['test']}", va="center", fontsize=9)
+    axes.set_yticks(places, [row["first allocation"].strip("`") for row in rows[::2]])
     axes.set_xlim(0, 250)
     axes.invert_yaxis()
     axes.set_xlabel("test perplexity, Penn Treebank, three seeds")
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.25), ncols=2, fontsize=9)
-    save(figure, folder, "reallocation")
+    save(figure, folder, "reallocation", page.describe())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -245,14 +343,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not set(args.names) <= set(NAMES):
         parser.error(f"names must be among {NAMES}, and are {args.names}")
     args.output.mkdir(parents=True, exist_ok=True)
-    if "two_softmaxes" in args.names:
-        draw_two_softmaxes(args.output)
-    if "results" in args.names:
-        draw_results(args.output)
-    if "parameters" in args.names:
-        draw_parameters(args.output)
-    if "reallocation" in args.names:
-        draw_reallocation(args.output)
+    for draw in (
+        draw_two_softmaxes,
+        draw_results,
+        draw_parameters,
+        draw_equal_time,
+        draw_reallocation,
+    ):
+        if draw.__name__.removeprefix("draw_") in args.names:
+            draw(args.output)
     if "words_in_table" in args.names:
         draw_words_in_table(args.output, *make_table(10_000), args.word)
     if "table" in args.names:

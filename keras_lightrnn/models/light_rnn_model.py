@@ -75,7 +75,7 @@ class LightRNNModel(HasParts, WindowReading, MultiWorkerTraining, WholeFileSavin
         mask_zero: Boolean, whether word 0 is padding.
         word_dim: Integer `K`, the size of the small vector that each word has in addition to the
             shared vectors; 0 for none, as published. They cost `V K` numbers and lower perplexity:
-            see `docs/results.md`.
+            see `docs/results/language_models.md`.
         num_word_vectors: Integer, the number of words with a vector: the words
             `0 .. num_word_vectors - 1`, which are the most frequent if ids are in descending order
             of frequency. `None` for all.
@@ -94,8 +94,9 @@ class LightRNNModel(HasParts, WindowReading, MultiWorkerTraining, WholeFileSavin
             `layers.WordVectors`, which gives the lower perplexity. With `False` a word has two.
             Defaults to `True`.
         tie_embeddings: Boolean, whether rows and columns have the same vectors at input and output.
-            The model has fewer parameters at about the same perplexity, see `docs/results.md`.
-            Needs `embedding_dim=units`. Defaults to `False`, as published.
+            The model has fewer parameters at about the same perplexity, see
+            `docs/results/language_models.md`. Needs `embedding_dim=units`. Defaults to `False`, as
+            published.
         **kwargs: `name`, `trainable` and `dtype`, a dtype policy. The last two reach every layer,
             except a row reader that is given as a layer.
 

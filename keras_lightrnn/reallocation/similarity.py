@@ -64,7 +64,7 @@ class SimilarityObjective(ReallocationObjective):
     weighted by counts, of the vectors of its new words. So a round raises perplexity at first, and
     later training more than makes up for it. Rounds are worth it early, in a training that
     continues: a good table of 249,022 words is better for a round after the first of eight epochs,
-    and worse after the first of three (see `docs/results.md`).
+    and worse after the first of three (see `docs/results/reallocation.md`).
 
     In a model with several tables, the states are those by which the table of the round predicts,
     and words are compared by them alone, whatever the other tables say about these words.
