@@ -276,8 +276,8 @@ def draw_parameters(folder: Path) -> None:
             if row[column]:
                 size = to_float(row["parameters"]) / 1e6
                 points[size] = min(to_float(row[column]), points.get(size, np.inf))
-        axes.plot(*zip(*sorted(points.items()), strict=True), color=color, marker=marker, lw=0.8)
-        axes.lines[-1].set_label(label)
+        sizes, perplexities = zip(*sorted(points.items()), strict=True)
+        axes.plot(sizes, perplexities, color=color, marker=marker, label=label, lw=0.8)
     axes.set(xlabel="million parameters", ylabel="test perplexity", xlim=(0, 5), ylim=(70, 160))
     axes.legend(frameon=False, fontsize=8, loc="upper right")
     save(figure, folder, "parameters", page.describe())

@@ -6,7 +6,7 @@ does not contain those of the layers inside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import keras
@@ -55,7 +55,7 @@ def serialize_frozen_parts(layer: HasParts) -> Config:
     >>> serialize_frozen_parts(layer)
     {'frozen_parts': ['right']}
     >>> config = {**layer.get_config(), **serialize_frozen_parts(layer)}
-    >>> load_frozen_parts(config, lambda config: Pair(**config)).right.trainable
+    >>> load_frozen_parts(Pair, config).right.trainable
     False
     """
     parts = list(_list_parts(layer))
@@ -64,11 +64,11 @@ def serialize_frozen_parts(layer: HasParts) -> Config:
     return {_KEY: [name for name, part in parts if not part.trainable]}
 
 
-def load_frozen_parts(config: Config, make: Callable[[Config], _Layer]) -> _Layer:
-    """Return what `make` makes of the rest of a config, with the flags that the config names."""
+def load_frozen_parts(cls: type[_Layer], config: Config) -> _Layer:
+    """Return the layer of a config, with the flags that the config names."""
     config = dict(config)
     frozen = config.pop(_KEY, None)
-    layer = make(config)
+    layer = cls(**config)
     if frozen is not None:
         # Keras hands a flag down to all that a part holds, which is set after the part.
         for name, part in _list_parts(layer):

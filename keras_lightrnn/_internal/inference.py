@@ -42,9 +42,10 @@ def compile_inference(
         compiled = jax.jit(stateless)
 
         def run(*args: Any) -> Any:
-            for variable in model.variables:
+            variables = model.variables
+            for variable in variables:
                 check_has_value(variable)
-            return compiled([v.value for v in model.variables], *args)
+            return compiled([variable.value for variable in variables], *args)
 
         return run
     return run_without_gradients(function)

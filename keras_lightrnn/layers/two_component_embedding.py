@@ -548,11 +548,8 @@ class TwoComponentEmbedding(HasParts, keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: Config) -> TwoComponentEmbedding:
-        def make(config: Config) -> TwoComponentEmbedding:
-            return load_frozen_parts(config, lambda config: cls(**config))
-
         # A softmax holds the embedding that its kernels are tied to, too.
-        return load_shared(config, make)
+        return load_shared(config, lambda config: load_frozen_parts(cls, config))
 
     def load_own_variables(self, store: Any) -> None:
         check_is_stored(self, store)

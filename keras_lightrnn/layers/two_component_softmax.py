@@ -879,7 +879,7 @@ class TwoComponentSoftmax(HasParts, WordBias, ObservedLayer):
             if tied is not None:  # it has the word tables of the softmax
                 tied = keras.saving.deserialize_keras_object(tied)
                 config = {**config, "tied_embedding": tied, "word_table": tied.word_tables}
-            return load_frozen_parts(config, lambda config: cls(**config))
+            return load_frozen_parts(cls, config)
 
         # `TopWords` holds a softmax that may be a layer of the same model, too.
         return load_shared(config, make)

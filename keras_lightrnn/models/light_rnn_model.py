@@ -557,7 +557,7 @@ class LightRNNModel(HasParts, WindowReading, MultiWorkerTraining, WholeFileSavin
     def from_config(cls, config: Config) -> LightRNNModel:
         # The configs of earlier versions have neither argument.
         config = {"row_reading": "recurrence", "tie_word_vectors": False, **config}
-        return load_frozen_parts(adapt_path(config), lambda config: cls(**config))
+        return load_frozen_parts(cls, adapt_path(config))
 
     def get_config(self) -> Config:
         return {

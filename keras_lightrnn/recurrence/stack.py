@@ -345,7 +345,7 @@ class RecurrentStack(HasParts, keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: Config) -> RecurrentStack:
-        return load_frozen_parts(adapt_path(config), lambda config: cls(**config))
+        return load_frozen_parts(cls, adapt_path(config))
 
 
 def _take_part(x: Any, here: slice) -> Any:
