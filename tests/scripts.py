@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -47,3 +48,20 @@ def make_environment_of_jax(*xla_flags: str) -> dict[str, str]:
         JAX_DISABLE_MOST_OPTIMIZATIONS="1",
         XLA_FLAGS=" ".join(flags),
     )
+
+
+def run_python(
+    *arguments: str | Path, environment: dict[str, str], timeout: int, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process, which must succeed, and return what it printed."""
+    process = subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return process

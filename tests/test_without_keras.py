@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 
-from scripts import make_environment
+from scripts import make_environment, run_python
 
 BLOCK = """
 import sys
@@ -23,16 +21,8 @@ sys.meta_path.insert(0, Blocker())
 
 
 def run(code: str, block: str = BLOCK) -> str:
-    process = subprocess.run(
-        [sys.executable, "-c", block + textwrap.dedent(code)],
-        env=make_environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
-    return process.stdout
+    code = block + textwrap.dedent(code)
+    return run_python("-c", code, environment=make_environment(), timeout=120).stdout
 
 
 def test_allocation_and_assignment_need_no_keras():

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from scripts import make_environment_of_jax
+from scripts import make_environment_of_jax, run_python
 
 SCRIPT = Path(__file__).parent / "reading_run.py"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 def test_a_model_by_another_name_than_self_model_is_refused_by_name(tmp_path):
-    process = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path / "results.json"],
-        env=make_environment_of_jax(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
-    results = json.loads((tmp_path / "results.json").read_text())
+    path = tmp_path / "results.json"
+    run_python(SCRIPT, path, environment=make_environment_of_jax(), timeout=300)
+    results = json.loads(path.read_text())
     before = results["before"]
     assert not [x for x in before.values() if isinstance(x, str)]
     for name in ("self.model", "after self.model", "after"):

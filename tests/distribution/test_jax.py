@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scripts import make_environment_of_jax
+from scripts import make_environment_of_jax, run_python
 
 SCRIPT = Path(__file__).parent / "jax_run.py"
 
@@ -15,15 +13,7 @@ SCRIPT = Path(__file__).parent / "jax_run.py"
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 def test_data_parallel_equals_one_device(tmp_path):
     environment = make_environment_of_jax("--xla_force_host_platform_device_count=2")
-    process = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path / "results.npz"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
+    run_python(SCRIPT, tmp_path / "results.npz", environment=environment, timeout=300)
     with np.load(tmp_path / "results.npz") as file:
         results = dict(file)
     assert (results["one/reallocation_moved"] > 0).all(), "or the test asks little"

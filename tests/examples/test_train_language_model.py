@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from scripts import ROOT, load_script, make_environment
+from scripts import ROOT, load_script, make_environment, run_python
 
 from keras_lightrnn import Allocation
 from keras_lightrnn.data import Vocabulary
@@ -84,15 +84,7 @@ def run_in_shell(*options, **variables):
     """Run the example as the README does; return what it writes to both streams."""
     variables = {"TF_CPP_MIN_LOG_LEVEL": "", **variables}
     environment = {name: x for name, x in make_environment(**variables).items() if x}
-    process = subprocess.run(
-        [sys.executable, str(ROOT / NAME), *options],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
+    process = run_python(ROOT / NAME, *options, environment=environment, timeout=600)
     return process.stdout, process.stderr
 
 
